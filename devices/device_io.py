@@ -4,11 +4,14 @@ Deriving from :class:`DeviceIo` is all a device needs: override the accesses it
 answers and the constraints it has. The rest has defaults that do nothing.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from .resources import DeviceResources
+
 if TYPE_CHECKING:
-    from .resources import DeviceResources, ResourceConstraint
+    from collections.abc import Sequence
+
+    from .resources import ResourceConstraint
     from .trigger import Trigger
 
 
@@ -52,7 +55,7 @@ class DeviceIo:
 
     def get_assigned_resources(self) -> "DeviceResources":
         """All resources assigned to the device; none before the assignment."""
-        ...
+        return self.resources or DeviceResources()
 
     def get_trapped_io_resources(self) -> "DeviceResources":
         """The PIO and MMIO ranges to be trapped. Default: the assigned ones."""

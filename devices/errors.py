@@ -3,6 +3,7 @@
 These are raised by misuse from the *host* side only. Whatever a guest does to
 a device is answered as hardware would answer it and never raises.
 """
+# ruff: noqa: N818 -- the names are vm-superio's and dbs-device's
 
 
 class DeviceError(Exception):
@@ -23,6 +24,22 @@ class DeviceOverlap(DeviceError):
 
 class NoDevice(DeviceError):
     """No device is registered at exactly this range."""
+
+
+class InvalidDevice(DeviceError):
+    """What was to be put on a bus is no DeviceIo."""
+
+
+class TransactionError(DeviceError):
+    """A transaction was used after its end."""
+
+
+class TransactionConflict(TransactionError):
+    """Somebody else changed the buses since the transaction began."""
+
+
+class InvalidState(DeviceError):
+    """A saved state that no such device could have been in."""
 
 
 class ResourceError(DeviceError):
