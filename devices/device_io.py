@@ -1,22 +1,26 @@
 """DeviceIo: what a device shows to the bus. dbs-device's traits in Python.
 
 Deriving from :class:`DeviceIo` is all a device needs: override the accesses it
-answers and the constraints it has. The rest has defaults that do nothing.
+answers and the constraints it has. The rest has defaults that do nothing. A
+device that would rather not think of threads derives from
+:class:`DeviceIoMut`, and :class:`Locked` turns it into a DeviceIo.
 """
 
+import threading
 from typing import TYPE_CHECKING
 
 from .resources import DeviceResources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from .resources import ResourceConstraint
     from .trigger import Trigger
 
 
-class DeviceIo:
-    """A device that is safe to call from several vCPU threads at once.
+class _Callbacks:
+    """What DeviceIo and DeviceIoMut have in common: all but who locks.
 
     An access names the `base` of the trapped range that was hit, the `offset`
     into it, and `data`: 1, 2, 4 or 8 bytes, little-endian, that lie wholly
@@ -49,13 +53,17 @@ class DeviceIo:
     def assign_resources(
         self, resources: "DeviceResources", interrupts: "Sequence[Trigger]"
     ) -> None:
-        """Take what was allocated, and one Trigger per interrupt in its order."""
+        """Take what was allocated, and one Trigger per interrupt in its order.
+
+        The order is that of `DeviceResources.get_interrupts`: an MSI block of
+        size n gives n.
+        """
         self.resources = resources
         self.interrupts = interrupts
 
     def get_assigned_resources(self) -> "DeviceResources":
         """All resources assigned to the device; none before the assignment."""
-        return self.resources or DeviceResources()
+        return DeviceResources() if self.resources is None else self.resources
 
     def get_trapped_io_resources(self) -> "DeviceResources":
         """The PIO and MMIO ranges to be trapped. Default: the assigned ones."""
@@ -63,3 +71,67 @@ class DeviceIo:
 
     def reset(self) -> None:
         """Return to the power-on state: the machine is about to boot again."""
+
+
+class DeviceIo(_Callbacks):
+    """A device that is safe to call from several vCPU threads at once."""
+
+
+class DeviceIoMut(_Callbacks):
+    """A device that must be called by one thread at a time; see :class:`Locked`."""
+
+
+class Locked(DeviceIo):
+    """A DeviceIo made of a DeviceIoMut and a lock that every call takes.
+
+    Whoever reaches `device` other than through this object holds `lock`. The
+    default lock is reentrant, so that a device may call what calls it back.
+    """
+
+    __slots__ = ("device", "lock")
+
+    def __init__(
+        self,
+        device: DeviceIoMut,
+        lock: "AbstractContextManager[object] | None" = None,
+    ) -> None:
+        self.device = device
+        self.lock = threading.RLock() if lock is None else lock
+
+    def read(self, base: int, offset: int, data: memoryview) -> None:
+        with self.lock:
+            self.device.read(base, offset, data)
+
+    def write(self, base: int, offset: int, data: memoryview) -> None:
+        with self.lock:
+            self.device.write(base, offset, data)
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        with self.lock:
+            self.device.pio_read(base, offset, data)
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        with self.lock:
+            self.device.pio_write(base, offset, data)
+
+    def get_resource_constraints(self) -> "Sequence[ResourceConstraint]":
+        with self.lock:
+            return self.device.get_resource_constraints()
+
+    def assign_resources(
+        self, resources: "DeviceResources", interrupts: "Sequence[Trigger]"
+    ) -> None:
+        with self.lock:
+            self.device.assign_resources(resources, interrupts)
+
+    def get_assigned_resources(self) -> "DeviceResources":
+        with self.lock:
+            return self.device.get_assigned_resources()
+
+    def get_trapped_io_resources(self) -> "DeviceResources":
+        with self.lock:
+            return self.device.get_trapped_io_resources()
+
+    def reset(self) -> None:
+        with self.lock:
+            self.device.reset()

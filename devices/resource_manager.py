@@ -1,0 +1,290 @@
+"""ResourceManager: the pools from which constraints become resources.
+
+dbs-device leaves the allocator outside the crate; this has the pools that its
+VMM has: ports, MMIO, memory addresses, legacy IRQs, MSIs and memory slots.
+"""
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from .errors import Exhausted, InvalidRange, ResourceError, UnknownResource
+from .resources import (
+    PIO_END,
+    DeviceResources,
+    GenericIrqConstraint,
+    KvmMemSlot,
+    KvmMemSlotConstraint,
+    LegacyIrq,
+    LegacyIrqConstraint,
+    MacAddress,
+    MemAddressConstraint,
+    MemAddressRange,
+    MmioAddressConstraint,
+    MmioAddressRange,
+    MsiIrq,
+    MsiIrqType,
+    PciMsiIrqConstraint,
+    PciMsixIrqConstraint,
+    PioAddressConstraint,
+    PioAddressRange,
+    Resource,
+    ResourceConstraint,
+)
+
+# (first, last), both included, as constraints have them; ascending and disjoint.
+Ranges: TypeAlias = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class PoolLayout:
+    """What each pool holds. The defaults are those of a PC with 39 address bits.
+
+    Ports below `any_port_from` belong to ISA devices, which ask for them by
+    number; likewise the IRQs that are not in `any_irqs`. `irqs` lacks those
+    that the PC itself uses: 0 the timer, 2 the cascade, 13 the FPU. A device
+    that asks for some shared IRQ gets `shared_irq`, as everybody else.
+    """
+
+    pio: Ranges = ((0, 0xFFFF),)
+    any_port_from: int = 0x1000
+    mmio: Ranges = ((0xE000_0000, 0xFEBF_FFFF), (0x40_0000_0000, 0x7F_FFFF_FFFF))
+    mem: Ranges = ((0x1_0000_0000, 0x3F_FFFF_FFFF),)
+    irqs: tuple[int, ...] = (1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15)
+    any_irqs: tuple[int, ...] = (10, 11, 9, 7, 6)
+    shared_irq: int = 5
+    msi: Ranges = ((24, 1023),)
+    mem_slots: Ranges = ((0, 508),)
+
+
+class _Pool:
+    """Numbers, handed out in runs; the lowest run that satisfies wins."""
+
+    def __init__(self, name: str, ranges: Ranges) -> None:
+        self._name = name
+        self._whole = [(first, last + 1) for first, last in ranges]
+        self._free = self._whole.copy()  # (start, end), sorted, never adjacent
+        self._taken: dict[int, int] = {}  # base: size
+
+    def take(
+        self, size: int, align: int = 1, limits: tuple[int, int] | None = None
+    ) -> int:
+        """Take `size` numbers wholly within `limits`, if given; return the first."""
+        low, last = limits or (0, self._whole[-1][1] - 1)
+        base = _first_fit(self._free, size, align, (low, last + 1))
+        if base is None:
+            raise self._refusal(size, align, (low, last))
+        index = bisect_right(self._free, base, key=_start) - 1
+        start, end = self._free[index]
+        rest = [(start, base), (base + size, end)]
+        self._free[index : index + 1] = [r for r in rest if r[0] < r[1]]
+        self._taken[base] = size
+        return base
+
+    def take_singles(self, size: int, limits: tuple[int, int] | None) -> range:
+        """Take a run whose numbers are released one by one."""
+        base = self.take(size, 1, limits)
+        numbers = range(base, base + size)
+        self._taken.update(dict.fromkeys(numbers, 1))
+        return numbers
+
+    def release(self, base: int, size: int) -> None:
+        """Take back just what `take` handed out, or raise InvalidRange."""
+        if self._taken.get(base) != size:
+            raise InvalidRange(
+                f"{self._name} {base:#x}..{base + size - 1:#x} is not allocated"
+            )
+        del self._taken[base]
+        start, end = base, base + size
+        index = bisect_left(self._free, base, key=_start)
+        first = after = index
+        if index > 0 and self._free[index - 1][1] == start:
+            first = index - 1
+            start = self._free[first][0]
+        if index < len(self._free) and self._free[index][0] == end:
+            after = index + 1
+            end = self._free[index][1]
+        self._free[first:after] = [(start, end)]
+
+    def _refusal(self, size: int, align: int, limits: tuple[int, int]) -> ResourceError:
+        low, last = limits
+        asked = f"{self._name}: {size:#x} aligned to {align:#x} in {low:#x}..{last:#x}"
+        if _first_fit(self._whole, size, align, (low, last + 1)) is None:
+            whole = ", ".join(f"{s:#x}..{e - 1:#x}" for s, e in self._whole)
+            return InvalidRange(f"{asked} can't be: the pool has {whole}")
+        inside = [(max(s, low), min(e, last + 1)) for s, e in self._free]
+        runs = [e - s for s, e in inside if s < e]
+        return Exhausted(
+            f"{asked} is not free: {sum(runs):#x} left there, "
+            f"the largest run {max(runs, default=0):#x}"
+        )
+
+
+class _IrqPool:
+    """Single lines, each held by one device or shared by many."""
+
+    def __init__(self, layout: PoolLayout) -> None:
+        self._layout = layout
+        self._exclusive: set[int] = set()
+        self._sharers: dict[int, int] = {}
+
+    def take(self, wanted: int | None, shared: bool) -> LegacyIrq:
+        irq = self._choose(shared) if wanted is None else wanted
+        if irq not in self._layout.irqs:
+            raise InvalidRange(f"IRQ {irq} can't be: the pool has {self._layout.irqs}")
+        if irq in self._exclusive or (irq in self._sharers and not shared):
+            held = "shared by others" if irq in self._sharers else "taken"
+            raise Exhausted(f"IRQ {irq} is {held}; {self._left()}")
+        if shared:
+            self._sharers[irq] = self._sharers.get(irq, 0) + 1
+        else:
+            self._exclusive.add(irq)
+        return LegacyIrq(irq, shared)
+
+    def release(self, line: LegacyIrq) -> None:
+        if line.irq not in (self._sharers if line.shared else self._exclusive):
+            how = "shared" if line.shared else "exclusively"
+            raise InvalidRange(f"IRQ {line.irq} is not allocated {how}")
+        if not line.shared:
+            self._exclusive.remove(line.irq)
+        elif self._sharers[line.irq] == 1:
+            del self._sharers[line.irq]
+        else:
+            self._sharers[line.irq] -= 1
+
+    def _choose(self, shared: bool) -> int:
+        if shared:
+            return self._layout.shared_irq
+        for irq in self._layout.any_irqs:
+            if irq not in self._exclusive and irq not in self._sharers:
+                return irq
+        raise Exhausted(
+            f"no IRQ is free of {self._layout.any_irqs}, which are for devices "
+            f"that take any; {self._left()}"
+        )
+
+    def _left(self) -> str:
+        held = self._exclusive | self._sharers.keys()
+        return f"left are {[irq for irq in self._layout.irqs if irq not in held]}"
+
+
+class ResourceManager:
+    """Allocates what devices ask for. Callable from any thread."""
+
+    def __init__(self, layout: PoolLayout | None = None) -> None:
+        self.layout = layout = PoolLayout() if layout is None else layout
+        self._lock = threading.Lock()
+        self._pio = _Pool("ports", layout.pio)
+        self._mmio = _Pool("MMIO", layout.mmio)
+        self._mem = _Pool("memory addresses", layout.mem)
+        self._irqs = _IrqPool(layout)
+        self._msi = _Pool("MSIs", layout.msi)
+        self._mem_slots = _Pool("memory slots", layout.mem_slots)
+
+    def allocate_device_resources(
+        self, constraints: Iterable[ResourceConstraint]
+    ) -> DeviceResources:
+        """Satisfy all of `constraints`, in order, or take nothing.
+
+        Raises UnknownResource for what no pool has, InvalidRange for what
+        could never be satisfied, Exhausted for what others hold.
+        """
+        taken: list[Resource] = []
+        with self._lock:
+            try:
+                for constraint in constraints:
+                    taken += self._allocate(constraint)
+            except ResourceError:
+                for resource in taken:
+                    self._release(resource)
+                raise
+        return DeviceResources(taken)
+
+    def free_device_resources(self, resources: Iterable[Resource]) -> None:
+        """Take back all of `resources`, or raise InvalidRange and take nothing.
+
+        A MAC address comes from no pool and is passed over.
+        """
+        freed: list[Resource] = []
+        with self._lock:
+            try:
+                for resource in resources:
+                    if not isinstance(resource, MacAddress):
+                        self._release(resource)
+                        freed.append(resource)
+            except ResourceError:
+                for resource in freed:
+                    self._retake(resource)
+                raise
+
+    def _allocate(self, wanted: ResourceConstraint) -> list[Resource]:
+        match wanted:
+            case PioAddressConstraint(size=size, align=align, range=limits):
+                limits = limits or (self.layout.any_port_from, PIO_END - 1)
+                return [PioAddressRange(self._pio.take(size, align, limits), size)]
+            case MmioAddressConstraint(size=size, align=align, range=limits):
+                return [MmioAddressRange(self._mmio.take(size, align, limits), size)]
+            case MemAddressConstraint(size=size, align=align, range=limits):
+                return [MemAddressRange(self._mem.take(size, align, limits), size)]
+            case LegacyIrqConstraint(irq=irq, shared=shared):
+                return [self._irqs.take(irq, shared)]
+            case PciMsiIrqConstraint(size=size):
+                return [MsiIrq(MsiIrqType.PCI_MSI, self._msi.take(size), size)]
+            case PciMsixIrqConstraint(size=size):
+                return [MsiIrq(MsiIrqType.PCI_MSIX, self._msi.take(size), size)]
+            case GenericIrqConstraint(size=size):
+                return [MsiIrq(MsiIrqType.GENERIC, self._msi.take(size), size)]
+            case KvmMemSlotConstraint(size=size, slot=slot):
+                limits = None if slot is None else (slot, slot + size - 1)
+                slots = self._mem_slots.take_singles(size, limits)
+                return [KvmMemSlot(number) for number in slots]
+        raise UnknownResource(f"no pool hands out {wanted!r}")
+
+    def _release(self, resource: Resource) -> None:
+        if isinstance(resource, LegacyIrq):
+            self._irqs.release(resource)
+        else:
+            pool, base, size = self._place(resource)
+            pool.release(base, size)
+
+    def _retake(self, resource: Resource) -> None:
+        if isinstance(resource, LegacyIrq):
+            self._irqs.take(resource.irq, resource.shared)
+        else:
+            pool, base, size = self._place(resource)
+            pool.take(size, 1, (base, base + size - 1))
+
+    def _place(self, resource: Resource) -> tuple[_Pool, int, int]:
+        match resource:
+            case PioAddressRange(base, size):
+                return self._pio, base, size
+            case MmioAddressRange(base, size):
+                return self._mmio, base, size
+            case MemAddressRange(base, size):
+                return self._mem, base, size
+            case MsiIrq(_, base, size):
+                return self._msi, base, size
+            case KvmMemSlot(slot):
+                return self._mem_slots, slot, 1
+        raise UnknownResource(f"no pool takes back {resource!r}")
+
+
+def _start(run: tuple[int, int]) -> int:
+    return run[0]
+
+
+def _first_fit(
+    runs: list[tuple[int, int]], size: int, align: int, limits: tuple[int, int]
+) -> int | None:
+    """The lowest aligned base of `size` numbers in one run and in `limits`."""
+    low, end = limits
+    for index in range(max(bisect_right(runs, low, key=_start) - 1, 0), len(runs)):
+        run_start, run_end = runs[index]
+        base = (max(run_start, low) + align - 1) & -align
+        if base + size <= min(run_end, end):
+            return base
+        if run_start >= end:
+            break
+    return None
