@@ -1,0 +1,155 @@
+"""Linux kernels: our configurations of Debian's source, and Debian's cloud kernel."""
+
+from __future__ import annotations
+
+import lzma
+import math
+import os
+import re
+from typing import TYPE_CHECKING, Final
+
+from . import debian, progress
+from .errors import BuildError
+from .target import Target
+from .workshop import GUEST_DIR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from .workshop import Workshop
+
+SOURCE: Final = "linux-source-6.1"
+CLOUD: Final = "linux-image-cloud-amd64"
+CLOUD_IMAGE: Final = r"linux-image-[0-9][^ ,]*-cloud-amd64"
+TOOLS: Final = (
+    *("gcc", "make", "flex", "bison", "bc", "libelf-dev", "libssl-dev"),
+    *("xz-utils", "lz4", "libc6-dev"),
+)
+
+# Fixed, so that the same source and configuration give the same bytes.
+IDENTITY: Final = {
+    "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
+    "KBUILD_BUILD_USER": "minivmm",
+    "KBUILD_BUILD_HOST": "minivmm",
+    "KBUILD_BUILD_VERSION": "1",
+}
+OPTION: Final = re.compile(r"(?:# )?(CONFIG_\w+)(?:=.*| is not set)")
+
+
+def kernel(name: str, fragments: tuple[str, ...], cpu_minutes: int) -> Target:
+    """Return the target that builds our kernel `name` from `fragments`.
+
+    Later fragments win over earlier ones, and all over `make tinyconfig`.
+    `cpu_minutes` is what the build takes on one core, for the estimate.
+    """
+    paths = tuple(GUEST_DIR / "linux" / fragment for fragment in fragments)
+
+    def build(shop: Workshop, out: Path) -> None:
+        _build_kernel(shop, out, name, paths, cpu_minutes)
+
+    return Target(
+        name=f"kernel-{name}",
+        outputs=(f"vmlinux-{name}", f"bzImage-{name}", f"System.map-{name}"),
+        sources=paths,
+        recipe=f"tinyconfig + fragments, stripped; {IDENTITY}",
+        packages=(SOURCE,),
+        build=build,
+    )
+
+
+def cloud_kernel() -> Target:
+    """Return the target that fetches Debian's unmodified cloud kernel."""
+    return Target(
+        name="kernel-debian",
+        outputs=("vmlinux-debian", "bzImage-debian"),
+        sources=(),
+        recipe="bzImage and its payload",
+        packages=(CLOUD,),
+        build=_fetch_cloud_kernel,
+    )
+
+
+def settings(lines: Iterable[str]) -> dict[str, str]:
+    """Return the option lines of a configuration by option; the last one wins."""
+    matches = (OPTION.fullmatch(line.strip()) for line in lines)
+    return {match[1]: match[0] for match in matches if match}
+
+
+def check_settings(wanted: dict[str, str], config: dict[str, str]) -> None:
+    """Raise BuildError if kconfig overruled what a fragment asks for.
+
+    It drops silently what lacks a dependency, or what something else selects.
+    """
+    for option, line in wanted.items():
+        unset = f"# {option} is not set"
+        if config.get(option, unset) != line:
+            raise BuildError(
+                f"the kernel's configuration has {config.get(option, unset)!r} "
+                f"where our fragment says {line!r}"
+            )
+
+
+def unpack_payload(bzimage: bytes) -> bytes:
+    """Return the vmlinux in an xz-compressed bzImage.
+
+    Raises BuildError for anything else. Source: Documentation/x86/boot.rst,
+    payload_offset and payload_length (protocol 2.08 and later).
+    """
+    if bzimage[0x202:0x206] != b"HdrS":
+        raise BuildError("Debian's kernel is no bzImage")
+    setup_sectors = bzimage[0x1F1] or 4
+    offset, length = (
+        int.from_bytes(bzimage[at : at + 4], "little") for at in (0x248, 0x24C)
+    )
+    start = (setup_sectors + 1) * 512 + offset
+    try:
+        # What follows the stream, the unpacked size, is no part of it.
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(
+            bzimage[start : start + length]
+        )
+    except lzma.LZMAError as error:
+        raise BuildError(f"the payload of Debian's kernel is no xz: {error}") from None
+
+
+def _build_kernel(
+    shop: Workshop, out: Path, name: str, fragments: tuple[Path, ...], cpu_minutes: int
+) -> None:
+    shop.need_packages(*TOOLS)
+    tree = shop.source_tree(SOURCE)
+    cores = len(os.sched_getaffinity(0))
+    minutes = math.ceil(cpu_minutes / cores)
+    progress.say(
+        f"building the {name} kernel from {SOURCE} "
+        f"(about {minutes} minute{'s'[: minutes > 1]} on {cores} "
+        f"core{'s'[: cores > 1]})"
+    )
+    objects = shop.work_dir / name
+    objects.mkdir()
+    log = shop.log(f"kernel-{name}")
+    env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "ARCH")}
+    env |= IDENTITY | {"LC_ALL": "C"}
+    make = ["make", "-C", str(tree), f"O={objects}", f"-j{cores}"]
+
+    progress.run([*make, "tinyconfig"], log, env=env)
+    config = objects / ".config"
+    wanted = "".join(fragment.read_text() for fragment in fragments)
+    config.write_text(config.read_text() + wanted)
+    progress.run([*make, "olddefconfig"], log, env=env)
+    check_settings(
+        settings(wanted.splitlines()), settings(config.read_text().splitlines())
+    )
+    progress.run([*make, "vmlinux", "bzImage"], log, env=env)
+
+    stripped = out / f"vmlinux-{name}"
+    progress.run(["strip", "-s", "-o", stripped, objects / "vmlinux"], log)
+    os.replace(objects / "arch/x86/boot/bzImage", out / f"bzImage-{name}")
+    os.replace(objects / "System.map", out / f"System.map-{name}")
+
+
+def _fetch_cloud_kernel(shop: Workshop, out: Path) -> None:
+    image = debian.dependency(CLOUD, CLOUD_IMAGE)
+    deb = shop.package(image, debian.candidate(image, shop.log("apt")))
+    bzimage = debian.read_member(deb, "./boot/vmlinuz-")
+    (out / "bzImage-debian").write_bytes(bzimage)
+    (out / "vmlinux-debian").write_bytes(unpack_payload(bzimage))

@@ -1,0 +1,137 @@
+"""What runs in the guests: init, test programs, initramfs archives, bare guests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING, Final
+
+import newc
+
+from . import debian, progress
+from .target import Target
+from .workshop import GUEST_DIR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .workshop import Workshop
+
+BUSYBOX: Final = "busybox-static"
+LINUX_DIR: Final = GUEST_DIR / "linux"
+BARE_DIR: Final = GUEST_DIR / "bare"
+TOOLS: Final = ("portio", "keylog")
+
+# No C library: a few kB instead of 700, in archives that slow hosts unpack.
+C_FLAGS: Final = (
+    *("-O2", "-Wall", "-Wextra", "-Werror", "-s", "-static", "-nostdlib"),
+    *("-ffreestanding", "-mgeneral-regs-only", "-fno-stack-protector"),
+    "-fno-tree-loop-distribute-patterns",  # would call memset, memcpy, strlen
+    *("-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
+    *("-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,-z,norelro"),
+)
+# -N: one segment, writable and executable, that starts where it is linked.
+BARE_FLAGS: Final = (
+    *("-static", "-nostdlib", "-no-pie", "-s", "-Wa,--fatal-warnings"),
+    "-Wl,-N,-Ttext=0x100000,--build-id=none,--no-warn-rwx-segments",
+)
+
+
+def tiny_initramfs() -> Target:
+    """Return the target of the archive that holds our init and nothing else."""
+    return Target(
+        name="initramfs-tiny",
+        outputs=("initramfs-tiny.cpio",),
+        sources=(LINUX_DIR / "init.c", LINUX_DIR / "sys.h", GUEST_DIR / "newc.py"),
+        recipe=f"{C_FLAGS} 1",
+        build=_build_tiny_initramfs,
+    )
+
+
+def busybox_initramfs() -> Target:
+    """Return the target of the archive with our init, busybox and test programs."""
+    names = ("init.c", "sys.h", *(f"{tool}.c" for tool in TOOLS))
+    return Target(
+        name="initramfs-busybox",
+        outputs=("initramfs-busybox.cpio",),
+        sources=(*(LINUX_DIR / name for name in names), GUEST_DIR / "newc.py"),
+        recipe=f"{C_FLAGS} 1",
+        packages=(BUSYBOX,),
+        build=_build_busybox_initramfs,
+    )
+
+
+def bare_guests() -> Target:
+    """Return the target of all bare-metal guests, `bare/<name>.elf`."""
+    guests = tuple(sorted(BARE_DIR.glob("*.S")))
+    return Target(
+        name="bare",
+        outputs=tuple(f"bare/{guest.stem}.elf" for guest in guests),
+        sources=(*guests, BARE_DIR / "bare.h"),
+        recipe=f"{BARE_FLAGS}",
+        build=_build_bare_guests,
+    )
+
+
+def skeleton() -> list[newc.Entry]:
+    """Return the directories and device nodes that every archive starts with.
+
+    The kernel opens /dev/console before init runs; the other nodes serve kernels
+    without devtmpfs.
+    """
+    return [
+        *(newc.directory(path) for path in ("dev", "etc", "proc", "sys")),
+        newc.directory("tmp", 0o1777),
+        newc.character_device("dev/console", 5, 1),
+        newc.character_device("dev/null", 1, 3, 0o666),
+        newc.character_device("dev/kmsg", 1, 11),
+        newc.character_device("dev/ttyS0", 4, 64),
+    ]
+
+
+def _build_tiny_initramfs(shop: Workshop, out: Path) -> None:
+    shop.need_packages("gcc", "libc6-dev")
+    entries = [*skeleton(), newc.file("init", _compiled(shop, "init"), 0o755)]
+    (out / "initramfs-tiny.cpio").write_bytes(newc.write(entries))
+
+
+def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
+    shop.need_packages("gcc", "libc6-dev")
+    deb = shop.package(BUSYBOX, shop.versions[BUSYBOX])
+    busybox = debian.read_member(deb, "./bin/busybox")
+    entries = [
+        *skeleton(),
+        newc.file("init", _compiled(shop, "init"), 0o755),
+        newc.directory("bin"),
+        newc.file("bin/busybox", busybox, 0o755),
+        *(newc.file(f"bin/{tool}", _compiled(shop, tool), 0o755) for tool in TOOLS),
+        *(newc.symlink(f"bin/{name}", "busybox") for name in _applets(shop, busybox)),
+    ]
+    (out / "initramfs-busybox.cpio").write_bytes(newc.write(entries))
+
+
+def _build_bare_guests(shop: Workshop, out: Path) -> None:
+    shop.need_packages("gcc")
+    progress.say("building the bare-metal guests (about a second)")
+    (out / "bare").mkdir()
+    for guest in sorted(BARE_DIR.glob("*.S")):
+        target = out / "bare" / f"{guest.stem}.elf"
+        progress.run(["gcc", *BARE_FLAGS, "-o", target, guest], shop.log("bare"))
+
+
+def _compiled(shop: Workshop, name: str) -> bytes:
+    target = shop.work_dir / name
+    source = LINUX_DIR / f"{name}.c"
+    progress.run(["gcc", *C_FLAGS, "-o", target, source], shop.log("programs"))
+    return target.read_bytes()
+
+
+def _applets(shop: Workshop, busybox: bytes) -> list[str]:
+    """Ask this very busybox for its applets; it is static, so it runs here."""
+    program = shop.work_dir / "busybox"
+    program.write_bytes(busybox)
+    program.chmod(0o755)
+    done = subprocess.run(
+        [os.fspath(program), "--list"], capture_output=True, text=True, check=True
+    )
+    return sorted(set(done.stdout.split()) - {"busybox"})

@@ -1,0 +1,103 @@
+"""Where a build happens: directories, the lock, and Debian's packages."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from . import debian, progress
+from .errors import BuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+GUEST_DIR: Final = Path(__file__).resolve().parent.parent
+BUILD_DIR: Final = GUEST_DIR / "build"
+WORK_PREFIX: Final = ".work-"
+
+
+class Workshop:
+    """One run's directories; `open_workshop` makes it.
+
+    Nothing in it outlives the run but `build_dir`, whose contents appear whole.
+    """
+
+    def __init__(self, build_dir: Path, work_dir: Path) -> None:
+        """Take directories on one file system; `work_dir` is empty and ours."""
+        self.build_dir = build_dir
+        self.work_dir = work_dir
+        self.versions: dict[str, str] = {}
+        self._trees: dict[str, Path] = {}
+
+    def log(self, name: str) -> Path:
+        """Return the log file of `name`; it stays after the run."""
+        return self.build_dir / "log" / f"{name}.log"
+
+    def need_packages(self, *names: str) -> None:
+        """Have Debian packages installed. Raises BuildError."""
+        debian.install(names, self.log("apt"))
+
+    def resolve(self, packages: Sequence[str]) -> None:
+        """Put into `versions` what apt would install now. Raises BuildError."""
+        for name in packages:
+            if name not in self.versions:
+                self.versions[name] = debian.candidate(name, self.log("apt"))
+
+    def package(self, name: str, version: str) -> Path:
+        """Return the .deb of a package, downloaded if need be. Raises BuildError."""
+        directory = self.build_dir / "download"
+        return debian.download(name, version, directory, self.log("apt"))
+
+    def source_tree(self, package: str) -> Path:
+        """Return the unpacked tree of a linux-source package, once per run.
+
+        It takes 1.3 GB, in the work directory. Raises BuildError.
+        """
+        if package not in self._trees:
+            self._trees[package] = self._unpack_source(package)
+        return self._trees[package]
+
+    def _unpack_source(self, package: str) -> Path:
+        free = shutil.disk_usage(self.work_dir).free
+        if free < 3 << 30:
+            raise BuildError(
+                f"a kernel build takes 3 GB in {self.build_dir} for a while, "
+                f"{free / 1e9:.1f} GB are free"
+            )
+        deb = self.package(package, self.versions[package])
+        progress.say(f"unpacking {package} (about 20 seconds)")
+        script = (
+            "set -o pipefail\n"
+            'dpkg-deb --fsys-tarfile "$1" | tar -xO "$2" | tar -xJ -C "$3"'
+        )
+        tarball = f"./usr/src/{package}.tar.xz"
+        progress.run(
+            ["bash", "-ec", script, "-", str(deb), tarball, str(self.work_dir)],
+            self.log("unpack"),
+        )
+        return self.work_dir / package
+
+
+@contextmanager
+def open_workshop(build_dir: Path = BUILD_DIR) -> Iterator[Workshop]:
+    """Give the only workshop on `build_dir`, waiting for another run to end.
+
+    The work directory is removed at the end, and with it what a killed run left.
+    """
+    with ExitStack() as stack:
+        build_dir.mkdir(parents=True, exist_ok=True)
+        lock = stack.enter_context((build_dir / ".lock").open("w"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.say(f"another build-guest works in {build_dir}: waiting for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        for stale in build_dir.glob(WORK_PREFIX + "*"):
+            shutil.rmtree(stale)
+        work_dir = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=build_dir))
+        stack.callback(shutil.rmtree, work_dir)
+        yield Workshop(build_dir, work_dir)
