@@ -3,7 +3,7 @@
 These are raised by misuse from the *host* side only. Whatever a guest does to
 a device is answered as hardware would answer it and never raises.
 """
-# ruff: noqa: N818 -- the names are vm-superio's and dbs-device's
+
 
 
 class DeviceError(Exception):
@@ -38,7 +38,7 @@ class TransactionConflict(TransactionError):
     """Somebody else changed the buses since the transaction began."""
 
 
-class InvalidState(DeviceError):
+class InvalidState(DeviceError, ValueError):
     """A saved state that no such device could have been in."""
 
 
