@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import lzma
 import math
 import os
 import re
+import subprocess
 from typing import TYPE_CHECKING, Final
 
 from . import debian, progress
@@ -26,6 +26,14 @@ TOOLS: Final = (
     *("gcc", "make", "flex", "bison", "bc", "libelf-dev", "libssl-dev"),
     *("xz-utils", "lz4", "libc6-dev"),
 )
+
+# Debian has changed its mind between releases.
+UNPACKERS: Final = {
+    b"\xfd7zXZ\0": "xz",
+    b"\x02\x21\x4c\x18": "lz4",  # the legacy frame
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+UNPACKER_PACKAGES: Final = ("xz-utils", "lz4", "zstd")
 
 # Fixed, so that the same source and configuration give the same bytes.
 IDENTITY: Final = {
@@ -64,7 +72,7 @@ def cloud_kernel() -> Target:
         name="kernel-debian",
         outputs=("vmlinux-debian", "bzImage-debian"),
         sources=(),
-        recipe="bzImage and its payload",
+        recipe="bzImage and its unpacked payload",
         packages=(CLOUD,),
         build=_fetch_cloud_kernel,
     )
@@ -90,10 +98,11 @@ def check_settings(wanted: dict[str, str], config: dict[str, str]) -> None:
             )
 
 
-def unpack_payload(bzimage: bytes) -> bytes:
-    """Return the vmlinux in an xz-compressed bzImage.
+def payload(bzimage: bytes) -> tuple[str, bytes]:
+    """Return what unpacks the kernel in `bzimage`, and the packed bytes.
 
-    Raises BuildError for anything else. Source: Documentation/x86/boot.rst,
+    The first is a program that takes `-dc`. Raises BuildError for what is no
+    bzImage or packed otherwise. Source: Documentation/x86/boot.rst,
     payload_offset and payload_length (protocol 2.08 and later).
     """
     if bzimage[0x202:0x206] != b"HdrS":
@@ -103,13 +112,13 @@ def unpack_payload(bzimage: bytes) -> bytes:
         int.from_bytes(bzimage[at : at + 4], "little") for at in (0x248, 0x24C)
     )
     start = (setup_sectors + 1) * 512 + offset
-    try:
-        # What follows the stream, the unpacked size, is no part of it.
-        return lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(
-            bzimage[start : start + length]
-        )
-    except lzma.LZMAError as error:
-        raise BuildError(f"the payload of Debian's kernel is no xz: {error}") from None
+    # The last four bytes are the unpacked size (scripts/Makefile.lib,
+    # size_append), which lz4 would take for the next block.
+    packed = bzimage[start : start + length - 4]
+    for magic, program in UNPACKERS.items():
+        if packed.startswith(magic):
+            return program, packed
+    raise BuildError(f"Debian's kernel is packed in an unknown way: {packed[:4].hex()}")
 
 
 def _build_kernel(
@@ -151,5 +160,10 @@ def _fetch_cloud_kernel(shop: Workshop, out: Path) -> None:
     image = debian.dependency(CLOUD, CLOUD_IMAGE)
     deb = shop.package(image, debian.candidate(image, shop.log("apt")))
     bzimage = debian.read_member(deb, "./boot/vmlinuz-")
+    program, packed = payload(bzimage)
+    shop.need_packages(*UNPACKER_PACKAGES)
     (out / "bzImage-debian").write_bytes(bzimage)
-    (out / "vmlinux-debian").write_bytes(unpack_payload(bzimage))
+    with (out / "vmlinux-debian").open("wb") as vmlinux:
+        done = subprocess.run([program, "-dc"], input=packed, stdout=vmlinux)
+    if done.returncode:
+        raise BuildError(f"{program} cannot unpack Debian's kernel")
