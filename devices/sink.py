@@ -1,7 +1,7 @@
 """Sink: where a device's output goes."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Sink(Protocol):
@@ -13,3 +13,11 @@ class Sink(Protocol):
 
     def write(self, data: bytes, /) -> int:
         """Take bytes from the front of `data`; return how many, 0..len(data)."""
+
+
+@runtime_checkable
+class LossySink(Sink, Protocol):
+    """A Sink that throws away some of what it takes, and says how much."""
+
+    dropped: int
+    """Bytes taken and thrown away so far; grows only within `write`."""

@@ -1,0 +1,621 @@
+"""Serial: a 16550A UART, as the PC16550D datasheet describes it.
+
+vm-superio's device of the same name, completed: FCR, trigger levels, RX
+timeout, interrupt priorities, modem status, errors and a TX FIFO.
+
+Where it differs from the chip: both FIFOs hold 64 bytes (Linux drives any
+16550A as if they held 16); bytes take no time to send, so THRE and TEMT are
+clear only while the sink has no room; word length and parity set the length of
+the RX timeout but don't alter data.
+"""
+
+from threading import Lock
+from typing import Final
+
+from .clock import Clock
+from .errors import FullFifo
+from .serial_events import SerialEvents, SerialMetrics, overrides
+from .serial_modem import ModemStatus
+from .serial_receiver import CLEARED_BY_LSR_READ, FIFO_SIZE, Receiver
+from .serial_reg import (
+    UART_FCR,
+    UART_FCR_CLEAR_RCVR,
+    UART_FCR_CLEAR_XMIT,
+    UART_FCR_DMA_SELECT,
+    UART_FCR_ENABLE_FIFO,
+    UART_FCR_TRIGGER_MASK,
+    UART_IER,
+    UART_IER_MSI,
+    UART_IER_RDI,
+    UART_IER_RLSI,
+    UART_IER_THRI,
+    UART_IIR,
+    UART_IIR_FIFO_ENABLED,
+    UART_IIR_MSI,
+    UART_IIR_NO_INT,
+    UART_IIR_RDI,
+    UART_IIR_RLSI,
+    UART_IIR_RX_TIMEOUT,
+    UART_IIR_THRI,
+    UART_LCR,
+    UART_LCR_DLAB,
+    UART_LCR_SBC,
+    UART_LCR_WLEN8,
+    UART_LSR,
+    UART_LSR_BI,
+    UART_LSR_BRK_ERROR_BITS,
+    UART_LSR_FE,
+    UART_LSR_OE,
+    UART_LSR_PE,
+    UART_LSR_TEMT,
+    UART_LSR_THRE,
+    UART_MCR,
+    UART_MCR_LOOP,
+    UART_MCR_OUT2,
+    UART_MSR,
+    UART_MSR_ANY_DELTA,
+    UART_MSR_CTS,
+    UART_MSR_DCD,
+    UART_MSR_DSR,
+    UART_MSR_RI,
+    UART_RX,
+    UART_SCR,
+    UART_TX,
+)
+from .serial_state import SerialState
+from .serial_timeout import timeout_ns
+from .sink import LossySink, Sink
+from .trigger import Trigger
+
+__all__ = ["FIFO_SIZE", "Serial", "SerialEvents", "SerialMetrics", "SerialState"]
+
+_IER_VALID: Final = 0x0F
+_MCR_VALID: Final = 0x1F
+_FCR_STORED: Final = UART_FCR_ENABLE_FIFO | UART_FCR_DMA_SELECT | UART_FCR_TRIGGER_MASK
+_TX_IDLE: Final = UART_LSR_THRE | UART_LSR_TEMT
+_RESET_DIVISOR: Final = 0x000C  # 9600 baud
+
+# The interrupt causes, highest priority first: the lowest bit that is set is
+# the one that IIR reports.
+_LINE_STATUS: Final = 0x01
+_RX_DATA: Final = 0x02
+_RX_TIMEOUT: Final = 0x04
+_THR_EMPTY: Final = 0x08
+_MODEM_STATUS: Final = 0x10
+_RECEIVER: Final = _LINE_STATUS | _RX_DATA | _RX_TIMEOUT
+_PRIORITY: Final = (
+    (_LINE_STATUS, UART_IIR_RLSI),
+    (_RX_DATA, UART_IIR_RDI),
+    (_RX_TIMEOUT, UART_IIR_RX_TIMEOUT),
+    (_THR_EMPTY, UART_IIR_THRI),
+    (_MODEM_STATUS, UART_IIR_MSI),
+)
+
+
+def _identify(causes: int) -> int:
+    return next((iir for bit, iir in _PRIORITY if causes & bit), UART_IIR_NO_INT)
+
+
+_IIR_OF_CAUSES: Final = tuple(_identify(causes) for causes in range(32))
+_BYTE: Final = tuple(bytes((value,)) for value in range(256))
+
+
+class Serial:
+    """A 16550A between a guest's port accesses, a sink and host input.
+
+    Interrupts go to an edge-triggered line, as on ISA: `trigger` is pulled
+    when a cause arises that IIR would not have shown before, so a driver that
+    handles IIR until it reads NO_INT loses none. Host input pulls it again
+    even while its cause is active: a driver that lost an edge recovers.
+
+    Every public method is safe to call from any thread. Each takes the one
+    lock; under it `trigger`, `events` and the sink's `write` are called. The
+    order is Serial's lock, then the sink's; the sink calls `on_room` holding
+    neither. Only a TriggerError comes out of a guest's access, after the
+    access has had its whole effect.
+    """
+
+    def __init__(
+        self,
+        trigger: Trigger,
+        out: Sink,
+        *,
+        clock: Clock,
+        events: SerialEvents | None = None,
+    ) -> None:
+        """Power on. Takes `out.on_room` for itself."""
+        self._lock = Lock()
+        self._trigger = trigger
+        self._out = out
+        self._out_write = out.write
+        self._events = events
+        # What is called for each byte has to be worth it.
+        self._tx_events = events
+        if events is None or not overrides(events, "out_byte", "tx_lost_byte"):
+            self._tx_events = None
+        self._lossy = out if isinstance(out, LossySink) else None
+        self._dropped = 0 if self._lossy is None else self._lossy.dropped
+        self._rx = Receiver(clock, self._lock, self._update)
+        self._tx = bytearray()  # what the sink had no room for
+        self._tx_direct = True
+        self._thre_pending = False
+        self._modem = ModemStatus()
+        self.ignored_accesses = 0
+        """Writes to read-only registers, and accesses above offset 7."""
+        self._power_on()
+        out.on_room = self._on_room
+
+    @classmethod
+    def from_state(
+        cls,
+        state: SerialState,
+        trigger: Trigger,
+        out: Sink,
+        *,
+        clock: Clock,
+        events: SerialEvents | None = None,
+    ) -> "Serial":
+        """Go on from `state`; pulls `trigger` if an enabled interrupt is pending.
+
+        Raises FullFifo if a buffer of the state holds more than 64 bytes, and
+        TriggerError.
+        """
+        for name in ("in_buffer", "tx_buffer"):
+            if (held := len(getattr(state, name))) > FIFO_SIZE:
+                raise FullFifo(f"{name} holds {held} bytes, more than {FIFO_SIZE}")
+        serial = cls(trigger, out, clock=clock, events=events)
+        with serial._lock:
+            serial._restore(state)
+        return serial
+
+    # -- what the guest does ------------------------------------------------
+
+    def read(self, offset: int) -> int:
+        """Read the register at `offset`, with all side effects; 0..255.
+
+        An offset above 7 reads 0. Raises TriggerError.
+        """
+        if offset == UART_LSR and not (lsr := self._rx.lsr) & CLEARED_BY_LSR_READ:
+            # Nothing is cleared, so it needs no lock: printk comes here before
+            # each byte.
+            return lsr | self._tx_lsr
+        with self._lock:
+            if offset == UART_RX:
+                return self._read_data()
+            if offset == UART_IIR:
+                return self._read_iir()
+            if offset == UART_LSR:
+                return self._read_lsr()
+            if offset == UART_MSR:
+                return self._read_msr()
+            return self._read_plain(offset)
+
+    def write(self, offset: int, value: int) -> None:
+        """Write the low byte of `value` to the register at `offset`.
+
+        Writes to LSR, MSR and above offset 7 are ignored, and counted in
+        `ignored_accesses`. Raises TriggerError.
+        """
+        value &= 0xFF
+        with self._lock:
+            if offset == UART_TX:
+                if self._tx_direct and self._out_write(_BYTE[value]):
+                    if self._tx_events is not None:
+                        self._tell_sent(self._tx_events, 1)
+                    if self._ier & UART_IER_THRI and not self._thre_pending:
+                        self._thre_pending = True
+                        self._update()
+                else:
+                    self._write_data(value)
+            elif offset == UART_IER:
+                self._write_ier(value)
+            elif offset == UART_FCR:
+                self._write_fcr(value)
+            elif offset == UART_LCR:
+                self._write_lcr(value)
+            elif offset == UART_MCR:
+                self._write_mcr(value)
+            elif offset == UART_SCR:
+                self._scr = value
+            else:
+                self.ignored_accesses += 1
+
+    # -- what the host does -------------------------------------------------
+
+    def enqueue_raw_bytes(self, data: bytes | bytearray | memoryview) -> int:
+        """Queue host bytes for RBR; return how many fitted, 0..64.
+
+        In loopback the line in is cut: takes none, without an error. See
+        SerialEvents.in_buffer_empty for when to offer the rest.
+
+        With the FIFOs off (FCR bit 0) the guest sees the oldest byte only, as
+        on a 16450; those behind it wait as if still on the wire. Raises
+        FullFifo if not even one byte fits; TriggerError, the bytes being queued.
+        Source: PC16550D, Line Status Register; Modem Control Register.
+        """
+        with self._lock:
+            if self._mcr & UART_MCR_LOOP or not data:
+                return 0
+            taken = self._rx.enqueue(data)
+            if not taken:
+                raise FullFifo(f"all {FIFO_SIZE} bytes of the RX FIFO are in use")
+            self._forget(_RECEIVER)
+            self._update()
+            return taken
+
+    def inject_break(self) -> bool:
+        """Let the line break: a zero byte with LSR.BI. False in loopback.
+
+        Like any byte from the line that finds the FIFO full, the break is then
+        lost and LSR.OE set. Raises TriggerError.
+        Source: PC16550D, Line Status Register, bits 1 and 4.
+        """
+        return self._inject(0, UART_LSR_BI)
+
+    def inject_error(self, value: int, lsr_bits: int) -> bool:
+        """Receive byte `value` with parity (LSR.PE) or framing (LSR.FE) error.
+
+        False in loopback. A full FIFO loses the byte and sets LSR.OE. Raises
+        ValueError unless `value` is a byte and `lsr_bits` one or both of the
+        two, and TriggerError.
+        Source: PC16550D, Line Status Register, bits 2 and 3.
+        """
+        if not 0 <= value <= 0xFF:
+            raise ValueError(f"value {value:#x} is no byte")
+        if not lsr_bits or lsr_bits & ~(UART_LSR_PE | UART_LSR_FE):
+            raise ValueError(f"lsr_bits {lsr_bits:#x}: neither PE (4) nor FE (8)")
+        return self._inject(value, lsr_bits)
+
+    def inject_overrun(self) -> bool:
+        """Set LSR.OE as if a byte had come too late. False in loopback.
+
+        Raises TriggerError. Source: PC16550D, Line Status Register, bit 1.
+        """
+        with self._lock:
+            if self._mcr & UART_MCR_LOOP:
+                return False
+            self._rx.lsr |= UART_LSR_OE
+            self._forget(_LINE_STATUS)
+            self._update()
+            return True
+
+    def set_modem_lines(
+        self,
+        *,
+        cts: bool | None = None,
+        dsr: bool | None = None,
+        ri: bool | None = None,
+        dcd: bool | None = None,
+    ) -> None:
+        """Drive the modem's lines (True: asserted); None leaves one as it is.
+
+        Changes show in MSR with their delta bits, and interrupt if IER.MSI is
+        set; while in loopback they show when that is left. Raises TriggerError.
+        Source: PC16550D, Modem Status Register.
+        """
+        with self._lock:
+            self._modem.drive(UART_MSR_CTS, cts)
+            self._modem.drive(UART_MSR_DSR, dsr)
+            self._modem.drive(UART_MSR_RI, ri)
+            self._modem.drive(UART_MSR_DCD, dcd)
+            if self._modem.update(self._mcr):
+                self._forget(_MODEM_STATUS)
+            self._update()
+
+    def fifo_capacity(self) -> int:
+        """Bytes that still fit into the RX FIFO, 0..64."""
+        with self._lock:
+            return FIFO_SIZE - len(self._rx.fifo)
+
+    def interrupt_evt(self) -> Trigger:
+        """The Trigger that it was made with."""
+        return self._trigger
+
+    def writer(self) -> Sink:
+        """The sink that it was made with."""
+        return self._out
+
+    def events(self) -> SerialEvents | None:
+        """The events object that it was made with."""
+        return self._events
+
+    def reset(self) -> None:
+        """Return to the power-on state (MR pin). Sink and modem lines stay.
+
+        What waits in the FIFOs is lost; of TX it is told as tx_lost_byte.
+        Source: PC16550D, Table I, UART Reset Configuration.
+        """
+        with self._lock:
+            self._lose(len(self._tx))
+            self._power_on()
+            if self._events is not None:
+                self._events.in_buffer_empty()
+
+    def state(self) -> SerialState:
+        """All of the device's state, to go on from with `from_state`."""
+        with self._lock:
+            return SerialState(
+                baud_divisor_low=self._divisor & 0xFF,
+                baud_divisor_high=self._divisor >> 8,
+                interrupt_enable=self._ier,
+                interrupt_identification=self._iir,
+                line_control=self._lcr,
+                line_status=self._rx.lsr | self._tx_lsr,
+                modem_control=self._mcr,
+                modem_status=self._modem.msr,
+                scratch=self._scr,
+                in_buffer=tuple(entry & 0xFF for entry in self._rx.fifo),
+                in_buffer_errors=tuple(entry >> 8 for entry in self._rx.fifo),
+                fifo_control=self._fcr,
+                tx_buffer=tuple(self._tx),
+                thre_pending=self._thre_pending,
+                rx_timeout_pending=self._rx.timeout_pending,
+                rx_timeout_ns=self._rx.timeout.remaining_ns(),
+                modem_lines=self._modem.lines,
+            )
+
+    # -- everything below wants the lock held -------------------------------
+
+    def _power_on(self) -> None:
+        self._rx.reset()
+        self._tx.clear()
+        self._modem.reset()
+        self._ier = 0
+        self._fcr = 0
+        self._lcr = UART_LCR_WLEN8
+        self._tx_lsr = _TX_IDLE
+        self._mcr = UART_MCR_OUT2
+        self._scr = 0
+        self._thre_pending = False
+        self._tx_direct = True  # THR goes straight to the sink
+        self._causes = 0
+        self._iir = UART_IIR_NO_INT
+        self._set_divisor(_RESET_DIVISOR)
+
+    def _restore(self, state: SerialState) -> None:
+        self._ier = state.interrupt_enable & _IER_VALID
+        self._fcr = state.fifo_control & _FCR_STORED
+        self._lcr = state.line_control
+        self._mcr = state.modem_control & _MCR_VALID
+        self._scr = state.scratch
+        self._set_divisor(state.baud_divisor_low | state.baud_divisor_high << 8)
+        self._modem.restore(state.modem_status, state.modem_lines)
+        self._rx.configure(self._fcr)
+        self._rx.restore(state.line_status, state.in_buffer, state.in_buffer_errors)
+        self._rx.restore_timeout(state.rx_timeout_pending, state.rx_timeout_ns)
+        self._tx += bytes(state.tx_buffer)
+        if self._tx:
+            self._tx_lsr = 0
+        elif self._ier & UART_IER_THRI:
+            self._thre_pending = state.thre_pending
+        self._choose_tx_path()
+        self._drain()
+        self._update()
+
+    def _update(self) -> None:
+        """Recompute the causes and IIR; pull the trigger if a cause arose."""
+        ier = self._ier
+        causes = 0
+        if ier & UART_IER_RDI:
+            if len(self._rx.fifo) >= self._rx.trigger_level:
+                causes = _RX_DATA
+            if self._rx.timeout_pending:
+                causes |= _RX_TIMEOUT
+        if ier & UART_IER_THRI and self._thre_pending:
+            causes |= _THR_EMPTY
+        if ier & UART_IER_RLSI and self._rx.lsr & UART_LSR_BRK_ERROR_BITS:
+            causes |= _LINE_STATUS
+        if ier & UART_IER_MSI and self._modem.msr & UART_MSR_ANY_DELTA:
+            causes |= _MODEM_STATUS
+        arose = causes & ~self._causes
+        self._causes = causes
+        self._iir = _IIR_OF_CAUSES[causes]
+        if arose:
+            # Last, because it may raise.
+            self._trigger.trigger()
+
+    def _forget(self, causes: int) -> None:
+        """Let the next `_update` find that these arose: an edge per host input."""
+        self._causes &= ~causes
+
+    # Receiver
+
+    def _read_data(self) -> int:
+        """RBR, 0 if it is empty; or DLL."""
+        if self._lcr & UART_LCR_DLAB:
+            return self._divisor & 0xFF
+        if not self._rx.fifo:
+            return 0
+        value = self._rx.read_data()
+        if self._events is not None:
+            self._events.buffer_read()
+            if not self._rx.fifo:
+                self._events.in_buffer_empty()
+        self._update()
+        return value
+
+    def _inject(self, value: int, errors: int) -> bool:
+        with self._lock:
+            if self._mcr & UART_MCR_LOOP:
+                return False
+            self._receive(value, errors)
+            self._update()
+            return True
+
+    def _receive(self, value: int, errors: int) -> None:
+        self._rx.receive(value, errors)
+        self._forget(_RECEIVER)
+
+    def _clear_rx(self) -> None:
+        had_bytes = bool(self._rx.fifo)
+        self._rx.clear()
+        if had_bytes and self._events is not None:
+            self._events.in_buffer_empty()
+
+    # Transmitter
+
+    def _write_data(self, value: int) -> None:
+        """THR off the fast path, or DLL."""
+        if self._lcr & UART_LCR_DLAB:
+            self._set_divisor(self._divisor & 0xFF00 | value)
+            return
+        if self._mcr & UART_MCR_LOOP:
+            self._loop_back(value)
+            return
+        capacity = FIFO_SIZE if self._fcr & UART_FCR_ENABLE_FIFO else 1
+        if len(self._tx) >= capacity:
+            self._lose(1)
+            return
+        self._tx.append(value)
+        self._tx_lsr = 0
+        self._thre_pending = False
+        self._choose_tx_path()
+        self._update()
+
+    def _loop_back(self, value: int) -> None:
+        self._rx.loop_back(value)
+        self._forget(_RECEIVER)
+        if not self._tx:
+            self._note_thr_empty()
+        self._update()
+
+    def _note_thr_empty(self) -> None:
+        """THR, or the TX FIFO, became empty."""
+        self._tx_lsr = _TX_IDLE
+        self._thre_pending = bool(self._ier & UART_IER_THRI)
+        self._choose_tx_path()
+
+    def _on_room(self) -> None:
+        with self._lock:
+            self._drain()
+            self._update()
+
+    def _drain(self) -> None:
+        """Give the sink what waits; THRE returns when nothing is left."""
+        if not self._tx:
+            return
+        taken = self._out_write(bytes(self._tx))
+        del self._tx[:taken]
+        if self._tx_events is not None:
+            self._tell_sent(self._tx_events, taken)
+        if not self._tx:
+            self._note_thr_empty()
+
+    def _clear_tx(self) -> None:
+        if self._tx:
+            self._lose(len(self._tx))
+            self._tx.clear()
+            self._note_thr_empty()
+
+    def _tell_sent(self, events: SerialEvents, count: int) -> None:
+        """Tell of `count` bytes that the sink took, and which of them it dropped."""
+        lost = 0
+        if self._lossy is not None:
+            lost = self._lossy.dropped - self._dropped
+            self._dropped += lost
+        for _ in range(count - lost):
+            events.out_byte()
+        self._lose(lost)
+
+    def _lose(self, count: int) -> None:
+        if self._tx_events is not None:
+            for _ in range(count):
+                self._tx_events.tx_lost_byte()
+
+    def _choose_tx_path(self) -> None:
+        self._tx_direct = not (
+            self._tx or self._lcr & UART_LCR_DLAB or self._mcr & UART_MCR_LOOP
+        )
+
+    # The other registers
+
+    def _read_plain(self, offset: int) -> int:
+        """A register whose reading changes nothing."""
+        if offset == UART_IER:
+            return self._divisor >> 8 if self._lcr & UART_LCR_DLAB else self._ier
+        if offset == UART_LCR:
+            return self._lcr
+        if offset == UART_MCR:
+            return self._mcr
+        if offset == UART_SCR:
+            return self._scr
+        self.ignored_accesses += 1
+        return 0
+
+    def _read_iir(self) -> int:
+        iir = self._iir
+        if iir == UART_IIR_THRI:
+            self._thre_pending = False
+            self._update()
+        if self._fcr & UART_FCR_ENABLE_FIFO:
+            return iir | UART_IIR_FIFO_ENABLED
+        return iir
+
+    def _read_lsr(self) -> int:
+        lsr = self._rx.lsr | self._tx_lsr
+        self._rx.acknowledge_errors()
+        self._update()
+        return lsr
+
+    def _read_msr(self) -> int:
+        msr = self._modem.msr
+        self._modem.acknowledge_deltas()
+        self._update()
+        return msr
+
+    def _write_ier(self, value: int) -> None:
+        if self._lcr & UART_LCR_DLAB:
+            self._set_divisor(value << 8 | self._divisor & 0xFF)
+            return
+        enabled = value & ~self._ier
+        self._ier = value & _IER_VALID
+        if enabled & UART_IER_THRI:
+            # Enabling it with THR empty interrupts, though IIR was read before:
+            # drivers start their output so, and Linux tests for it.
+            self._thre_pending = not self._tx
+        elif not value & UART_IER_THRI:
+            self._thre_pending = False
+        self._update()
+
+    def _write_fcr(self, value: int) -> None:
+        """Source: PC16550D, FIFO Control Register."""
+        if (value ^ self._fcr) & UART_FCR_ENABLE_FIFO:
+            clear = UART_FCR_CLEAR_RCVR | UART_FCR_CLEAR_XMIT
+        elif value & UART_FCR_ENABLE_FIFO:
+            clear = value
+        else:
+            clear = 0
+        # The other bits are programmed only together with bit 0.
+        self._fcr = value & _FCR_STORED if value & UART_FCR_ENABLE_FIFO else 0
+        self._rx.configure(self._fcr)
+        if clear & UART_FCR_CLEAR_RCVR:
+            self._clear_rx()
+        if clear & UART_FCR_CLEAR_XMIT:
+            self._clear_tx()
+        self._update()
+
+    def _set_divisor(self, divisor: int) -> None:
+        self._divisor = divisor
+        self._rx.timeout.delay_ns = timeout_ns(divisor, self._lcr)
+
+    def _write_lcr(self, value: int) -> None:
+        break_begins = value & ~self._lcr & UART_LCR_SBC
+        self._lcr = value
+        self._rx.timeout.delay_ns = timeout_ns(self._divisor, value)
+        self._choose_tx_path()
+        if break_begins and self._mcr & UART_MCR_LOOP:
+            self._receive(0, UART_LSR_BI)
+            self._update()
+
+    def _write_mcr(self, value: int) -> None:
+        changed = value ^ self._mcr
+        self._mcr = value & _MCR_VALID
+        self._choose_tx_path()
+        self._modem.update(self._mcr)
+        if changed & UART_MCR_LOOP:
+            if value & UART_MCR_LOOP:
+                if self._lcr & UART_LCR_SBC:
+                    self._receive(0, UART_LSR_BI)
+            elif self._events is not None:
+                self._events.in_buffer_empty()
+        self._update()

@@ -1,0 +1,186 @@
+"""A Serial with everything around it, and one in lock-step with the oracle."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from uart_oracle import UartOracle
+
+from vmm.devices.clock import VirtualClock
+from vmm.devices.errors import FullFifo
+from vmm.devices.serial import Serial, SerialMetrics, SerialState
+
+
+class CountingTrigger:
+    """Counts its edges."""
+
+    def __init__(self) -> None:
+        self.edges = 0
+
+    def trigger(self) -> None:
+        self.edges += 1
+
+
+class StallSink:
+    """Takes as many bytes as the test made room for."""
+
+    def __init__(self, room: int = 1 << 30) -> None:
+        self.on_room: Callable[[], None] | None = None
+        self.room = room
+        self.data = bytearray()
+        self.refused = False
+
+    def write(self, data: bytes, /) -> int:
+        taken = min(len(data), self.room)
+        self.data += data[:taken]
+        self.room -= taken
+        self.refused = self.refused or taken < len(data)
+        return taken
+
+    def make_room(self, count: int) -> None:
+        self.room += count
+        if self.refused and self.room and self.on_room is not None:
+            self.refused = False
+            self.on_room()
+
+
+class Rig:
+    """A Serial, and what a test wants to see of its surroundings."""
+
+    def __init__(self, room: int = 1 << 30, state: SerialState | None = None) -> None:
+        self.clock = VirtualClock()
+        self.trigger = CountingTrigger()
+        self.sink = StallSink(room)
+        self.metrics = SerialMetrics()
+        if state is None:
+            self.serial = Serial(
+                self.trigger, self.sink, clock=self.clock, events=self.metrics
+            )
+        else:
+            self.serial = Serial.from_state(
+                state, self.trigger, self.sink, clock=self.clock, events=self.metrics
+            )
+
+    def clone(self) -> "Rig":
+        """One that goes on from the state of this one, by way of JSON."""
+        state = self.serial.state()
+        text = json.dumps(asdict(state))
+        restored = SerialState(**json.loads(text))
+        assert restored == state
+        return Rig(self.sink.room, restored)
+
+
+def through_json(state: SerialState) -> SerialState:
+    """`state` as another process would read it from a file."""
+    return SerialState(**json.loads(json.dumps(asdict(state))))
+
+
+class LockStep:
+    """Does everything to a Serial, to a restored copy of it, and to the oracle.
+
+    Every method compares what can be seen of the three, and fails if it
+    differs: result, edges, output, events, LSR and IIR.
+    """
+
+    def __init__(self) -> None:
+        self.rig = Rig(room=0)
+        self.copy = Rig(room=0)
+        self.oracle = UartOracle()
+        self.pins = 0xB0
+
+    def restore(self) -> None:
+        """Replace the copy by one made of the present state."""
+        self.copy = self.rig.clone()
+
+    def read(self, offset: int) -> None:
+        self._all(lambda rig: rig.serial.read(offset), lambda it: it.read(offset))
+
+    def write(self, offset: int, value: int) -> None:
+        self._all(
+            lambda rig: rig.serial.write(offset, value),
+            lambda it: it.write(offset, value),
+        )
+
+    def offer(self, data: bytes) -> None:
+        def enqueue(rig: Rig) -> int | None:
+            try:
+                return rig.serial.enqueue_raw_bytes(data)
+            except FullFifo:
+                return None
+
+        self._all(enqueue, lambda it: it.offer(data))
+
+    def inject_break(self) -> None:
+        self._all(lambda rig: rig.serial.inject_break(), lambda it: it.inject(0, 0x10))
+
+    def inject_error(self, value: int, bits: int) -> None:
+        self._all(
+            lambda rig: rig.serial.inject_error(value, bits),
+            lambda it: it.inject(value, bits),
+        )
+
+    def inject_overrun(self) -> None:
+        self._all(lambda rig: rig.serial.inject_overrun(), lambda it: it.overrun())
+
+    def set_pins(self, pins: int) -> None:
+        self._all(
+            lambda rig: rig.serial.set_modem_lines(
+                cts=bool(pins & 0x10),
+                dsr=bool(pins & 0x20),
+                ri=bool(pins & 0x40),
+                dcd=bool(pins & 0x80),
+            ),
+            lambda it: it.set_pins(pins),
+        )
+
+    def advance(self, delta_ns: int) -> None:
+        self._all(
+            lambda rig: rig.clock.advance(delta_ns), lambda it: it.advance(delta_ns)
+        )
+
+    def make_room(self, count: int) -> None:
+        self._all(lambda rig: rig.sink.make_room(count), lambda it: it.make_room(count))
+
+    def reset(self) -> None:
+        self._all(lambda rig: rig.serial.reset(), lambda it: it.reset())
+
+    def _all(
+        self, act: Callable[[Rig], object], model: Callable[[UartOracle], object]
+    ) -> None:
+        seen = [self._observe(rig, act) for rig in (self.rig, self.copy)]
+        assert seen[0] == seen[1], "the restored copy went another way"
+        assert seen[0] == self._predict(model)
+
+    def _observe(self, rig: Rig, act: Callable[[Rig], object]) -> dict[str, object]:
+        edges, sent = rig.trigger.edges, len(rig.sink.data)
+        m = rig.metrics
+        before = m.buffer_reads, m.out_bytes, m.tx_lost_bytes, m.in_buffer_empties
+        result = act(rig)
+        after = m.buffer_reads, m.out_bytes, m.tx_lost_bytes, m.in_buffer_empties
+        state = rig.serial.state()
+        return {
+            "result": result,
+            "edges": rig.trigger.edges - edges,
+            "sent": bytes(rig.sink.data[sent:]),
+            "told": tuple(b - a for a, b in zip(before, after, strict=True)),
+            "iir": state.interrupt_identification,
+            "lsr": state.line_status,
+            "msr": state.modem_status,
+            "capacity": rig.serial.fifo_capacity(),
+        }
+
+    def _predict(self, model: Callable[[UartOracle], object]) -> dict[str, object]:
+        it = self.oracle
+        edges, sent, told = it.edges, len(it.sent), it.told.copy()
+        result = model(it)
+        names = ("read", "out", "lost", "empty")
+        return {
+            "result": result,
+            "edges": it.edges - edges,
+            "sent": bytes(it.sent[sent:]),
+            "told": tuple(it.told[name] - told[name] for name in names),
+            "iir": it.interrupt_identification() & 0x0F,
+            "lsr": it.line_status(),
+            "msr": it.lines() | it.deltas,
+            "capacity": 64 - len(it.received),
+        }
