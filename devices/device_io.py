@@ -88,8 +88,6 @@ class Locked(DeviceIo):
     default lock is reentrant, so that a device may call what calls it back.
     """
 
-    __slots__ = ("device", "lock")
-
     def __init__(
         self,
         device: DeviceIoMut,

@@ -1,0 +1,176 @@
+"""Adapters: where the PC's chips sit on the buses, and which interrupts they have.
+
+A chip knows its registers and nothing else. It was given InterruptLines when
+it was made; its adapter connects them to what the resource manager found, and
+cuts them again when the device is unplugged. All resources are exclusive.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+from .cmos_rtc import CmosRtc
+from .device_io import DeviceIo
+from .i8042 import I8042Device
+from .pl031 import Rtc
+from .resources import (
+    DeviceResources,
+    LegacyIrqConstraint,
+    MmioAddressConstraint,
+    PioAddressConstraint,
+    ResourceConstraint,
+)
+from .trigger import InterruptLine, Trigger
+
+COM1: Final = 0x3F8
+RTC_MMIO_SIZE: Final = 0x1000
+
+
+class ByteRegisters(Protocol):
+    """A chip whose registers are one byte wide."""
+
+    def read(self, offset: int, /) -> int:
+        """The register at `offset`, 0..0xFF."""
+
+    def write(self, offset: int, value: int, /) -> None:
+        """Write 0..0xFF to the register at `offset`."""
+
+    def reset(self) -> None:
+        """Return to the power-on state."""
+
+
+class _Adapter(DeviceIo):
+    """What every adapter does with constraints and interrupts."""
+
+    def __init__(
+        self,
+        constraints: Iterable[ResourceConstraint],
+        lines: Iterable[InterruptLine],
+    ) -> None:
+        self._constraints = tuple(constraints)
+        self._lines = tuple(lines)
+
+    def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
+        return self._constraints
+
+    def assign_resources(
+        self, resources: DeviceResources, interrupts: Sequence[Trigger]
+    ) -> None:
+        super().assign_resources(resources, interrupts)
+        for at, line in enumerate(self._lines):
+            line.connect(interrupts[at] if at < len(interrupts) else None)
+
+
+class IsaAdapter(_Adapter):
+    """A chip with byte registers on the ISA bus, from port `base` on.
+
+    `ranges` are (offset, size) of the registers that are trapped. As on the
+    bus, a wider access to an 8-bit device is that many cycles at consecutive
+    ports, the lowest first.
+    """
+
+    def __init__(
+        self,
+        chip: ByteRegisters,
+        base: int,
+        ranges: Iterable[tuple[int, int]],
+        lines: dict[int, InterruptLine],
+    ) -> None:
+        ports = (PioAddressConstraint.at(base + at, size) for at, size in ranges)
+        irqs = (LegacyIrqConstraint(irq=irq) for irq in lines)
+        super().__init__((*ports, *irqs), lines.values())
+        self._chip = chip
+        self._read = chip.read  # bound once: the serial console lives on these
+        self._write = chip.write
+        self._base = base
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        register = base + offset - self._base
+        if len(data) == 1:
+            data[0] = self._read(register)
+            return
+        for at in range(len(data)):
+            data[at] = self._read(register + at)
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        register = base + offset - self._base
+        if len(data) == 1:
+            self._write(register, data[0])
+            return
+        for at, value in enumerate(data):
+            self._write(register + at, value)
+
+    def reset(self) -> None:
+        self._chip.reset()
+
+
+class SerialPio(IsaAdapter):
+    """A UART: 8 ports and an interrupt, those of COM1 unless told otherwise."""
+
+    def __init__(
+        self,
+        serial: ByteRegisters,
+        line: InterruptLine,
+        *,
+        base: int = COM1,
+        irq: int = 4,
+    ) -> None:
+        super().__init__(serial, base, [(0, 8)], {irq: line})
+
+
+class I8042Pio(IsaAdapter):
+    """The keyboard controller: ports 0x60 and 0x64, IRQ 1, and 12 with an AUX port.
+
+    Ports 0x61 to 0x63 stay free: 0x61 belongs to the interval timer.
+    """
+
+    def __init__(
+        self,
+        i8042: I8042Device,
+        keyboard_line: InterruptLine,
+        aux_line: InterruptLine | None = None,
+    ) -> None:
+        lines = {1: keyboard_line}
+        if aux_line is not None:
+            lines[12] = aux_line
+        super().__init__(i8042, 0x60, [(0, 1), (4, 1)], lines)
+
+
+class CmosRtcPio(IsaAdapter):
+    """The real-time clock: ports 0x70 and 0x71, IRQ 8."""
+
+    def __init__(self, rtc: CmosRtc, line: InterruptLine) -> None:
+        super().__init__(rtc, 0x70, [(0, 2)], {8: line})
+
+
+class RtcMmio(_Adapter):
+    """The PL031: a page of MMIO and an interrupt, any unless told otherwise."""
+
+    def __init__(
+        self,
+        rtc: Rtc,
+        line: InterruptLine,
+        *,
+        base: int | None = None,
+        irq: int | None = None,
+    ) -> None:
+        size = RTC_MMIO_SIZE
+        bounds = None if base is None else (base, base + size - 1)
+        page = MmioAddressConstraint(size=size, align=size, range=bounds)
+        super().__init__((page, LegacyIrqConstraint(irq=irq)), [line])
+        self._rtc = rtc
+
+    def read(self, base: int, offset: int, data: memoryview) -> None:
+        # Registers are words. What is narrower reads its part of one, what is
+        # wider has zeros above it.
+        word = self._rtc.read(offset & ~3) >> 8 * (offset & 3)
+        data[:] = word.to_bytes(8, "little")[: len(data)]
+
+    def write(self, base: int, offset: int, data: memoryview) -> None:
+        # Only a whole word can be written: half of a load is no time.
+        if len(data) == 4 and offset % 4 == 0:
+            self._rtc.write(offset, int.from_bytes(data, "little"))
+        else:
+            self._rtc.events.invalid_write()
+
+    def reset(self) -> None:
+        self._rtc.reset()

@@ -1,0 +1,241 @@
+"""Rtc: the ARM PL031 real-time clock, vm-superio's `Rtc` with its alarm.
+
+A counter of seconds, a register to match it, and the PrimeCell's IDs, in 0x1000
+bytes of MMIO with registers of 32 bits.
+
+Source: ARM PrimeCell Real Time Clock (PL031) Technical Reference Manual,
+DDI 0224, section 3.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Final
+
+from .clock import Clock, Timer
+from .errors import InvalidState
+from .trigger import Trigger
+
+RTCDR: Final = 0x000  # data: the counter, read only
+RTCMR: Final = 0x004  # match
+RTCLR: Final = 0x008  # load: sets the counter
+RTCCR: Final = 0x00C  # control
+RTCIMSC: Final = 0x010  # interrupt mask: 1 enables
+RTCRIS: Final = 0x014  # raw interrupt status, read only
+RTCMIS: Final = 0x018  # masked interrupt status, read only
+RTCICR: Final = 0x01C  # interrupt clear, write only
+PERIPH_ID_0: Final = 0xFE0  # eight registers of one byte each
+AMBA_IDS: Final = bytes.fromhex("31 10 04 00 0d f0 05 b1")
+
+_SECOND: Final = 1_000_000_000
+_MASK: Final = 0xFFFF_FFFF
+# Timers that the guest makes us replace are gone from the clock by then.
+_HORIZON_NS: Final = 60 * _SECOND
+
+
+class RtcEvents:
+    """Called by an Rtc for accesses that no register answers.
+
+    Called with the Rtc's lock held: it must neither block nor call back.
+    """
+
+    def invalid_read(self) -> None:
+        """The guest read where there is nothing to read."""
+
+    def invalid_write(self) -> None:
+        """The guest wrote where there is nothing to write."""
+
+
+class RtcMetrics(RtcEvents):
+    """RtcEvents that counts them."""
+
+    def __init__(self) -> None:
+        self.invalid_reads = 0
+        self.invalid_writes = 0
+
+    def invalid_read(self) -> None:
+        self.invalid_reads += 1
+
+    def invalid_write(self) -> None:
+        self.invalid_writes += 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RtcState:
+    """What `Rtc.state()` saves and `restore` takes; JSON keeps it as it is."""
+
+    lr: int = 0
+    mr: int = 0
+    imsc: int = 0
+    ris: int = 0
+    counter_ns: int = 0
+    """The counter when the state was taken, in nanoseconds."""
+
+    def __post_init__(self) -> None:
+        limits = {"imsc": 2, "ris": 2, "counter_ns": (_MASK + 1) * _SECOND}
+        for field in fields(self):
+            value, end = getattr(self, field.name), limits.get(field.name, _MASK + 1)
+            if type(value) is not int or not 0 <= value < end:
+                raise InvalidState(
+                    f"RtcState.{field.name} is {value!r}: it must be 0..{end - 1:#x}"
+                )
+
+
+class Rtc:
+    """The chip. Its own lock makes it safe to call from any thread.
+
+    The counter starts at `wall_ns()`, in seconds since 1970, and then runs by
+    `clock`. `interrupt` gets one edge when RTCMIS rises.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        interrupt: Trigger,
+        *,
+        events: RtcEvents | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.events = RtcEvents() if events is None else events
+        self._lock = threading.Lock()
+        self._clock = clock
+        self._interrupt_line = interrupt
+        self._wall_ns = wall_ns
+        self._timer: Timer | None = None
+        self._timer_due_ns = 0
+        self._seen_ns = 0  # matches are noticed up to then
+        self._mis = 0  # the interrupt line, as far as it has been told
+        self._power_on()
+
+    def reset(self) -> None:
+        """Return to the power-on state, at the host's time."""
+        with self._lock:
+            self._power_on()
+
+    def read(self, offset: int) -> int:
+        """Read 32 bits at `offset`, 0..0xFFC; where there is no register, 0."""
+        with self._lock:
+            self._catch_up()
+            if offset >= PERIPH_ID_0 and offset % 4 == 0:
+                return AMBA_IDS[(offset - PERIPH_ID_0) // 4 % len(AMBA_IDS)]
+            registers = {
+                RTCDR: self._counter_ns(self._seen_ns) // _SECOND & _MASK,
+                RTCMR: self._mr,
+                RTCLR: self._lr,
+                RTCCR: 1,  # it always counts
+                RTCIMSC: self._imsc,
+                RTCRIS: self._ris,
+                RTCMIS: self._ris & self._imsc,
+            }
+            if offset not in registers:
+                self.events.invalid_read()
+            return registers.get(offset, 0)
+
+    def write(self, offset: int, value: int) -> None:
+        """Write 32 bits at `offset`; where there is no register, ignored.
+
+        RTCLR sets the counter. Bit 0 of RTCCR sets it back to the host's time,
+        as vm-superio does.
+        """
+        with self._lock:
+            self._catch_up()
+            if offset == RTCMR:
+                self._mr = value & _MASK
+                self._match(0)
+            elif offset == RTCLR:
+                self._lr = value & _MASK
+                self._load_counter(self._lr)
+            elif offset == RTCCR:
+                if value & 1:
+                    self._lr = 0
+                    self._offset_ns = self._wall_ns() - self._seen_ns
+                    self._match(0)
+            elif offset == RTCIMSC:
+                self._imsc = value & 1
+            elif offset == RTCICR:
+                self._ris &= ~value
+            else:
+                self.events.invalid_write()
+            self._raise()
+            self._set_timer()
+
+    def state(self) -> RtcState:
+        """A copy of everything, for `restore`."""
+        with self._lock:
+            self._catch_up()
+            counter_ns = self._counter_ns(self._seen_ns) % ((_MASK + 1) * _SECOND)
+            return RtcState(
+                lr=self._lr,
+                mr=self._mr,
+                imsc=self._imsc,
+                ris=self._ris,
+                counter_ns=counter_ns,
+            )
+
+    def restore(self, state: RtcState) -> None:
+        """Continue from `state`; an interrupt that was pending is raised again."""
+        with self._lock:
+            self._load(state)
+            self._raise()
+            self._set_timer()
+
+    def _power_on(self) -> None:
+        self._load(RtcState())
+        self._offset_ns = self._wall_ns() - self._seen_ns
+
+    def _load(self, state: RtcState) -> None:
+        self._lr = state.lr
+        self._mr = state.mr
+        self._imsc = state.imsc
+        self._ris = state.ris
+        self._mis = 0
+        self._seen_ns = self._clock.now_ns()
+        self._offset_ns = state.counter_ns - self._seen_ns
+
+    def _counter_ns(self, clock_ns: int) -> int:
+        return clock_ns + self._offset_ns
+
+    def _load_counter(self, value: int) -> None:
+        now = self._counter_ns(self._seen_ns) // _SECOND & _MASK
+        self._offset_ns += (value - now) * _SECOND
+        self._match(0)
+
+    def _catch_up(self) -> None:
+        """Notice a match since this was last called."""
+        before = self._counter_ns(self._seen_ns) // _SECOND
+        self._seen_ns = self._clock.now_ns()
+        self._match(self._counter_ns(self._seen_ns) // _SECOND - before - 1)
+        self._raise()
+
+    def _match(self, seconds: int) -> None:
+        """Set RIS if the counter was at RTCMR within the last `seconds`, or is."""
+        now = self._counter_ns(self._seen_ns) // _SECOND
+        if seconds >= 0 and (now - self._mr & _MASK) <= seconds:
+            self._ris = 1
+
+    def _raise(self) -> None:
+        mis = self._ris & self._imsc
+        if mis > self._mis:
+            self._interrupt_line.trigger()
+        self._mis = mis
+
+    def _set_timer(self) -> None:
+        if self._ris or not self._imsc:
+            return
+        counter_ns = self._counter_ns(self._seen_ns)
+        seconds = (self._mr - counter_ns // _SECOND - 1 & _MASK) + 1
+        wait_ns = min(seconds * _SECOND - counter_ns % _SECOND, _HORIZON_NS)
+        due_ns = self._seen_ns + wait_ns
+        if self._timer is not None:
+            if self._timer_due_ns <= due_ns:
+                return  # it will set the next one
+            self._timer.cancel()
+        self._timer_due_ns = due_ns
+        self._timer = self._clock.call_at(due_ns, self._on_timer)
+
+    def _on_timer(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._catch_up()
+            self._set_timer()
