@@ -1,4 +1,4 @@
-"""Adapters: where the PC's chips sit on the buses, and which interrupts they have.
+"""The PC platform: where its chips sit on the buses, and which interrupts they have.
 
 A chip knows its registers and nothing else. It was given InterruptLines when
 it was made; its adapter connects them to what the resource manager found, and
