@@ -1,0 +1,48 @@
+"""EventFd: a counter two threads, or a thread and KVM, wake each other with."""
+
+import os
+
+from .devices.errors import TriggerError
+
+
+class EventFd:
+    """A non-blocking eventfd. `close()` is idempotent."""
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def signal(self) -> None:
+        """Add one. A counter at its limit is signalled enough as it is."""
+        try:
+            os.eventfd_write(self.fd, 1)
+        except BlockingIOError:
+            return
+
+    def drain(self) -> None:
+        """Set the counter back to zero."""
+        try:
+            os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class EventFdTrigger:
+    """A devices.Trigger that ends in an eventfd, which irqfd listens to."""
+
+    def __init__(self) -> None:
+        self.eventfd = EventFd()
+
+    def trigger(self) -> None:
+        """Raise one edge. Raises TriggerError once the trigger is closed."""
+        try:
+            self.eventfd.signal()
+        except OSError as error:
+            raise TriggerError(f"interrupt eventfd: {error.strerror}") from error
+
+    def close(self) -> None:
+        self.eventfd.close()

@@ -1,0 +1,1 @@
+"""KVM's three objects (system, VM, vCPU) as Python objects over ioctl."""

@@ -1,0 +1,93 @@
+"""The one place where foreign functions are called; every other file is ordinary."""
+
+import ctypes
+import errno
+import os
+import signal
+from ctypes import c_int, c_ulong, c_void_p
+from typing import Final
+
+from ..errors import KvmError
+from . import abi
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+# Unlike fcntl.ioctl, whose integer argument ends at 2**31-1, this takes all of
+# a 64-bit address; it takes a struct by reference just as well.
+_ioctl = _libc.ioctl
+_ioctl.argtypes = (c_int, c_ulong, c_void_p)
+
+Argument = int | ctypes.Structure | ctypes.c_uint64
+
+
+def ioctl(fd: int, request: int, argument: Argument = 0) -> int:
+    """Issue a KVM ioctl and return its result, retrying EINTR.
+
+    Raises KvmError with errno and the ioctl's name.
+    """
+    passed = argument if isinstance(argument, int) else ctypes.byref(argument)
+    while True:
+        result: int = _ioctl(fd, request, passed)
+        if result >= 0:
+            return result
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise KvmError(code, f"{_name_of(request)} failed: {os.strerror(code)}")
+
+
+def _name_of(request: int) -> str:
+    for name, value in vars(abi).items():
+        if value == request and name.startswith("KVM_"):
+            return name
+    return f"ioctl {request:#x}"
+
+
+def run_ioctl(fd: int, request: int, argument: int) -> None:
+    """KVM_RUN where fcntl.ioctl would retry EINTR itself: CPython 3.14 and later.
+
+    Raises OSError, InterruptedError for EINTR.
+    """
+    if _ioctl(fd, request, argument) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def address_of(buffer: ctypes.Array[ctypes.c_char]) -> int:
+    """The host virtual address at which `buffer` starts."""
+    return ctypes.addressof(buffer)
+
+
+class _sigaction(ctypes.Structure):
+    """glibc's struct sigaction (x86-64)."""
+
+    _fields_ = [
+        ("sa_handler", c_void_p),
+        ("sa_mask", ctypes.c_uint8 * 128),
+        ("sa_flags", c_int),
+        ("sa_restorer", c_void_p),
+    ]
+
+
+KICK_SIGNAL: Final = int(signal.SIGRTMIN)
+_SIG_DFL: Final = 0
+_SIG_IGN: Final = 1
+
+
+def install_kick_handler() -> None:
+    """Make KICK_SIGNAL interrupt a system call and do nothing else.
+
+    `signal.signal` works in the main thread only, while machines may be run
+    from any, so this goes to libc. The handler is a C function, since it runs
+    in a thread that doesn't hold the GIL: getpid ignores its argument and is
+    async-signal-safe. A handler that somebody else installed serves as well.
+    """
+    current = _sigaction()
+    if _libc.sigaction(KICK_SIGNAL, None, ctypes.byref(current)) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"sigaction: {os.strerror(code)}")
+    if (current.sa_handler or _SIG_DFL) not in (_SIG_DFL, _SIG_IGN):
+        return
+    handler = ctypes.cast(_libc.getpid, c_void_p)
+    action = _sigaction(sa_handler=handler.value)  # no SA_RESTART: EINTR is the point
+    if _libc.sigaction(KICK_SIGNAL, ctypes.byref(action), None) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"sigaction: {os.strerror(code)}")

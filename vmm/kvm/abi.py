@@ -1,0 +1,260 @@
+"""KVM's ABI: numbers and structs under the kernel's own names.
+
+Everything here copies <linux/kvm.h> and <asm/kvm.h> (x86-64); a test compiles
+those headers and compares. API numbers are sections of the kernel's
+Documentation/virt/kvm/api.rst.
+"""
+
+from ctypes import (
+    Structure,
+    c_uint8,
+    c_uint16,
+    c_uint32,
+    c_uint64,
+    sizeof,
+)
+from typing import Final
+
+# <asm-generic/ioctl.h>: direction(2) size(14) type(8) nr(8)
+_IOC_WRITE: Final = 1
+_IOC_READ: Final = 2
+KVMIO: Final = 0xAE
+
+
+def _ioc(direction: int, nr: int, size: int) -> int:
+    return direction << 30 | size << 16 | KVMIO << 8 | nr
+
+
+def _IO(nr: int) -> int:
+    return _ioc(0, nr, 0)
+
+
+def _IOW(nr: int, size: int) -> int:
+    return _ioc(_IOC_WRITE, nr, size)
+
+
+def _IOR(nr: int, size: int) -> int:
+    return _ioc(_IOC_READ, nr, size)
+
+
+def _IOWR(nr: int, size: int) -> int:
+    return _ioc(_IOC_READ | _IOC_WRITE, nr, size)
+
+
+class kvm_userspace_memory_region(Structure):
+    _fields_ = [
+        ("slot", c_uint32),
+        ("flags", c_uint32),
+        ("guest_phys_addr", c_uint64),
+        ("memory_size", c_uint64),
+        ("userspace_addr", c_uint64),
+    ]
+
+
+class kvm_pit_config(Structure):
+    _fields_ = [("flags", c_uint32), ("pad", c_uint32 * 15)]
+
+
+class kvm_irqfd(Structure):
+    _fields_ = [
+        ("fd", c_uint32),
+        ("gsi", c_uint32),
+        ("flags", c_uint32),
+        ("resamplefd", c_uint32),
+        ("pad", c_uint8 * 16),
+    ]
+
+
+class kvm_regs(Structure):
+    rip: int
+    rflags: int
+    rsi: int
+    rsp: int
+    _fields_ = [
+        (name, c_uint64)
+        for name in (
+            "rax rbx rcx rdx rsi rdi rsp rbp r8 r9 r10 r11 r12 r13 r14 r15 rip rflags"
+        ).split()
+    ]
+
+
+class kvm_segment(Structure):
+    _fields_ = [
+        ("base", c_uint64),
+        ("limit", c_uint32),
+        ("selector", c_uint16),
+        ("type", c_uint8),
+        ("present", c_uint8),
+        ("dpl", c_uint8),
+        ("db", c_uint8),
+        ("s", c_uint8),
+        ("l", c_uint8),
+        ("g", c_uint8),
+        ("avl", c_uint8),
+        ("unusable", c_uint8),
+        ("padding", c_uint8),
+    ]
+
+
+class kvm_dtable(Structure):
+    base: int
+    limit: int
+    _fields_ = [
+        ("base", c_uint64),
+        ("limit", c_uint16),
+        ("padding", c_uint16 * 3),
+    ]
+
+
+class kvm_sregs(Structure):
+    cs: kvm_segment
+    ds: kvm_segment
+    es: kvm_segment
+    fs: kvm_segment
+    gs: kvm_segment
+    ss: kvm_segment
+    tr: kvm_segment
+    gdt: kvm_dtable
+    idt: kvm_dtable
+    cr0: int
+    cr3: int
+    cr4: int
+    efer: int
+    _fields_ = [
+        *((name, kvm_segment) for name in "cs ds es fs gs ss tr ldt".split()),
+        ("gdt", kvm_dtable),
+        ("idt", kvm_dtable),
+        *((name, c_uint64) for name in "cr0 cr2 cr3 cr4 cr8 efer apic_base".split()),
+        ("interrupt_bitmap", c_uint64 * 4),
+    ]
+
+
+class kvm_cpuid_entry2(Structure):
+    function: int
+    index: int
+    flags: int
+    eax: int
+    ebx: int
+    ecx: int
+    edx: int
+    _fields_ = [
+        (name, c_uint32) for name in "function index flags eax ebx ecx edx".split()
+    ] + [("padding", c_uint32 * 3)]
+
+
+KVM_MAX_CPUID_ENTRIES: Final = 256  # arch/x86/include/asm/kvm_host.h
+
+
+class kvm_cpuid2(Structure):
+    """Header and room for every entry that KVM can have."""
+
+    nent: int
+    _fields_ = [
+        ("nent", c_uint32),
+        ("padding", c_uint32),
+        ("entries", kvm_cpuid_entry2 * KVM_MAX_CPUID_ENTRIES),
+    ]
+
+
+class kvm_translation(Structure):
+    physical_address: int
+    valid: int
+    _fields_ = [
+        ("linear_address", c_uint64),
+        ("physical_address", c_uint64),
+        ("valid", c_uint8),
+        ("writeable", c_uint8),
+        ("usermode", c_uint8),
+        ("pad", c_uint8 * 5),
+    ]
+
+
+class kvm_msr_entry(Structure):
+    _fields_ = [("index", c_uint32), ("reserved", c_uint32), ("data", c_uint64)]
+
+
+class kvm_msrs(Structure):
+    """Header and room for the few MSRs that a boot protocol wants set."""
+
+    _fields_ = [
+        ("nmsrs", c_uint32),
+        ("pad", c_uint32),
+        ("entries", kvm_msr_entry * 8),
+    ]
+
+
+_CPUID2_HEADER: Final = kvm_cpuid2.entries.offset  # entries[] is a flexible array
+_MSRS_HEADER: Final = kvm_msrs.entries.offset
+
+# ioctls on /dev/kvm
+KVM_GET_API_VERSION: Final = _IO(0x00)  # API 4.1
+KVM_CREATE_VM: Final = _IO(0x01)  # API 4.2
+KVM_CHECK_EXTENSION: Final = _IO(0x03)  # API 4.4
+KVM_GET_VCPU_MMAP_SIZE: Final = _IO(0x04)  # API 4.5
+KVM_GET_SUPPORTED_CPUID: Final = _IOWR(0x05, _CPUID2_HEADER)  # API 4.46
+# ioctls on a VM
+KVM_CREATE_VCPU: Final = _IO(0x41)  # API 4.7
+KVM_SET_USER_MEMORY_REGION: Final = _IOW(
+    0x46, sizeof(kvm_userspace_memory_region)
+)  # API 4.35
+KVM_SET_TSS_ADDR: Final = _IO(0x47)  # API 4.36
+KVM_SET_IDENTITY_MAP_ADDR: Final = _IOW(0x48, sizeof(c_uint64))  # API 4.41
+KVM_CREATE_IRQCHIP: Final = _IO(0x60)  # API 4.24
+KVM_IRQFD: Final = _IOW(0x76, sizeof(kvm_irqfd))  # API 4.75
+KVM_CREATE_PIT2: Final = _IOW(0x77, sizeof(kvm_pit_config))  # API 4.71
+# ioctls on a vCPU
+KVM_RUN: Final = _IO(0x80)  # API 4.10
+KVM_GET_REGS: Final = _IOR(0x81, sizeof(kvm_regs))  # API 4.11
+KVM_SET_REGS: Final = _IOW(0x82, sizeof(kvm_regs))  # API 4.12
+KVM_GET_SREGS: Final = _IOR(0x83, sizeof(kvm_sregs))  # API 4.13
+KVM_SET_SREGS: Final = _IOW(0x84, sizeof(kvm_sregs))  # API 4.14
+KVM_TRANSLATE: Final = _IOWR(0x85, sizeof(kvm_translation))  # API 4.15
+KVM_SET_MSRS: Final = _IOW(0x89, _MSRS_HEADER)  # API 4.19
+KVM_SET_CPUID2: Final = _IOW(0x90, _CPUID2_HEADER)  # API 4.20
+
+KVM_API_VERSION: Final = 12  # "applications should refuse to run" on any other
+KVM_IRQFD_FLAG_DEASSIGN: Final = 1 << 0
+KVM_PIT_SPEAKER_DUMMY: Final = 1
+KVM_CPUID_FLAG_SIGNIFCANT_INDEX: Final = 1 << 0  # the kernel's spelling
+
+# KVM_CHECK_EXTENSION arguments
+KVM_CAP_IRQCHIP: Final = 0
+KVM_CAP_USER_MEMORY: Final = 3
+KVM_CAP_SET_TSS_ADDR: Final = 4
+KVM_CAP_EXT_CPUID: Final = 7
+KVM_CAP_NR_VCPUS: Final = 9
+KVM_CAP_NR_MEMSLOTS: Final = 10
+KVM_CAP_IRQFD: Final = 32
+KVM_CAP_PIT2: Final = 33
+KVM_CAP_IOEVENTFD: Final = 36
+KVM_CAP_SET_IDENTITY_MAP_ADDR: Final = 37
+KVM_CAP_MAX_VCPUS: Final = 66
+KVM_CAP_TSC_DEADLINE_TIMER: Final = 72
+KVM_CAP_X86_SMM: Final = 117
+KVM_CAP_IMMEDIATE_EXIT: Final = 136
+KVM_CAP_NESTED_STATE: Final = 157
+KVM_CAP_COALESCED_PIO: Final = 162
+
+# kvm_run (API 5), decoded by offset because the exit path builds no objects
+KVM_RUN_IMMEDIATE_EXIT: Final = 1
+KVM_RUN_EXIT_REASON: Final = 8
+KVM_RUN_UNION: Final = 32  # where the exit's own struct starts
+KVM_RUN_MMIO_DATA: Final = 40
+
+KVM_EXIT_UNKNOWN: Final = 0
+KVM_EXIT_IO: Final = 2
+KVM_EXIT_HLT: Final = 5
+KVM_EXIT_MMIO: Final = 6
+KVM_EXIT_IRQ_WINDOW_OPEN: Final = 7
+KVM_EXIT_SHUTDOWN: Final = 8
+KVM_EXIT_FAIL_ENTRY: Final = 9
+KVM_EXIT_INTR: Final = 10
+KVM_EXIT_INTERNAL_ERROR: Final = 17
+KVM_EXIT_SYSTEM_EVENT: Final = 24
+
+KVM_SYSTEM_EVENT_SHUTDOWN: Final = 1
+KVM_SYSTEM_EVENT_RESET: Final = 2
+KVM_SYSTEM_EVENT_CRASH: Final = 3
+
+KVM_INTERNAL_ERROR_EMULATION: Final = 1
+KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES: Final = 1 << 0

@@ -1,0 +1,68 @@
+"""A VM: memory slots, the in-kernel interrupt controllers and timer, irqfds."""
+
+from ctypes import c_uint64
+
+from ._fd import KvmFd
+from ._libc import ioctl
+from .abi import (
+    KVM_CREATE_IRQCHIP,
+    KVM_CREATE_PIT2,
+    KVM_CREATE_VCPU,
+    KVM_IRQFD,
+    KVM_IRQFD_FLAG_DEASSIGN,
+    KVM_PIT_SPEAKER_DUMMY,
+    KVM_SET_IDENTITY_MAP_ADDR,
+    KVM_SET_TSS_ADDR,
+    KVM_SET_USER_MEMORY_REGION,
+    kvm_irqfd,
+    kvm_pit_config,
+    kvm_userspace_memory_region,
+)
+from .vcpu import Vcpu
+
+
+class Vm(KvmFd):
+    """One virtual machine. Its methods are its ioctls; all raise KvmError.
+
+    Closing the VM while one of its vCPUs is open is fine: the kernel keeps it
+    until the last descriptor is gone.
+    """
+
+    def __init__(self, fd: int, vcpu_mmap_size: int) -> None:
+        super().__init__(fd)
+        self._vcpu_mmap_size = vcpu_mmap_size
+
+    def set_tss_addr(self, address: int) -> None:
+        """Place the three pages Intel needs for real mode; below 4 GiB, off RAM."""
+        ioctl(self.fd, KVM_SET_TSS_ADDR, address)
+
+    def set_identity_map_addr(self, address: int) -> None:
+        """Place the page Intel needs for unpaged mode; before any vCPU is made."""
+        ioctl(self.fd, KVM_SET_IDENTITY_MAP_ADDR, c_uint64(address))
+
+    def create_irqchip(self) -> None:
+        """Put the two PICs, the IOAPIC (GSI 0-23) and a LAPIC per vCPU in KVM."""
+        ioctl(self.fd, KVM_CREATE_IRQCHIP)
+
+    def create_pit2(self) -> None:
+        """Put the i8254 timer in KVM, with port 0x61 answered there as well."""
+        ioctl(self.fd, KVM_CREATE_PIT2, kvm_pit_config(flags=KVM_PIT_SPEAKER_DUMMY))
+
+    def set_user_memory_region(
+        self, slot: int, guest_addr: int, size: int, host_addr: int
+    ) -> None:
+        """Back guest physical [guest_addr, +size) by host memory, page-aligned."""
+        region = kvm_userspace_memory_region(slot, 0, guest_addr, size, host_addr)
+        ioctl(self.fd, KVM_SET_USER_MEMORY_REGION, region)
+
+    def assign_irqfd(self, eventfd: int, gsi: int) -> None:
+        """Let each write to `eventfd` pulse interrupt line `gsi` once."""
+        ioctl(self.fd, KVM_IRQFD, kvm_irqfd(eventfd, gsi))
+
+    def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
+        """Undo `assign_irqfd`; pending edges are delivered first."""
+        ioctl(self.fd, KVM_IRQFD, kvm_irqfd(eventfd, gsi, KVM_IRQFD_FLAG_DEASSIGN))
+
+    def create_vcpu(self, index: int) -> Vcpu:
+        """A new vCPU; `index` becomes its APIC id."""
+        return Vcpu(ioctl(self.fd, KVM_CREATE_VCPU, index), index, self._vcpu_mmap_size)
