@@ -1,0 +1,83 @@
+"""bzImage: the compressed kernel with its setup header.
+
+Source: the kernel's Documentation/arch/x86/boot.rst, "The Linux/x86 Boot
+Protocol", sections "The Real-Mode Kernel Header" and "64-bit Boot Protocol".
+"""
+
+import struct
+from typing import Final
+
+from .image import ImageFile, KernelImage, Segment
+
+# Offsets into the file, which are offsets into boot_params as well.
+SETUP_HEADER: Final = 0x1F1
+SETUP_SECTS: Final = 0x1F1
+BOOT_FLAG: Final = 0x1FE
+JUMP: Final = 0x200  # its displacement byte says where the header ends
+HEADER_MAGIC: Final = 0x202
+VERSION: Final = 0x206
+SYSSIZE: Final = 0x1F4
+LOADFLAGS: Final = 0x211
+INITRD_ADDR_MAX: Final = 0x22C
+KERNEL_ALIGNMENT: Final = 0x230
+RELOCATABLE_KERNEL: Final = 0x234
+XLOADFLAGS: Final = 0x236
+CMDLINE_SIZE: Final = 0x238
+PREF_ADDRESS: Final = 0x258
+INIT_SIZE: Final = 0x260
+HEADER_END_MAX: Final = 0x290  # where boot_params goes on with other fields
+
+HDRS: Final = b"HdrS"
+LOADED_HIGH: Final = 1 << 0
+XLF_KERNEL_64: Final = 1 << 0
+VERSION_MIN: Final = 0x020C
+ENTRY_64: Final = 0x200  # from where the protected-mode code is loaded
+PARAGRAPH: Final = 16
+SECTOR: Final = 512
+
+
+def is_bzimage(head: bytes) -> bool:
+    """Whether a file that starts with `head` has a setup header."""
+    return head[HEADER_MAGIC : HEADER_MAGIC + 4] == HDRS
+
+
+def parse_bzimage(file: ImageFile) -> KernelImage:
+    """Read the setup header. Raises ImageError, naming the field that is wrong."""
+    head = file.read(0, HEADER_END_MAX)
+    if len(head) < HEADER_END_MAX:
+        raise file.error(f"truncated: the setup header ends after {len(head)} bytes")
+
+    def get(offset: int, layout: str) -> int:
+        value: int = struct.unpack_from(layout, head, offset)[0]
+        return value
+
+    version = get(VERSION, "<H")
+    if version < VERSION_MIN:
+        raise file.error(
+            f"boot protocol {version >> 8}.{version & 0xFF:02d} is too old: "
+            "2.12 (Linux 3.8) or later is needed"
+        )
+    if not get(XLOADFLAGS, "<H") & XLF_KERNEL_64:
+        raise file.error("a 32-bit kernel (XLF_KERNEL_64 is not set): use a 64-bit one")
+    if not get(LOADFLAGS, "<B") & LOADED_HIGH:
+        raise file.error("loadflags lacks LOADED_HIGH: is it a zImage?")
+
+    code_offset = ((get(SETUP_SECTS, "<B") or 4) + 1) * SECTOR
+    code_size = get(SYSSIZE, "<I") * PARAGRAPH
+    missing = code_offset + code_size - file.size
+    if missing >= PARAGRAPH:  # syssize is rounded up
+        raise file.error(
+            f"truncated: {missing} bytes of its {code_offset + code_size} are missing"
+        )
+    start = get(PREF_ADDRESS, "<Q")
+    return KernelImage(
+        file=file,
+        format=f"bzImage, boot protocol {version >> 8}.{version & 0xFF}",
+        segments=[Segment(start, code_offset, min(code_size, file.size - code_offset))],
+        entry=start + ENTRY_64,
+        start=start,
+        end=start + max(get(INIT_SIZE, "<I"), code_size),
+        cmdline_size=get(CMDLINE_SIZE, "<I"),
+        initrd_addr_max=get(INITRD_ADDR_MAX, "<I"),
+        setup_header=head[SETUP_HEADER : JUMP + 2 + get(JUMP + 1, "<B")],
+    )

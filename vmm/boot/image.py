@@ -1,0 +1,105 @@
+"""Kernel images: what every format comes down to before it is loaded."""
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+
+from ..errors import ImageError
+from ..memory import GuestMemory
+from .layout import MIB
+
+
+class ImageFile:
+    """An image file held open, so that replacing it on disk changes nothing.
+
+    Raises ImageError, naming the role and the path, if it isn't a readable,
+    non-empty regular file.
+    """
+
+    def __init__(self, role: str, path: str | os.PathLike[str]) -> None:
+        self.role = role
+        self.path = os.fspath(path)
+        try:
+            # A FIFO would block an open for reading until somebody writes.
+            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise self.error(str(error.strerror).lower()) from None
+        status = os.fstat(self.fd)
+        self.size = status.st_size
+        problem = ""
+        if not stat.S_ISREG(status.st_mode):
+            problem = "is not a regular file"
+        elif self.size == 0:
+            problem = "is empty"
+        if problem:
+            self.close()
+            raise self.error(problem)
+
+    def error(self, problem: str) -> ImageError:
+        """An ImageError that names this file."""
+        return ImageError(f"{self.role} {self.path!r}: {problem}")
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes at `offset`; fewer at the end of the file."""
+        return os.pread(self.fd, size, offset)
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`file_size` bytes at `file_offset` that belong at guest `guest_addr`."""
+
+    guest_addr: int
+    file_offset: int
+    file_size: int
+
+
+@dataclass(frozen=True)
+class KernelImage:
+    """A kernel, parsed: what to load where, where to enter, what it can take.
+
+    Limits are bytes and inclusive. `end` is the first address after all that the
+    kernel uses before it looks at the memory map: its segments, its .bss, and the
+    room it decompresses into.
+    """
+
+    file: ImageFile
+    format: str
+    segments: Sequence[Segment]
+    entry: int
+    start: int
+    end: int
+    cmdline_size: int
+    initrd_addr_max: int
+    setup_header: bytes = field(default=b"", repr=False)
+
+    def check_fits(self, ram_end: int) -> None:
+        """Raises ImageError, saying how much it needs, unless RAM holds it all."""
+        if self.end > ram_end:
+            needed = -(-self.end // MIB)
+            raise self.file.error(
+                f"memory of {ram_end // MIB}M is too small: this kernel needs at "
+                f"least {needed}M to start; pass --memory {needed + 32}M or more"
+            )
+
+    def load(self, memory: GuestMemory) -> None:
+        """Copy the segments into RAM."""
+        for segment in self.segments:
+            memory.load(
+                self.file.fd,
+                segment.file_offset,
+                segment.file_size,
+                segment.guest_addr,
+            )

@@ -1,0 +1,109 @@
+"""GuestMemory: the guest's RAM, mapped once into our address space."""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from .errors import GuestAddressError, VmmError
+from .kvm._libc import address_of
+
+MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman-common.h>; not in Python's mmap
+
+
+class Range(NamedTuple):
+    """A run of guest physical addresses, in bytes."""
+
+    guest_addr: int
+    size: int
+
+
+class Region(NamedTuple):
+    """A range of RAM and where in our mapping it lies."""
+
+    guest_addr: int
+    size: int
+    offset: int
+
+
+class GuestMemory:
+    """Zeroed RAM at the given ranges, each a multiple of 4096 bytes.
+
+    The host commits pages only as they are touched. Raises VmmError if the host
+    doesn't give the address space.
+    """
+
+    def __init__(self, ranges: Iterable[Range]) -> None:
+        self.regions: list[Region] = []
+        size = 0
+        for guest_addr, length in ranges:
+            self.regions.append(Region(guest_addr, length, size))
+            size += length
+        self.size = size
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        try:
+            self._mmap = mmap.mmap(-1, size, flags=flags)
+        except OSError as error:
+            raise VmmError(
+                f"memory: the host refuses to map {size >> 20} MiB: {error.strerror}"
+            ) from None
+        self._export = (ctypes.c_char * size).from_buffer(self._mmap)
+        self._view = memoryview(self._mmap)
+        self._host_addr = address_of(self._export)
+
+    def host_addr(self, region: Region) -> int:
+        """The host virtual address that KVM is to map the region to."""
+        return self._host_addr + region.offset
+
+    def view(self, guest_addr: int, size: int) -> memoryview:
+        """A writable view of guest [guest_addr, +size).
+
+        Valid until `close()`. Raises GuestAddressError unless all of it is RAM.
+        """
+        for region in self.regions:
+            start = guest_addr - region.guest_addr
+            if 0 <= start <= region.size - size:
+                at = region.offset + start
+                return self._view[at : at + size]
+        raise GuestAddressError(
+            f"guest memory [{guest_addr:#x}, {guest_addr + size:#x}) is not RAM"
+        )
+
+    def write(
+        self, guest_addr: int, data: bytes | bytearray | ctypes.Structure
+    ) -> None:
+        """Copy `data` into RAM."""
+        source = memoryview(data).cast("B")
+        self.view(guest_addr, len(source))[:] = source
+
+    def read(self, guest_addr: int, size: int) -> bytes:
+        """A copy of `size` bytes of RAM."""
+        return bytes(self.view(guest_addr, size))
+
+    def load(self, fd: int, offset: int, size: int, guest_addr: int) -> None:
+        """Read a part of a file straight into RAM, without a copy in between.
+
+        Raises VmmError if the file has become shorter than that.
+        """
+        with self.view(guest_addr, size) as target:
+            done = 0
+            while done < size:
+                count = os.preadv(fd, [target[done:]], offset + done)
+                if count == 0:
+                    raise VmmError(
+                        f"the file ended {size - done} bytes early: it was changed "
+                        "while we read it"
+                    )
+                done += count
+
+    def discard(self) -> None:
+        """Give every page back to the host; all of RAM reads as zero again."""
+        self._mmap.madvise(mmap.MADV_DONTNEED)
+
+    def close(self) -> None:
+        """Unmap the RAM. No vCPU may run any more. Idempotent."""
+        if not self._mmap.closed:
+            self._view.release()
+            del self._export  # an exported buffer would make mmap.close() fail
+            self._mmap.close()
