@@ -1,0 +1,35 @@
+"""Board: the standard devices of the machine, made and wired together."""
+
+from collections.abc import Callable
+
+from .console import Console
+from .devices.clock import Clock
+from .devices.cmos_rtc import CmosRtc
+from .devices.i8042 import I8042Device
+from .devices.platform import CmosRtcPio, I8042Pio, SerialPio
+from .devices.serial import Serial
+from .devices.trigger import InterruptLine
+
+
+class _ResetLine:
+    """A Trigger that calls a function."""
+
+    def __init__(self, reset: Callable[[], None]) -> None:
+        self.trigger = reset
+
+
+class Board:
+    """What a PC has on its board: COM1, the i8042 with its keyboard, the RTC."""
+
+    def __init__(
+        self, console: Console, clock: Clock, reset: Callable[[], None]
+    ) -> None:
+        com1_irq, keyboard_irq, rtc_irq = (InterruptLine() for _ in range(3))
+        self.serial = Serial(com1_irq, console.sink, clock=clock, events=console)
+        self.i8042 = I8042Device(_ResetLine(reset), keyboard_irq)
+        self.rtc = CmosRtc(clock, rtc_irq)
+        self.devices = (
+            SerialPio(self.serial, com1_irq),
+            I8042Pio(self.i8042, keyboard_irq),
+            CmosRtcPio(self.rtc, rtc_irq),
+        )

@@ -1,0 +1,104 @@
+"""MachineConfig: what a user may choose, checked; errors name the field."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
+from .errors import ConfigError
+
+DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
+MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
+CPUS_MAX: Final = 32
+
+# Where scripts/build-guest puts its results, when we run from a checkout.
+BUILD_DIR: Final = Path(__file__).resolve().parent.parent / "guest" / "build"
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_SIZE: Final = re.compile(r"(\d+)([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """One machine. Raises ConfigError where a value can't be.
+
+    `kernel` None means the tiny guest of `scripts/build-guest`, `cmdline` None
+    the default one, to which `append` adds either way. `memory` is in bytes, or
+    a string such as "512M". `timeout` is in seconds from start; None: no limit.
+    `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio",
+    "null", "file:PATH", or "unix:PATH", on which we listen.
+    """
+
+    kernel: StrPath | None = None
+    initrd: StrPath | None = None
+    cmdline: str | None = None
+    append: str = ""
+    memory: int | str = "128M"
+    cpus: int = 1
+    timeout: float | None = None
+    on_reset: Literal["exit", "restart"] = "exit"
+    serial: str = "capture"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", parse_memory(self.memory))
+        if not 1 <= self.cpus <= CPUS_MAX:
+            raise ConfigError(f"cpus: {self.cpus} is not within 1..{CPUS_MAX}")
+        if self.timeout is not None and not 0 < self.timeout < 1e9:
+            raise ConfigError(f"timeout: {self.timeout} is no time in seconds")
+        if self.on_reset not in ("exit", "restart"):
+            raise ConfigError(f"on_reset: {self.on_reset!r} is not exit or restart")
+        kind, _, path = self.serial.partition(":")
+        plain = self.serial in ("capture", "stdio", "null")
+        if not plain and not (kind in ("file", "unix") and path):
+            raise ConfigError(
+                f"serial: {self.serial!r} is not stdio, null, file:PATH or unix:PATH"
+            )
+
+    @property
+    def memory_size(self) -> int:
+        """`memory` in bytes."""
+        assert isinstance(self.memory, int)
+        return self.memory
+
+    @property
+    def full_cmdline(self) -> str:
+        """The kernel's command line, with `append` added."""
+        base = DEFAULT_CMDLINE if self.cmdline is None else self.cmdline
+        return f"{base} {self.append}".strip()
+
+    def images(self) -> tuple[StrPath, StrPath | None]:
+        """Kernel and initrd. Raises ConfigError if the tiny guest isn't built."""
+        if self.kernel is not None:
+            return self.kernel, self.initrd
+        kernel, initrd = BUILD_DIR / "vmlinux-tiny", BUILD_DIR / "initramfs-tiny.cpio"
+        if not kernel.exists() or not initrd.exists():
+            raise ConfigError(
+                "kernel: none was given and the tiny guest isn't built: pass --kernel, "
+                "or run scripts/build-guest in a checkout"
+            )
+        return kernel, self.initrd or initrd
+
+
+def parse_memory(value: int | str) -> int:
+    """Bytes of RAM from 536870912, "512M" or "2G". Raises ConfigError."""
+    size = value if isinstance(value, int) else parse_size("memory", value)
+    if size < MEMORY_MIN:
+        hint = f"; did you mean {size}M?" if 0 < size < MIB else ""
+        raise ConfigError(f"memory: {value} is less than {MEMORY_MIN // MIB}M{hint}")
+    if size > MEMORY_MAX:
+        raise ConfigError(f"memory: {value} is more than {MEMORY_MAX // GIB}G")
+    if size % PAGE_SIZE:
+        raise ConfigError(f"memory: {value} is not a multiple of {PAGE_SIZE} bytes")
+    return size
+
+
+def parse_size(field: str, text: str) -> int:
+    """Bytes from a number with K, M or G, powers of 1024. Raises ConfigError."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise ConfigError(f"{field}: {text!r} is no size: write 512M, 2G or 1048576K")
+    return int(match[1]) * _UNITS[match[2].upper()]

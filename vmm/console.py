@@ -1,0 +1,173 @@
+"""Console: the host side of ttyS0, between the Serial device and an endpoint."""
+
+import os
+import re
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+from .capture import CaptureEndpoint, Pattern
+from .devices.errors import FullFifo
+from .devices.serial import Serial, SerialEvents
+from .devices.buffered_sink import BufferedSink
+from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
+from .event_loop import EventLoop
+from .panic_watch import PanicWatch
+from .result import RunResult
+from .unix_endpoint import UnixEndpoint
+
+# Bytes come one by one; collecting them this long makes one write of a line
+# and costs nobody anything that can be seen.
+COLLECT_NS: Final = 2_000_000
+CHUNK: Final = 64 << 10
+HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
+
+
+class Console(SerialEvents):
+    """Moves bytes both ways on the loop's thread; a user may call from any.
+
+    Output: Serial -> `sink` -> endpoint. Input: endpoint or `send` -> a queue ->
+    Serial, as the guest drains its FIFO. `on_failure` is told when the endpoint
+    can't be written any more; what the guest prints from then on is discarded.
+    """
+
+    def __init__(
+        self, loop: EventLoop, where: str, on_failure: Callable[[str], None]
+    ) -> None:
+        """`where` is MachineConfig.serial. Raises ConfigError if it can't be opened."""
+        self._loop = loop
+        self._on_failure = on_failure
+        self.sink = BufferedSink(on_data=self._on_data)
+        self._panic = PanicWatch()
+        self.first_output_ns: int | None = None
+        self.input_filter: Callable[[bytes], bytes] = bytes
+        self._serial: Serial | None = None
+        self._capture = CaptureEndpoint(self)
+        self._cleanup = ExitStack()
+        self._endpoint = self._open(where)
+        self._lock = threading.Lock()  # for the input queue
+        self._input = bytearray()
+        self._drained = threading.Event()
+        self._abandoned = False
+
+    def _open(self, where: str) -> Endpoint:
+        kind, _, path = where.partition(":")
+        endpoint: Endpoint
+        if kind == "capture":
+            return self._capture
+        if kind == "null":
+            return NullEndpoint()
+        if kind == "unix":
+            endpoint = UnixEndpoint(self._loop, self, path)
+        elif kind == "file":
+            fd = open_output_file(path)
+            self._cleanup.callback(os.close, fd)
+            endpoint = FdEndpoint(self._loop, self, fd)
+        else:
+            endpoint = FdEndpoint(self._loop, self, fd_out=1, fd_in=0)
+        self._cleanup.callback(endpoint.close)
+        return endpoint
+
+    def connect(self, serial: Serial) -> None:
+        """Wire the device's input, before the loop starts."""
+        self._serial = serial
+
+    def close(self) -> None:
+        """Close what was opened for the console; after the loop has stopped."""
+        self._cleanup.close()
+
+    # Output
+
+    def _on_data(self) -> None:
+        now = self._loop.now_ns()
+        if self.first_output_ns is None:
+            self.first_output_ns = now
+        self._loop.call_at(now + COLLECT_NS, self.endpoint_ready)
+
+    def endpoint_ready(self) -> None:
+        """Give the endpoint what it takes. On the loop's thread."""
+        while data := bytes(self.sink.peek(CHUNK)):
+            try:
+                taken = self._endpoint.write(data)
+            except OSError as error:
+                self._on_failure(f"the console's output can't be written: {error}")
+                self._endpoint = NullEndpoint()
+                continue
+            self._panic.feed(data[:taken])
+            self.sink.consume(taken)
+            if taken < len(data):
+                return
+        self._drained.set()
+
+    def finish(self, timeout: float | None) -> None:
+        """Wait until the endpoint has taken all, or `abandon`, or `timeout` seconds.
+
+        For when the guest has stopped.
+        """
+        self._drained.clear()
+        self._loop.call_soon(self.endpoint_ready)
+        self._drained.wait(HURRY_S if self._abandoned else timeout)
+
+    def abandon(self) -> None:
+        """Don't let `finish` wait for a reader that takes its time."""
+        self._abandoned = True
+        self._drained.set()
+
+    def end(self, result: RunResult) -> None:
+        """The run is over: `expect` waits no longer for what it hasn't got."""
+        self._capture.end(result)
+
+    @property
+    def panic_line(self) -> str | None:
+        """The guest's panic message, though no reader may have taken it yet."""
+        ahead = self._panic.look_ahead(bytes(self.sink.peek(len(self.sink))))
+        return self._panic.line or ahead
+
+    # What a test does with it, where `serial` is "capture"
+
+    def expect(self, pattern: Pattern, timeout: float = 30) -> re.Match[bytes]:
+        """Wait up to `timeout` seconds for a str, bytes or bytes regex.
+
+        Output up to the match's end is consumed; the match object has it all in
+        `.string`. Raises ExpectTimeout, or GuestEnded at once when the run is
+        over and the pattern hasn't come.
+        """
+        return self._capture.expect(pattern, timeout)
+
+    def read(self) -> bytes:
+        """All that was printed and not yet consumed; consumes it."""
+        return self._capture.read()
+
+    # Input
+
+    def send(self, data: bytes | str) -> None:
+        """Type `data`; returns at once, and the guest reads as fast as it can."""
+        with self._lock:
+            self._input += data.encode() if isinstance(data, str) else data
+        self._loop.call_soon(self._feed)
+
+    def endpoint_input(self, data: bytes) -> bool:
+        """Type what came from the endpoint; False if some of it has to wait."""
+        with self._lock:
+            self._input += self.input_filter(data)
+        self._feed()
+        return not self._input
+
+    def in_buffer_empty(self) -> None:
+        """The guest has drained its FIFO: SerialEvents, on a vCPU's thread."""
+        if self._input:
+            self._loop.call_soon(self._feed)
+
+    def _feed(self) -> None:
+        assert self._serial is not None
+        with self._lock:
+            while self._input:
+                try:
+                    taken = self._serial.enqueue_raw_bytes(bytes(self._input[:64]))
+                except FullFifo:
+                    return
+                if taken == 0:  # loopback refuses the host
+                    return
+                del self._input[:taken]
+        self._endpoint.resume_input()

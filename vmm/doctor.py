@@ -1,0 +1,37 @@
+"""`vmm doctor`: explain this host's KVM to a person, or to a script as JSON."""
+
+import json
+from dataclasses import asdict
+
+from .host import OPTIONAL_CAPABILITIES, HostReport, examine
+from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES
+
+
+def run_doctor(as_json: bool) -> int:
+    """Print the report; returns 0 if guests can run here, else 1."""
+    report = examine()
+    if as_json:
+        print(json.dumps(asdict(report), indent=2))
+    else:
+        print("\n".join(_lines(report)))
+    return 0 if report.usable else 1
+
+
+def _lines(report: HostReport) -> list[str]:
+    lines = [
+        f"KVM         {report.kind}{f' ({report.module})' if report.module else ''}: "
+        f"{report.explanation}",
+        f"{DEV_KVM}    {report.permission}",
+    ]
+    for title, names in (
+        ("needed", REQUIRED_CAPABILITIES),
+        ("used if there", OPTIONAL_CAPABILITIES),
+    ):
+        for name in names:
+            if name in report.capabilities:
+                value = report.capabilities[name]
+                lines.append(f"  {name:<32} {value or 'missing':<8} {title}")
+    lines += [f"problem: {problem}" for problem in report.problems]
+    if not report.problems:
+        lines.append("no problems found")
+    return lines

@@ -1,0 +1,148 @@
+"""EventLoop: one thread for all that is not a vCPU: descriptors and timers."""
+
+import heapq
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from itertools import count
+from typing import Final
+
+from .devices.clock import Timer
+from .eventfd import EventFd
+
+READ: Final = selectors.EVENT_READ
+WRITE: Final = selectors.EVENT_WRITE
+
+Callback = Callable[[], None]
+
+
+class _Timer:
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callback) -> None:
+        self.callback: Callback | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class EventLoop:
+    """A selector and a heap of timers; also the devices' Clock.
+
+    `call_at` and `call_soon` may be used from any thread; descriptors are
+    watched and unwatched on the loop's own thread, or before it starts. What a
+    callback raises stops the loop and is handed to `on_error`.
+    """
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        self._on_error = on_error
+        self._selector = selectors.DefaultSelector()
+        self._wake = EventFd()
+        self._selector.register(self._wake.fd, READ, self._wake.drain)
+        self._always_ready: dict[int, Callback] = {}
+        self._lock = threading.Lock()  # for the two below
+        self._timers: list[tuple[int, int, _Timer]] = []
+        self._stopping = False
+        self._order = count()
+        self._thread = threading.Thread(target=self._main, name="vmm-events")
+
+    # The Clock protocol
+
+    def now_ns(self) -> int:
+        """CLOCK_MONOTONIC in nanoseconds."""
+        return time.monotonic_ns()
+
+    def call_at(self, when_ns: int, callback: Callback) -> Timer:
+        """Call `callback` on the loop's thread, once, when `when_ns` has come."""
+        timer = _Timer(callback)
+        with self._lock:
+            heapq.heappush(self._timers, (when_ns, next(self._order), timer))
+            is_next = self._timers[0][2] is timer
+        if is_next:
+            self._wake.signal()
+        return timer
+
+    def call_soon(self, callback: Callback) -> None:
+        """Call `callback` on the loop's thread as soon as it is free."""
+        self.call_at(0, callback)
+
+    # Descriptors
+
+    def watch(self, fd: int, events: int, callback: Callback) -> None:
+        """Call `callback` whenever `fd` is ready; replaces an earlier watch."""
+        try:
+            if fd in self._selector.get_map():
+                self._selector.modify(fd, events, callback)
+            else:
+                self._selector.register(fd, events, callback)
+        except PermissionError:  # epoll's word for files, which are always ready
+            self._always_ready[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching `fd`; before it is closed. Idempotent."""
+        if self._always_ready.pop(fd, None) is None and (
+            fd in self._selector.get_map()
+        ):
+            self._selector.unregister(fd)
+
+    # The thread
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and wait for it; callbacks that are due still run.
+
+        Idempotent; not to be called on the loop's own thread.
+        """
+        with self._lock:
+            self._stopping = True
+        self._wake.signal()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Stop, and close what the loop itself has opened. Idempotent."""
+        if self._wake.fd >= 0:
+            self.stop()
+            self._selector.close()
+            self._wake.close()
+
+    def _main(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+            self._run_due()
+        except Exception as error:
+            self._on_error(error)
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._timeout()):
+            if key.fileobj in self._selector.get_map():  # not unwatched just now
+                key.data()
+        for fd, callback in list(self._always_ready.items()):
+            if fd in self._always_ready:
+                callback()
+        self._run_due()
+
+    def _timeout(self) -> float | None:
+        if self._always_ready:
+            return 0
+        with self._lock:
+            if not self._timers:
+                return None
+            return max(0, self._timers[0][0] - self.now_ns()) / 1e9
+
+    def _run_due(self) -> None:
+        """Run what is due now; what these callbacks add waits for its turn."""
+        now = self.now_ns()
+        due: list[_Timer] = []
+        with self._lock:
+            while self._timers and self._timers[0][0] <= now:
+                due.append(heapq.heappop(self._timers)[2])
+        for timer in due:
+            callback, timer.callback = timer.callback, None
+            if callback is not None:
+                callback()

@@ -1,0 +1,240 @@
+"""Machine: one virtual machine, from its configuration to its result."""
+
+import threading
+from contextlib import ExitStack
+from typing import Self
+
+from .board import Board
+from .boot.image import ImageFile
+from .boot.kernel import open_kernel
+from .boot.layout import ram_ranges
+from .boot.linux import LinuxBoot
+from .config import MachineConfig
+from .console import HURRY_S, Console
+from .device_manager import DeviceManager
+from .devices.device_io import DeviceIo
+from .devices.io_manager import IoManager
+from .devices.resource_manager import ResourceManager
+from .errors import VmmError
+from .event_loop import EventLoop
+from .kvm._libc import install_kick_handler
+from .kvm.kvm import Kvm
+from .memory import GuestMemory
+from .power_cycle import PowerCycle
+from .result import EXIT_CODES, ExitReason, RunResult
+from .run_control import End, RunControl
+
+
+class Machine:
+    """A machine that runs once, over as many boots as its guest resets.
+
+    The constructor checks everything that can be checked: it raises ConfigError
+    (a field of the configuration), ImageError (a file), KvmUnavailable (the
+    host). `start`, `wait`, `stop` and `close` may be called from any thread;
+    leaving the `with` block stops the guest and releases everything.
+
+    Threads: vCPU 0's also builds the VM of every further boot; the event loop's
+    does all host I/O. Lock order: DeviceManager, a device, its sink, RunControl.
+    """
+
+    def __init__(self, config: MachineConfig | None = None) -> None:
+        self.config = config or MachineConfig()
+        self._control = RunControl()
+        self._io_manager = IoManager()
+        self._devices = DeviceManager(ResourceManager(), self._io_manager)
+        self._result: RunResult | None = None
+        self._done = threading.Event()
+        self._exits: dict[str, int] = {}
+        self._resets = 0
+        self._started_ns: int | None = None
+        with ExitStack() as stack:
+            self._boot = _open_boot(self.config, stack)
+            self._kvm = stack.enter_context(Kvm())
+            self._memory = GuestMemory(ram_ranges(self.config.memory_size))
+            stack.callback(self._memory.close)
+            self._loop = EventLoop(self._on_error)
+            stack.callback(self._loop.close)
+            self.console = Console(self._loop, self.config.serial, self._fail)
+            stack.callback(self.console.close)
+            stack.callback(self._loop.stop)  # before what its callbacks use is closed
+            stack.callback(self._devices.close)
+            self._board = Board(self.console, self._loop, self._reset)
+            for device in self._board.devices:
+                self._devices.add(device)
+            self.console.connect(self._board.serial)
+            self._cleanup = stack.pop_all()
+        self._thread = threading.Thread(target=self._main, name="vmm-vcpu0")
+
+    # What a user does
+
+    def start(self) -> None:
+        """Power on; returns while the guest boots. Raises VmmError, KvmError."""
+        if self._started_ns is not None:
+            raise VmmError("this machine was started already: make another")
+        install_kick_handler()
+        self._cycle = self._power_on()
+        self._started_ns = self._loop.now_ns()
+        if self.config.timeout is not None:
+            due = self._started_ns + int(self.config.timeout * 1e9)
+            self._loop.call_at(due, self._on_timeout)
+        self._loop.start()
+        self._thread.start()
+
+    def wait(self, timeout: float | None = None) -> RunResult:
+        """Wait for the end of the run, up to `timeout` seconds.
+
+        Raises TimeoutError if the guest still runs then; it goes on running.
+        """
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the guest still runs after {timeout} s")
+        assert self._result is not None
+        return self._result
+
+    def run(self) -> RunResult:
+        """`start` and `wait`."""
+        self.start()
+        return self.wait()
+
+    def stop(self, detail: str = "", exit_code: int | None = None) -> None:
+        """End the run now, with reason `stopped`; returns before it has ended."""
+        self._control.finish(End(ExitReason.STOPPED, detail, exit_code))
+        self.console.abandon()
+
+    def plug(self, device: DeviceIo) -> None:
+        """Put a device of the user's on the buses, before start or while it runs.
+
+        Raises ResourceError or DeviceOverlap if it doesn't fit.
+        """
+        self._devices.add(device)
+
+    def unplug(self, device: DeviceIo) -> None:
+        """Take a device off again. Raises NoDevice if it isn't plugged in."""
+        self._devices.remove(device)
+
+    @property
+    def error(self) -> Exception | None:
+        """What was raised, when the result's reason is `error`."""
+        return self._control.end.error if self._control.end else None
+
+    def close(self) -> None:
+        """Stop the guest if it runs, and release everything. Idempotent."""
+        self.stop("the machine was closed")
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What makes it end
+
+    def _reset(self) -> None:
+        """The guest pulled the reset line: it takes effect after this access."""
+        self._control.finish(End(ExitReason.RESET))
+
+    def _on_timeout(self) -> None:
+        detail = f"the guest still ran after {self.config.timeout:g} s"
+        self._control.finish(End(ExitReason.TIMEOUT, detail))
+        self.console.abandon()
+
+    def _on_error(self, error: Exception) -> None:
+        self._fail(f"{type(error).__name__}: {error}", error)
+
+    def _fail(self, detail: str, error: Exception | None = None) -> None:
+        self._control.finish(End(ExitReason.ERROR, detail, error=error))
+        self.console.abandon()
+
+    # Its life, on vCPU 0's thread
+
+    def _power_on(self) -> PowerCycle:
+        return PowerCycle(
+            self._kvm,
+            self._memory,
+            self._boot,
+            self._devices,
+            self._io_manager,
+            self._control,
+        )
+
+    def _main(self) -> None:
+        try:
+            self._run_cycle()
+            while self._boots_again():
+                self._memory.discard()
+                self._devices.reset()
+                self._resets += 1
+                self._control.rearm()
+                self._cycle = self._power_on()
+                self._run_cycle()
+        except Exception as error:
+            self._on_error(error)
+        self._result = self._conclude()
+        self.console.end(self._result)
+        self._done.set()
+
+    def _run_cycle(self) -> None:
+        try:
+            self._cycle.run()
+        finally:
+            for kind, count in self._cycle.exits.items():
+                self._exits[kind] = self._exits.get(kind, 0) + count
+            self._cycle.close()
+
+    def _boots_again(self) -> bool:
+        end = self._control.end
+        return (
+            self.config.on_reset == "restart"
+            and end is not None
+            and end.reason is ExitReason.RESET
+            and self.console.panic_line is None
+        )
+
+    def _conclude(self) -> RunResult:
+        end = self._control.end
+        assert end is not None
+        assert self._started_ns is not None
+        hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
+        wall_ns = self._loop.now_ns() - self._started_ns
+        self.console.finish(HURRY_S if hurried else None)
+        resets = self._resets
+        panic = self.console.panic_line
+        if end.reason is ExitReason.RESET:
+            resets += 1
+            if panic is not None:
+                end = End(ExitReason.PANIC, panic)
+        first_ns = self.console.first_output_ns
+        return RunResult(
+            reason=end.reason,
+            exit_code=(
+                EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
+            ),
+            detail=end.detail,
+            resets=resets,
+            wall_s=round(wall_ns / 1e9, 6),
+            first_output_s=(
+                None
+                if first_ns is None
+                else round((first_ns - self._started_ns) / 1e9, 6)
+            ),
+            exits=self._exits,
+            console_bytes=self.console.sink.accepted,
+        )
+
+
+def _open_boot(config: MachineConfig, stack: ExitStack) -> LinuxBoot:
+    kernel_path, initrd_path = config.images()
+    kernel = open_kernel(kernel_path)
+    stack.callback(kernel.file.close)
+    initrd = None
+    if initrd_path is not None:
+        initrd = stack.enter_context(ImageFile("initrd", initrd_path))
+    return LinuxBoot(
+        kernel=kernel,
+        initrd=initrd,
+        cmdline=config.full_cmdline.encode(errors="surrogateescape"),
+        memory_size=config.memory_size,
+        cpus=config.cpus,
+    )

@@ -1,0 +1,56 @@
+"""How a run ended: a typed reason, an exit code, and what was counted."""
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+
+
+class ExitReason(Enum):
+    """Why a run ended. Values are what `--result` writes."""
+
+    RESET = "reset"
+    POWEROFF = "poweroff"
+    EXITED = "exited"
+    CRASH = "crash"
+    PANIC = "panic"
+    HANG = "hang"
+    TIMEOUT = "timeout"
+    STOPPED = "stopped"
+    ERROR = "error"
+
+
+EXIT_CODES = {
+    ExitReason.RESET: 0,
+    ExitReason.POWEROFF: 0,
+    ExitReason.EXITED: 0,
+    ExitReason.ERROR: 1,
+    ExitReason.CRASH: 33,
+    ExitReason.PANIC: 34,
+    ExitReason.HANG: 35,
+    ExitReason.TIMEOUT: 124,
+    ExitReason.STOPPED: 130,
+}
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The outcome of one run; picklable. Times are in seconds, sizes in bytes.
+
+    `exit_code` is what `vmm run` ends with. `guest_status` is the status of a
+    guest's command where one is passed on, and None where the code is ours.
+    `exits` counts exits to us by kind, over all vCPUs and boots.
+    """
+
+    reason: ExitReason
+    exit_code: int
+    guest_status: int | None = None
+    detail: str = ""
+    resets: int = 0
+    wall_s: float = 0.0
+    first_output_s: float | None = None
+    exits: dict[str, int] = field(default_factory=dict)
+    console_bytes: int = 0
+
+    def to_dict(self) -> dict[str, object]:
+        """The contents of `--result FILE.json`."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**values, "reason": self.reason.value}

@@ -1,0 +1,137 @@
+"""The hot path: KVM_RUN, decode why it returned, dispatch to the bus.
+
+Source: KVM API section 5, "The kvm_run structure".
+"""
+
+import sys
+from fcntl import ioctl
+from struct import Struct
+from typing import Final
+
+from .devices.io_manager import IoManager
+from .exit_detail import describe_exit
+from .kvm._libc import run_ioctl
+from .kvm.abi import (
+    KVM_EXIT_INTR,
+    KVM_EXIT_IO,
+    KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_MMIO,
+    KVM_EXIT_SYSTEM_EVENT,
+    KVM_RUN,
+    KVM_RUN_EXIT_REASON,
+    KVM_RUN_MMIO_DATA,
+    KVM_RUN_UNION,
+    KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN,
+)
+from .kvm.vcpu import Vcpu
+from .memory import GuestMemory
+from .result import ExitReason
+from .run_control import End, RunControl
+
+# exit_reason, and in the union: direction, size, port, count, data_offset
+_EXIT_IO: Final = Struct("<I20xBBHIQ").unpack_from
+# phys_addr, (data), len, is_write
+_EXIT_MMIO: Final = Struct("<Q8xIB").unpack_from
+_SYSTEM_EVENT: Final = Struct("<I").unpack_from
+_SYSTEM_EVENTS: Final = {
+    KVM_SYSTEM_EVENT_RESET: End(ExitReason.RESET),
+    KVM_SYSTEM_EVENT_SHUTDOWN: End(ExitReason.POWEROFF),
+}
+
+# From 3.14 on fcntl.ioctl retries EINTR in C, so that a vCPU whose immediate_exit
+# is set would spin for ever; before, it is twice as fast as ctypes.
+_run = run_ioctl if sys.version_info >= (3, 14) else ioctl
+
+
+class RunLoop:
+    """Runs one vCPU on the calling thread until its RunControl has an end.
+
+    `exits` counts by kind. An exception that a device raises passes through
+    `run`; `blame` then tells whose and where.
+    """
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        memory: GuestMemory,
+        io_manager: IoManager,
+        control: RunControl,
+    ) -> None:
+        self.vcpu = vcpu
+        self._memory = memory
+        self._io_manager = io_manager
+        self._control = control
+        self.exits = {"io": 0, "mmio": 0, "intr": 0, "other": 0}
+
+    def run(self) -> None:
+        """Run until the end. Raises what devices raise, and OSError of KVM_RUN."""
+        self._control.enter(self.vcpu)
+        try:
+            self._loop()
+        finally:
+            self._control.leave(self.vcpu)
+
+    def _loop(self) -> None:
+        control, exits = self._control, self.exits
+        fd, run = self.vcpu.fd, self.vcpu.run
+        pio_read, pio_write = self._io_manager.pio_read, self._io_manager.pio_write
+        while control.end is None:
+            try:
+                _run(fd, KVM_RUN, 0)
+            except InterruptedError:
+                exits["intr"] += 1
+                continue
+            reason, is_write, size, port, count, start = _EXIT_IO(
+                run, KVM_RUN_EXIT_REASON
+            )
+            if reason == KVM_EXIT_IO:
+                exits["io"] += 1
+                access = pio_write if is_write else pio_read
+                if count == 1:
+                    access(port, run[start : start + size])
+                else:  # rep ins/outs: the port stays, the data goes on
+                    for at in range(start, start + size * count, size):
+                        access(port, run[at : at + size])
+            elif reason == KVM_EXIT_MMIO:
+                exits["mmio"] += 1
+                address, size, is_write = _EXIT_MMIO(run, KVM_RUN_UNION)
+                data = run[KVM_RUN_MMIO_DATA : KVM_RUN_MMIO_DATA + size]
+                if is_write:
+                    self._io_manager.mmio_write(address, data)
+                else:
+                    self._io_manager.mmio_read(address, data)
+            else:
+                exits["other"] += 1
+                self._rare(reason)
+
+    def _rare(self, reason: int) -> None:
+        """An exit that is no access: nothing to do, or the end of the run."""
+        if reason in (KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN):
+            return
+        end = None
+        if reason == KVM_EXIT_SYSTEM_EVENT:
+            end = _SYSTEM_EVENTS.get(_SYSTEM_EVENT(self.vcpu.run, KVM_RUN_UNION)[0])
+        self._control.finish(
+            end or End(ExitReason.CRASH, describe_exit(self.vcpu, self._memory, reason))
+        )
+
+    def blame(self, error: Exception) -> str:
+        """Name the device and the access during which `error` was raised."""
+        reason, is_write, size, port, _, _ = _EXIT_IO(
+            self.vcpu.run, KVM_RUN_EXIT_REASON
+        )
+        if reason == KVM_EXIT_IO:
+            device = self._io_manager.device_at_port(port)
+            where = f"port {port:#x}"
+        elif reason == KVM_EXIT_MMIO:
+            address, size, is_write = _EXIT_MMIO(self.vcpu.run, KVM_RUN_UNION)
+            device = self._io_manager.device_at_address(address)
+            where = f"address {address:#x}"
+        else:
+            return f"{type(error).__name__}: {error}"
+        access = "write to" if is_write else "read of"
+        return (
+            f"device {type(device).__name__} raised {type(error).__name__}: {error} "
+            f"during a {size}-byte {access} {where}"
+        )

@@ -1,0 +1,126 @@
+"""UnixEndpoint: ttyS0 on a unix socket that we listen on."""
+
+import os
+import socket
+import stat
+
+from .endpoint import Host, Input, Output, send_nonblocking
+from .errors import ConfigError
+from .event_loop import READ, EventLoop
+
+
+class UnixEndpoint:
+    """Serves one client at a time; a second one is hung up on.
+
+    While nobody is connected, the last `backlog` bytes are kept for the next
+    client and what is older is thrown away: the guest must not wait for a
+    client that may never come. Raises ConfigError if it can't listen.
+    """
+
+    def __init__(
+        self, loop: EventLoop, host: Host, path: str, backlog: int = 1 << 19
+    ) -> None:
+        self._loop = loop
+        self._host = host
+        self._path = path
+        self._backlog = backlog
+        self._kept = bytearray()
+        self._client: socket.socket | None = None
+        self._input: Input | None = None
+        self._output: Output | None = None
+        self._listener = listen(path)
+        loop.watch(self._listener.fileno(), READ, self._on_connect)
+
+    def write(self, data: bytes) -> int:
+        if self._output is None:
+            self._kept += data
+            del self._kept[: -self._backlog]
+            return len(data)
+        return 0 if self._kept else self._send(data)
+
+    def resume_input(self) -> None:
+        if self._input is not None:
+            self._input.resume()
+
+    def close(self) -> None:
+        self._hang_up()
+        self._listener.close()
+        if os.path.exists(self._path):
+            os.unlink(self._path)
+
+    def _on_connect(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it went away before we came
+            return
+        if self._client is not None:
+            client.close()
+            return
+        self._client = client
+        self._input = Input(self._loop, client.fileno(), self._host, self._on_gone)
+        # A descriptor of its own, so that both directions are watched apart.
+        own = os.dup(client.fileno())
+        self._output = Output(self._loop, own, send_nonblocking, self._on_room)
+        self._on_room()
+
+    def _on_gone(self) -> None:
+        if self._output is not None:
+            self._output.unwatch()
+        self._hang_up()
+        self._host.endpoint_ready()  # what it didn't take is kept for the next
+
+    def _hang_up(self) -> None:
+        if self._client is not None and self._output is not None:
+            self._output.close()
+            self._client.close()
+        self._client = self._input = self._output = None
+
+    def _on_room(self) -> None:
+        while self._kept:
+            taken = self._send(bytes(self._kept))
+            if taken == 0:
+                return
+            del self._kept[:taken]
+        self._host.endpoint_ready()
+
+    def _send(self, data: bytes) -> int:
+        assert self._output is not None
+        try:
+            return self._output.write(data)
+        except OSError:  # the client is gone, which the reading side is about to see
+            return len(data)
+
+
+def listen(path: str) -> socket.socket:
+    """A listening unix socket at `path`, replacing one that nobody serves.
+
+    Raises ConfigError if the path is taken by something else, or too long.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _remove_stale(path)
+        listener.bind(path)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        problem = error.strerror or str(error)
+        raise ConfigError(f"serial: unix socket {path!r}: {problem}") from None
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise ConfigError(f"serial: {path!r} exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        else:
+            raise ConfigError(f"serial: unix socket {path!r} is served by another")
