@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from typing import Final
 
 from .capture import CaptureEndpoint, Pattern
+from .devices.buffered_sink import BufferedSink
 from .devices.errors import FullFifo
 from .devices.serial import Serial, SerialEvents
-from .devices.buffered_sink import BufferedSink
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 from .event_loop import EventLoop
 from .panic_watch import PanicWatch
