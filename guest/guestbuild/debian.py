@@ -6,14 +6,16 @@ import os
 import re
 import subprocess
 import tarfile
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final
 
 from . import progress
 from .errors import BuildError, CommandFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
+
+LIB_SH: Final = Path(__file__).resolve().parents[2] / "scripts" / "lib.sh"
 
 
 def candidate(package: str, log: Path) -> str:
@@ -88,31 +90,27 @@ def read_member(deb: Path, prefix: str) -> bytes:
     raise BuildError(f"{deb.name} has no {prefix}")
 
 
-def install(packages: Sequence[str], log: Path) -> None:
-    """Install those of `packages` that are missing. Raises BuildError."""
-    missing = [name for name in packages if not _installed(name)]
-    if not missing:
-        return
-    for name in missing:
-        candidate(name, log)  # fetches the lists if they lack it
-    progress.say(f"installing {' '.join(missing)}")
-    options = ["-q", "-y", "--no-install-recommends"]
-    _as_root(["apt-get", "install", *options, *missing], log)
+def need_packages(packages: Sequence[str]) -> None:
+    """Install those of `packages` that are missing.
+
+    Raises SystemExit(1) if that fails: the shell function has said why.
+    """
+    if _lib("need_packages", *packages).returncode:
+        raise SystemExit(1)
 
 
 def update(log: Path) -> None:
     """Fetch the package lists. Raises CommandFailedError."""
     progress.say("fetching Debian's package lists")
-    _as_root(["apt-get", "-q", "update"], log)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        done = _lib("apt_update", output=output)
+    if done.returncode:
+        raise CommandFailedError("apt-get update", done.returncode, log)
 
 
 def _download(package: str, version: str, directory: Path, log: Path) -> None:
     progress.run(["apt-get", "download", f"{package}={version}"], log, cwd=directory)
-
-
-def _installed(package: str) -> bool:
-    command = ["dpkg-query", "-W", "-f", "${db:Status-Status}", package]
-    return subprocess.run(command, capture_output=True).stdout == b"installed"
 
 
 def _candidate(package: str) -> str:
@@ -130,12 +128,13 @@ def _query(*command: str) -> str:
     return done.stdout
 
 
-def _as_root(command: Sequence[str], log: Path) -> None:
-    """Run `command` on our terminal: sudo may have to ask for a password there."""
-    sudo = [] if os.geteuid() == 0 else ["sudo"]
-    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        done = subprocess.run([*sudo, *command], env=env, stdout=output, stderr=output)
-    if done.returncode:
-        raise CommandFailedError(command[0], done.returncode, log)
+def _lib(
+    function: str, *arguments: str, output: IO[bytes] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Call a function of scripts/lib.sh, on our terminal: sudo may ask there."""
+    script = '. "$1"; shift; "$@"'
+    return subprocess.run(
+        ["bash", "-c", script, "build-guest", str(LIB_SH), function, *arguments],
+        stdout=output,
+        stderr=output,
+    )

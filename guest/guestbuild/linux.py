@@ -124,7 +124,7 @@ def payload(bzimage: bytes) -> tuple[str, bytes]:
 def _build_kernel(
     shop: Workshop, out: Path, name: str, fragments: tuple[Path, ...], cpu_minutes: int
 ) -> None:
-    shop.need_packages(*TOOLS)
+    debian.need_packages(TOOLS)
     tree = shop.source_tree(SOURCE)
     cores = len(os.sched_getaffinity(0))
     minutes = math.ceil(cpu_minutes / cores)
@@ -161,7 +161,7 @@ def _fetch_cloud_kernel(shop: Workshop, out: Path) -> None:
     deb = shop.package(image, debian.candidate(image, shop.log("apt")))
     bzimage = debian.read_member(deb, "./boot/vmlinuz-")
     program, packed = payload(bzimage)
-    shop.need_packages(*UNPACKER_PACKAGES)
+    debian.need_packages(UNPACKER_PACKAGES)
     (out / "bzImage-debian").write_bytes(bzimage)
     with (out / "vmlinux-debian").open("wb") as vmlinux:
         done = subprocess.run([program, "-dc"], input=packed, stdout=vmlinux)

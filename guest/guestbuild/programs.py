@@ -90,13 +90,13 @@ def skeleton() -> list[newc.Entry]:
 
 
 def _build_tiny_initramfs(shop: Workshop, out: Path) -> None:
-    shop.need_packages("gcc", "libc6-dev")
+    debian.need_packages(["gcc", "libc6-dev"])
     entries = [*skeleton(), newc.file("init", _compiled(shop, "init"), 0o755)]
     (out / "initramfs-tiny.cpio").write_bytes(newc.write(entries))
 
 
 def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
-    shop.need_packages("gcc", "libc6-dev")
+    debian.need_packages(["gcc", "libc6-dev"])
     deb = shop.package(BUSYBOX, shop.versions[BUSYBOX])
     busybox = debian.read_member(deb, "./bin/busybox")
     entries = [
@@ -111,7 +111,7 @@ def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
 
 
 def _build_bare_guests(shop: Workshop, out: Path) -> None:
-    shop.need_packages("gcc")
+    debian.need_packages(["gcc"])
     progress.say("building the bare-metal guests (about a second)")
     (out / "bare").mkdir()
     for guest in sorted(BARE_DIR.glob("*.S")):

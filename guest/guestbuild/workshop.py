@@ -37,10 +37,6 @@ class Workshop:
         """Return the log file of `name`; it stays after the run."""
         return self.build_dir / "log" / f"{name}.log"
 
-    def need_packages(self, *names: str) -> None:
-        """Have Debian packages installed. Raises BuildError."""
-        debian.install(names, self.log("apt"))
-
     def resolve(self, packages: Sequence[str]) -> None:
         """Put into `versions` what apt would install now. Raises BuildError."""
         for name in packages:
@@ -86,7 +82,8 @@ class Workshop:
 def open_workshop(build_dir: Path = BUILD_DIR) -> Iterator[Workshop]:
     """Give the only workshop on `build_dir`, waiting for another run to end.
 
-    The work directory is removed at the end, and with it what a killed run left.
+    The work directory is removed at the end; what a killed run left, and the logs
+    of the run before, at the start.
     """
     with ExitStack() as stack:
         build_dir.mkdir(parents=True, exist_ok=True)
@@ -96,7 +93,7 @@ def open_workshop(build_dir: Path = BUILD_DIR) -> Iterator[Workshop]:
         except BlockingIOError:
             progress.say(f"another build-guest works in {build_dir}: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        for stale in build_dir.glob(WORK_PREFIX + "*"):
+        for stale in [*build_dir.glob(WORK_PREFIX + "*"), *build_dir.glob("log")]:
             shutil.rmtree(stale)
         work_dir = Path(tempfile.mkdtemp(prefix=WORK_PREFIX, dir=build_dir))
         stack.callback(shutil.rmtree, work_dir)
