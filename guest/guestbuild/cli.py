@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.list:
         _list(named["all"], BUILD_DIR)
         return 0
-    signal.signal(signal.SIGTERM, _on_sigterm)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _on_signal)
     try:
         stale = _build(list(chosen.values()), options.update, BUILD_DIR)
     except KeyboardInterrupt:
@@ -160,5 +162,5 @@ def _list(targets: Sequence[Target], build_dir: Path) -> None:
         print(f"{target.name:18} {state:9}{source}")
 
 
-def _on_sigterm(_signal: int, _frame: FrameType | None) -> NoReturn:
-    sys.exit(128 + signal.SIGTERM)  # unwinds, so that children and files go
+def _on_signal(number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # unwinds, so that children and files go
