@@ -85,14 +85,14 @@ def last_lines(log: Path, count: int) -> list[str]:
 def _watch(process: subprocess.Popen[bytes], log: Path) -> None:
     terminal = sys.stderr.isatty()
     started = time.monotonic()
-    while True:
+    hinted = False
+    while process.returncode is None:
         try:
             process.wait(TERMINAL_PERIOD_S if terminal else LOG_PERIOD_S)
         except subprocess.TimeoutExpired:
             _hint(time.monotonic() - started, log, terminal)
-        else:
-            break
-    if terminal:
+            hinted = True
+    if terminal and hinted:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
