@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields
 from types import FrameType
 from typing import Final, NoReturn
 
@@ -82,6 +83,18 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default="stdio",
         help="ttyS0: stdio, null, file:P, or unix:P to listen on (%(default)s)",
     )
+    add(
+        "--serial-policy",
+        choices=("block", "drop"),
+        default="block",
+        help="a slow reader holds the guest, or loses output (%(default)s)",
+    )
+    add(
+        "--serial-limit",
+        metavar="SIZE",
+        help="drop console output after SIZE (1G where it goes to a file)",
+    )
+    add("--serial-rate", metavar="SIZE", help="at most SIZE of console output a second")
     add("--result", metavar="FILE", help="write how it ended to FILE as JSON")
     add("--quiet", action="store_true", help="no messages of ours but errors")
 
@@ -146,21 +159,15 @@ def _run(options: argparse.Namespace) -> int:
     elif not options.quiet:
         detail = f": {result.detail}" if result.detail else ""
         _say(f"{_OUTCOMES[result.reason]}{detail} ({result.wall_s:.2f} s)")
+        if result.console_dropped:
+            _say(f"{result.console_dropped} bytes of console output were dropped")
     return result.exit_code
 
 
 def _run_machine(options: argparse.Namespace) -> tuple[RunResult, Exception | None]:
-    config = MachineConfig(
-        kernel=options.kernel,
-        initrd=options.initrd,
-        cmdline=options.cmdline,
-        append=options.append,
-        memory=options.memory,
-        cpus=options.cpus,
-        timeout=options.timeout,
-        on_reset=options.on_reset,
-        serial=options.serial,
-    )
+    chosen = vars(options)
+    names = [field.name for field in fields(MachineConfig)]
+    config = MachineConfig(**{name: chosen[name] for name in names})
     with Machine(config) as machine, ExitStack() as stack:
         # Before any thread starts: the guardian forks.
         stack.enter_context(_host_side(machine, options))

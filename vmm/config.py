@@ -30,7 +30,10 @@ class MachineConfig:
     the default one, to which `append` adds either way. `memory` is in bytes, or
     a string such as "512M". `timeout` is in seconds from start; None: no limit.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio",
-    "null", "file:PATH", or "unix:PATH", on which we listen.
+    "null", "file:PATH", or "unix:PATH", on which we listen. A reader who is too
+    slow holds the guest ("block") or loses output ("drop"); `serial_rate` is in
+    bytes per second, and what comes after `serial_limit` bytes is dropped (None:
+    1 GiB where the output is a file, else no limit).
     """
 
     kernel: StrPath | None = None
@@ -42,9 +45,23 @@ class MachineConfig:
     timeout: float | None = None
     on_reset: Literal["exit", "restart"] = "exit"
     serial: str = "capture"
+    serial_policy: Literal["block", "drop"] = "block"
+    serial_limit: int | str | None = None
+    serial_rate: int | str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_memory(self.memory))
+        for field in ("serial_limit", "serial_rate"):
+            value = getattr(self, field)
+            if isinstance(value, str):
+                value = parse_size(field, value)
+                object.__setattr__(self, field, value)
+            if value is not None and value < 1:
+                raise ConfigError(f"{field}: {value} is not above 0")
+        if self.serial_policy not in ("block", "drop"):
+            raise ConfigError(
+                f"serial_policy: {self.serial_policy!r} is not block or drop"
+            )
         if not 1 <= self.cpus <= CPUS_MAX:
             raise ConfigError(f"cpus: {self.cpus} is not within 1..{CPUS_MAX}")
         if self.timeout is not None and not 0 < self.timeout < 1e9:

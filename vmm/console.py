@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from .capture import CaptureEndpoint, Pattern
+from .config import MachineConfig
 from .devices.buffered_sink import BufferedSink
 from .devices.errors import FullFifo
 from .devices.serial import Serial, SerialEvents
@@ -21,6 +22,7 @@ from .unix_endpoint import UnixEndpoint
 # and costs nobody anything that can be seen.
 COLLECT_NS: Final = 2_000_000
 CHUNK: Final = 64 << 10
+FILE_LIMIT: Final = 1 << 30  # or a guest could fill the host's disk
 HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
 
 
@@ -33,19 +35,33 @@ class Console(SerialEvents):
     """
 
     def __init__(
-        self, loop: EventLoop, where: str, on_failure: Callable[[str], None]
+        self,
+        loop: EventLoop,
+        config: MachineConfig,
+        on_failure: Callable[[str], None],
     ) -> None:
-        """`where` is MachineConfig.serial. Raises ConfigError if it can't be opened."""
+        """Raises ConfigError if `config.serial` can't be opened."""
         self._loop = loop
         self._on_failure = on_failure
-        self.sink = BufferedSink(on_data=self._on_data)
         self._panic = PanicWatch()
         self.first_output_ns: int | None = None
         self.input_filter: Callable[[bytes], bytes] = bytes
         self._serial: Serial | None = None
         self._capture = CaptureEndpoint(self)
         self._cleanup = ExitStack()
-        self._endpoint = self._open(where)
+        self._endpoint = self._open(config.serial)
+        limit, rate = config.serial_limit, config.serial_rate
+        assert not isinstance(limit, str)
+        assert not isinstance(rate, str)
+        if limit is None and isinstance(self._endpoint, FdEndpoint):
+            limit = FILE_LIMIT if self._endpoint.is_file else None
+        self.sink = BufferedSink(
+            policy=config.serial_policy,
+            total_limit=limit,
+            rate=rate,
+            clock=loop,
+            on_data=self._on_data,
+        )
         self._lock = threading.Lock()  # for the input queue
         self._input = bytearray()
         self._drained = threading.Event()

@@ -3,7 +3,12 @@
 import json
 from dataclasses import asdict
 
-from .host import OPTIONAL_CAPABILITIES, HostReport, examine
+from .host import (
+    OPTIONAL_CAPABILITIES,
+    TELLING_CAPABILITIES,
+    HostReport,
+    examine,
+)
 from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES
 
 
@@ -26,6 +31,7 @@ def _lines(report: HostReport) -> list[str]:
     for title, names in (
         ("needed", REQUIRED_CAPABILITIES),
         ("used if there", OPTIONAL_CAPABILITIES),
+        ("not used; hardware has it", TELLING_CAPABILITIES),
     ):
         for name in names:
             if name in report.capabilities:

@@ -139,6 +139,7 @@ class FdEndpoint:
     def __init__(
         self, loop: EventLoop, host: Host, fd_out: int, fd_in: int | None = None
     ) -> None:
+        self.is_file = stat.S_ISREG(os.fstat(fd_out).st_mode)
         self._output = Output(loop, *_own_writer(fd_out), host.endpoint_ready)
         self._input: Input | None = None
         if fd_in is not None:

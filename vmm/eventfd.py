@@ -1,6 +1,7 @@
 """EventFd: a counter two threads, or a thread and KVM, wake each other with."""
 
 import os
+import threading
 
 from .devices.errors import TriggerError
 
@@ -32,17 +33,26 @@ class EventFd:
 
 
 class EventFdTrigger:
-    """A devices.Trigger that ends in an eventfd, which irqfd listens to."""
+    """A devices.Trigger that ends in an eventfd, which irqfd listens to.
+
+    Closed, it is a wire that was cut: a device that was unplugged in the middle
+    of an access may still pull it, and nothing happens.
+    """
 
     def __init__(self) -> None:
         self.eventfd = EventFd()
+        self._lock = threading.Lock()  # or a closed number may be somebody else's
 
     def trigger(self) -> None:
-        """Raise one edge. Raises TriggerError once the trigger is closed."""
-        try:
-            self.eventfd.signal()
-        except OSError as error:
-            raise TriggerError(f"interrupt eventfd: {error.strerror}") from error
+        """Raise one edge. Raises TriggerError if the kernel refuses."""
+        with self._lock:
+            if self.eventfd.fd < 0:
+                return
+            try:
+                self.eventfd.signal()
+            except OSError as error:
+                raise TriggerError(f"interrupt eventfd: {error.strerror}") from error
 
     def close(self) -> None:
-        self.eventfd.close()
+        with self._lock:
+            self.eventfd.close()

@@ -11,16 +11,16 @@ from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES, Kvm
 
 Kind = Literal["hardware", "pvm", "none"]
 
-# Used where they are there; nothing is lost for the guest where they are not.
+# Used where they are there, and limits.
 OPTIONAL_CAPABILITIES: Final = {
     "KVM_CAP_TSC_DEADLINE_TIMER": abi.KVM_CAP_TSC_DEADLINE_TIMER,
-    "KVM_CAP_IOEVENTFD": abi.KVM_CAP_IOEVENTFD,
-    "KVM_CAP_COALESCED_PIO": abi.KVM_CAP_COALESCED_PIO,
-    "KVM_CAP_X86_SMM": abi.KVM_CAP_X86_SMM,
-    "KVM_CAP_NESTED_STATE": abi.KVM_CAP_NESTED_STATE,
-    "KVM_CAP_NR_VCPUS": abi.KVM_CAP_NR_VCPUS,
     "KVM_CAP_MAX_VCPUS": abi.KVM_CAP_MAX_VCPUS,
     "KVM_CAP_NR_MEMSLOTS": abi.KVM_CAP_NR_MEMSLOTS,
+}
+# Not used, but what tells the kinds of hosts apart.
+TELLING_CAPABILITIES: Final = {
+    "KVM_CAP_X86_SMM": abi.KVM_CAP_X86_SMM,
+    "KVM_CAP_NESTED_STATE": abi.KVM_CAP_NESTED_STATE,
 }
 _MODULES: Final = Path("/sys/module")
 
@@ -53,8 +53,12 @@ def examine() -> HostReport:
     problems: list[str] = []
     try:
         with Kvm() as kvm:
-            for name, number in (REQUIRED_CAPABILITIES | OPTIONAL_CAPABILITIES).items():
-                capabilities[name] = kvm.check_extension(number)
+            capabilities = {
+                name: kvm.check_extension(number)
+                for name, number in (
+                    REQUIRED_CAPABILITIES | OPTIONAL_CAPABILITIES | TELLING_CAPABILITIES
+                ).items()
+            }
     except VmmError as error:
         problems.append(str(error))
     kind = _kind(module, capabilities)

@@ -14,6 +14,7 @@ from .console import HURRY_S, Console
 from .device_manager import DeviceManager
 from .devices.device_io import DeviceIo
 from .devices.io_manager import IoManager
+from .devices.keyboard import Ps2Keyboard
 from .devices.resource_manager import ResourceManager
 from .errors import VmmError
 from .event_loop import EventLoop
@@ -54,7 +55,7 @@ class Machine:
             stack.callback(self._memory.close)
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
-            self.console = Console(self._loop, self.config.serial, self._fail)
+            self.console = Console(self._loop, self.config, self._fail)
             stack.callback(self.console.close)
             stack.callback(self._loop.stop)  # before what its callbacks use is closed
             stack.callback(self._devices.close)
@@ -110,6 +111,11 @@ class Machine:
     def unplug(self, device: DeviceIo) -> None:
         """Take a device off again. Raises NoDevice if it isn't plugged in."""
         self._devices.remove(device)
+
+    @property
+    def keyboard(self) -> Ps2Keyboard:
+        """The keyboard at the i8042; its `send_scancodes` presses keys."""
+        return self._board.i8042.keyboard
 
     @property
     def error(self) -> Exception | None:
@@ -221,6 +227,8 @@ class Machine:
             ),
             exits=self._exits,
             console_bytes=self.console.sink.accepted,
+            console_dropped=self.console.sink.dropped,
+            unclaimed_accesses=self._io_manager.unclaimed_accesses,
         )
 
 

@@ -37,7 +37,9 @@ class RunResult:
 
     `exit_code` is what `vmm run` ends with. `guest_status` is the status of a
     guest's command where one is passed on, and None where the code is ours.
-    `exits` counts exits to us by kind, over all vCPUs and boots.
+    `exits` counts exits to us by kind, over all vCPUs and boots;
+    `console_dropped` is output that the sink's limits threw away;
+    `unclaimed_accesses` went to ports and addresses where there is no device.
     """
 
     reason: ExitReason
@@ -49,6 +51,8 @@ class RunResult:
     first_output_s: float | None = None
     exits: dict[str, int] = field(default_factory=dict)
     console_bytes: int = 0
+    console_dropped: int = 0
+    unclaimed_accesses: int = 0
 
     def to_dict(self) -> dict[str, object]:
         """The contents of `--result FILE.json`."""

@@ -28,6 +28,7 @@ class RunControl:
 
     def __init__(self) -> None:
         self.end: End | None = None
+        self._next: End | None = None  # what came while a reset was under way
         self._lock = threading.Lock()
         self._running: dict[Vcpu, int] = {}  # to the ident of its thread
 
@@ -36,6 +37,8 @@ class RunControl:
         with self._lock:
             if self.end is None:
                 self.end = end
+            elif self._next is None and end.reason is not ExitReason.RESET:
+                self._next = end
             for vcpu, thread in self._running.items():
                 # The flag for a vCPU that is just about to enter KVM_RUN, the
                 # signal for one that is inside: either alone loses the stop.
@@ -43,10 +46,12 @@ class RunControl:
                 signal.pthread_kill(thread, KICK_SIGNAL)
 
     def rearm(self) -> None:
-        """Take an end that was a reset back: the machine boots again."""
+        """The end was a reset and the machine boots again.
+
+        Whatever else came in the meantime, a stop or a timeout, ends that boot.
+        """
         with self._lock:
-            if self.end is not None and self.end.reason is ExitReason.RESET:
-                self.end = None
+            self.end, self._next = self._next, None
 
     def enter(self, vcpu: Vcpu) -> None:
         """Declare the calling thread as the one that runs `vcpu`."""

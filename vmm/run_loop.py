@@ -8,6 +8,7 @@ from fcntl import ioctl
 from struct import Struct
 from typing import Final
 
+from .devices.device_io import Locked
 from .devices.io_manager import IoManager
 from .exit_detail import describe_exit
 from .kvm._libc import run_ioctl
@@ -122,7 +123,7 @@ class RunLoop:
             self.vcpu.run, KVM_RUN_EXIT_REASON
         )
         if reason == KVM_EXIT_IO:
-            device = self._io_manager.device_at_port(port)
+            device: object = self._io_manager.device_at_port(port)
             where = f"port {port:#x}"
         elif reason == KVM_EXIT_MMIO:
             address, size, is_write = _EXIT_MMIO(self.vcpu.run, KVM_RUN_UNION)
@@ -130,6 +131,8 @@ class RunLoop:
             where = f"address {address:#x}"
         else:
             return f"{type(error).__name__}: {error}"
+        if isinstance(device, Locked):
+            device = device.device
         access = "write to" if is_write else "read of"
         return (
             f"device {type(device).__name__} raised {type(error).__name__}: {error} "
