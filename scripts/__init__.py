@@ -1,0 +1,1 @@
+"""What sets the project up, builds, runs and tests it."""

@@ -1,0 +1,1 @@
+"""scripts/with-kvm: run a command where /dev/kvm is hardware-style KVM."""
