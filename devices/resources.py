@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Self, TypeVar
+from typing import ClassVar, Final, Self, TypeVar
 
 from .errors import InvalidRange, UnknownResource
 
@@ -88,6 +88,11 @@ class _AddressConstraint(ResourceConstraint):
     size: int
     align: int = 1
     range: tuple[int, int] | None = None
+    _what: ClassVar[str]
+    _end: ClassVar[int] = ADDRESS_END
+
+    def __post_init__(self) -> None:
+        _check_address(self._what, self.range, self.align, self.size, self._end)
 
     @classmethod
     def at(cls, base: int, size: int) -> Self:
@@ -98,22 +103,20 @@ class _AddressConstraint(ResourceConstraint):
 class PioAddressConstraint(_AddressConstraint):
     """A range of ports, 0..0xFFFF."""
 
-    def __post_init__(self) -> None:
-        _check_address("PIO", self.range, self.align, self.size, PIO_END)
+    _what = "PIO"
+    _end = PIO_END
 
 
 class MmioAddressConstraint(_AddressConstraint):
     """A range of trapped guest physical addresses."""
 
-    def __post_init__(self) -> None:
-        _check_address("MMIO", self.range, self.align, self.size, ADDRESS_END)
+    _what = "MMIO"
 
 
 class MemAddressConstraint(_AddressConstraint):
     """A range of guest physical addresses that memory will back."""
 
-    def __post_init__(self) -> None:
-        _check_address("memory", self.range, self.align, self.size, ADDRESS_END)
+    _what = "memory"
 
 
 @dataclass(frozen=True, kw_only=True)
