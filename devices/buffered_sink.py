@@ -26,7 +26,7 @@ class BufferedSink:
     lets more through. Neither is called with the sink's own lock held.
     """
 
-    def __init__(  # noqa: PLR0913 - limits, each with a default, by keyword
+    def __init__(
         self,
         capacity: int = 1 << 20,
         policy: Literal["block", "drop"] = "block",

@@ -1,7 +1,11 @@
-"""Sink: where a device's output goes."""
+"""Sink: where a device's output goes, and the one that a VMM uses."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
+
+from .buffered_sink import BufferedSink
+
+__all__ = ["BufferedSink", "LossySink", "Sink"]
 
 
 class Sink(Protocol):

@@ -9,6 +9,20 @@ from uart_oracle import UartOracle
 from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import FullFifo
 from vmm.devices.serial import Serial, SerialMetrics, SerialState
+from vmm.devices.serial_reg import (
+    UART_FCR,
+    UART_IER,
+    UART_IIR,
+    UART_IIR_NO_INT,
+    UART_LSR,
+    UART_LSR_DR,
+    UART_LSR_THRE,
+    UART_MSR,
+    UART_RX,
+    UART_TX,
+)
+
+TX_LOAD = 16  # what Linux's driver writes per THRE of a 16550A
 
 
 class CountingTrigger:
@@ -73,6 +87,48 @@ class Rig:
 def through_json(state: SerialState) -> SerialState:
     """`state` as another process would read it from a file."""
     return SerialState(**json.loads(json.dumps(asdict(state))))
+
+
+class LinuxDriver:
+    """The interrupt handler and start_tx of the driver, in its own order."""
+
+    def __init__(self, serial: Serial) -> None:
+        self.serial = serial
+        self.ier = 0x05
+        self.xmit = bytearray()
+        self.received = bytearray()
+        self.serial.write(UART_FCR, 0x01)
+        self.serial.write(UART_FCR, 0x81)
+        self.serial.write(UART_IER, self.ier)
+
+    def start_tx(self, data: bytes) -> None:
+        self.xmit += data
+        if not self.ier & 2:
+            self.ier |= 2
+            self.serial.write(UART_IER, self.ier)
+
+    def interrupt(self) -> None:
+        while not (iir := self.serial.read(UART_IIR)) & UART_IIR_NO_INT:
+            status = self.serial.read(UART_LSR)
+            if iir & 0x04:
+                status = self.receive()
+            self.serial.read(UART_MSR)
+            if status & UART_LSR_THRE:
+                self._load()
+
+    def receive(self) -> int:
+        """Read RBR empty; the last LSR."""
+        while (status := self.serial.read(UART_LSR)) & UART_LSR_DR:
+            self.received.append(self.serial.read(UART_RX))
+        return status
+
+    def _load(self) -> None:
+        for byte in self.xmit[:TX_LOAD]:
+            self.serial.write(UART_TX, byte)
+        del self.xmit[:TX_LOAD]
+        if not self.xmit:
+            self.ier &= ~2
+            self.serial.write(UART_IER, self.ier)
 
 
 class LockStep:
