@@ -18,9 +18,10 @@ from .panic_watch import PanicWatch
 from .result import RunResult
 from .unix_endpoint import UnixEndpoint
 
-# Bytes come one by one; collecting them this long makes one write of a line
-# and costs nobody anything that can be seen.
-COLLECT_NS: Final = 2_000_000
+# Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So
+# output is collected: shortly at first, which nobody sees, longer as it goes on.
+COLLECT_MIN_NS: Final = 2_000_000
+COLLECT_MAX_NS: Final = 32_000_000
 CHUNK: Final = 64 << 10
 FILE_LIMIT: Final = 1 << 30  # or a guest could fill the host's disk
 HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
@@ -64,6 +65,9 @@ class Console(SerialEvents):
         )
         self._lock = threading.Lock()  # for the input queue
         self._input = bytearray()
+        self._collecting = False
+        self._collect_ns = COLLECT_MIN_NS
+        self._stalled = False  # the endpoint will say when it takes more
         self._drained = threading.Event()
         self._abandoned = False
 
@@ -96,10 +100,26 @@ class Console(SerialEvents):
     # Output
 
     def _on_data(self) -> None:
-        now = self._loop.now_ns()
         if self.first_output_ns is None:
-            self.first_output_ns = now
-        self._loop.call_at(now + COLLECT_NS, self.endpoint_ready)
+            self.first_output_ns = self._loop.now_ns()
+        if not self._collecting:
+            self._collecting = True
+            self._collect_ns = COLLECT_MIN_NS
+            self._collect()
+
+    def _collect(self) -> None:
+        self._loop.call_at(self._loop.now_ns() + self._collect_ns, self._flush)
+
+    def _flush(self) -> None:
+        flowing = len(self.sink) > 0
+        self.endpoint_ready()
+        if flowing and not self._stalled:
+            self._collect_ns = min(2 * self._collect_ns, COLLECT_MAX_NS)
+            self._collect()
+            return
+        self._collecting = False
+        if len(self.sink) and not self._stalled:  # it came just before that line
+            self._on_data()
 
     def endpoint_ready(self) -> None:
         """Give the endpoint what it takes. On the loop's thread."""
@@ -112,7 +132,8 @@ class Console(SerialEvents):
                 continue
             self._panic.feed(data[:taken])
             self.sink.consume(taken)
-            if taken < len(data):
+            self._stalled = taken < len(data)
+            if self._stalled:
                 return
         self._drained.set()
 

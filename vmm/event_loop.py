@@ -59,7 +59,8 @@ class EventLoop:
         with self._lock:
             heapq.heappush(self._timers, (when_ns, next(self._order), timer))
             is_next = self._timers[0][2] is timer
-        if is_next:
+        # On the loop's own thread the next turn sees it anyway.
+        if is_next and threading.get_ident() != self._thread.ident:
             self._wake.signal()
         return timer
 
