@@ -6,6 +6,7 @@ and nothing else. To us come, on "control":
 
     {"op": "start", "argv", "cwd", "env", "umask", "out", "tty", "size"}
     {"op": "signal", "number"}    {"op": "resize", "size"}
+    {"op": "eof", "sent"}         stdin ends after that many bytes
     {"op": "closed", "stream"}    nobody reads that stream any more
 
 and from us go {"op": "ready"}, {"op": "started"} and, last,
@@ -70,17 +71,40 @@ class Pump(threading.Thread):
                 if self.sink_closed:
                     break
                 write_all(self.sink, data)
-                self.copied += len(data)
+                self.advance(len(data))
         os.close(self.source)
+
+    def advance(self, count: int) -> None:
+        """Count bytes copied."""
+        self.copied += count
 
 
 class InputPump(Pump):
-    """Copies the input port to the command; at its end closes the sink."""
+    """Copies the input port to the command until the end that end_at() tells.
 
-    def run(self) -> None:
-        """Copy, then close the sink: a pipe's reader sees the end of file."""
-        super().run()
-        with contextlib.suppress(OSError):
+    The port itself cannot tell it: QEMU drops what it has not yet passed on
+    when its side of a port closes.
+    """
+
+    def __init__(self, source: int, sink: int) -> None:
+        super().__init__(source, sink)
+        self._lock = threading.Lock()
+        self._total: int | None = None
+
+    def advance(self, count: int) -> None:
+        """Count bytes copied; close the sink after the last."""
+        with self._lock:
+            self.copied += count
+            self._close_at_end()
+
+    def end_at(self, total: int) -> None:
+        """Take the input's length; close the sink if that much is copied."""
+        with self._lock:
+            self._total = total
+            self._close_at_end()
+
+    def _close_at_end(self) -> None:
+        if self.copied == self._total:
             os.close(self.sink)
 
 
@@ -243,10 +267,19 @@ class Agent:
                 self.deliver(message["number"])
             elif message["op"] == "resize":
                 self.streams.resize(message["size"])
+            elif message["op"] == "eof":
+                self.end_input(message["sent"])
             elif message["op"] == "closed" and message["stream"] in self.streams.pumps:
                 self.streams.pumps[message["stream"]].sink_closed = True
         if self.alone:
             Path("/proc/sysrq-trigger").write_text("o")
+
+    def end_input(self, total: int) -> None:
+        """End the command's input after `total` bytes; a terminal has no end."""
+        assert self.streams is not None
+        pump = self.streams.pumps["stdin"]
+        assert isinstance(pump, InputPump)
+        pump.end_at(total)
 
     def deliver(self, number: int) -> None:
         """Send a signal as a terminal or kill(1) would: SIGINT to the group."""

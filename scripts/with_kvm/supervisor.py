@@ -119,13 +119,14 @@ class OutputPump(threading.Thread):
             self._progress.wait_for(lambda: self._copied >= total)
 
 
-def copy_input(port: socket.socket) -> None:
-    """Copy our stdin to the port; its end of file is the port's."""
+def copy_input(port: socket.socket, control: Control) -> None:
+    """Copy our stdin to the port, then tell how much it was."""
+    sent = 0
     with contextlib.suppress(OSError):
         while data := os.read(0, CHUNK):
             port.sendall(data)
-    with contextlib.suppress(OSError):
-        port.close()
+            sent += len(data)
+    control.send(op="eof", sent=sent)
 
 
 class Supervisor:
@@ -162,9 +163,8 @@ class Supervisor:
             if reply["op"] == "started":
                 if ttys[0]:
                     stack.enter_context(raw_terminal())
-                threading.Thread(
-                    target=copy_input, args=(ports["stdin"],), daemon=True
-                ).start()
+                copy = (ports["stdin"], control)
+                threading.Thread(target=copy_input, args=copy, daemon=True).start()
                 reply = control.receive(None)
             self._exited = True
             for name, pump in pumps.items():
