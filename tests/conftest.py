@@ -1,0 +1,73 @@
+"""Sorts the tests by where they can run, and reports what became of them.
+
+scripts/test runs pytest here and, for what this host's KVM cannot do, in the
+software machine. It says so by VMM_TEST_SIDE (host or machine), VMM_TEST_KIND
+(the kind of the host's KVM) and VMM_TEST_REPORT (the file for the counts).
+Without these, what cannot run is skipped, or fails if VMM_REQUIRE_KVM is set.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+KVM_TESTS = Path(__file__).parent / "kvm"
+MARKERS = (
+    "linux: boots a kernel: needs hardware-style KVM",
+    "software_machine: starts a software machine: not inside one",
+)
+_elsewhere = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    for line in MARKERS:
+        config.addinivalue_line("markers", line)
+
+
+def needs_machine(item: pytest.Item, kind: str) -> bool:
+    """Tell whether a test needs the software machine on a host of this kind."""
+    if kind == "hardware" or KVM_TESTS not in item.path.parents:
+        return False
+    return kind == "none" or item.get_closest_marker("linux") is not None
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Keep the tests of this side; count those of the other."""
+    side, kind = os.environ.get("VMM_TEST_SIDE"), os.environ.get("VMM_TEST_KIND", "")
+    if side is None:
+        return
+    inside = [item for item in items if needs_machine(item, kind)]
+    outside = [item for item in items if not needs_machine(item, kind)]
+    if kind == "hardware":
+        outside = [i for i in outside if not i.get_closest_marker("software_machine")]
+    config.stash[_elsewhere] = len(inside) if side == "host" else 0
+    kept = outside if side == "host" else inside
+    dropped = [item for item in items if item not in kept]
+    items[:] = kept
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the counts for scripts/test."""
+    report = os.environ.get("VMM_TEST_REPORT")
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not report or terminal is None:
+        return
+
+    def count(*outcomes: str) -> int:
+        return sum(len(terminal.stats.get(outcome, ())) for outcome in outcomes)
+
+    counts = {
+        "passed": count("passed", "xfailed"),
+        "failed": count("failed", "error"),
+        "skipped": count("skipped"),
+        "elsewhere": session.config.stash.get(_elsewhere, 0),
+    }
+    Path(report).write_text(json.dumps(counts))
