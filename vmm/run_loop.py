@@ -10,6 +10,7 @@ from typing import Final
 
 from .devices.device_io import Locked
 from .devices.io_manager import IoManager
+from .errors import KvmError
 from .exit_detail import describe_exit
 from .kvm._libc import run_ioctl
 from .kvm.abi import (
@@ -18,6 +19,7 @@ from .kvm.abi import (
     KVM_EXIT_IRQ_WINDOW_OPEN,
     KVM_EXIT_MMIO,
     KVM_EXIT_SYSTEM_EVENT,
+    KVM_EXIT_UNKNOWN,
     KVM_RUN,
     KVM_RUN_EXIT_REASON,
     KVM_RUN_MMIO_DATA,
@@ -66,7 +68,7 @@ class RunLoop:
         self.exits = {"io": 0, "mmio": 0, "intr": 0, "other": 0}
 
     def run(self) -> None:
-        """Run until the end. Raises what devices raise, and OSError of KVM_RUN."""
+        """Run until the end. Raises what devices raise, and KvmError."""
         self._control.enter(self.vcpu)
         try:
             self._loop()
@@ -80,9 +82,15 @@ class RunLoop:
         while control.end is None:
             try:
                 _run(fd, KVM_RUN, 0)
-            except InterruptedError:
+            except (InterruptedError, BlockingIOError):
+                # EINTR for a kick; EAGAIN when INIT or SIPI has woken this CPU.
                 exits["intr"] += 1
                 continue
+            except OSError as error:
+                # What kvm_run says is the exit before: blame() must not read it.
+                run[KVM_RUN_EXIT_REASON] = KVM_EXIT_UNKNOWN
+                code, why = error.errno, error.strerror
+                raise KvmError(code, f"KVM_RUN failed: {why}") from None
             reason, is_write, size, port, count, start = _EXIT_IO(
                 run, KVM_RUN_EXIT_REASON
             )
