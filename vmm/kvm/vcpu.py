@@ -40,8 +40,10 @@ class Vcpu(KvmFd):
     def close(self) -> None:
         """Unmap kvm_run and close the descriptor."""
         if self.fd >= 0:
-            self.run.release()  # an exported view would make mmap.close() fail
-            self._mmap.close()
+            self.run.release()
+            # Dropped, not closed: the traceback of a device that raised may still
+            # hold a view, which would make mmap.close() fail.
+            del self._mmap
         super().close()
 
     def get_regs(self) -> kvm_regs:
