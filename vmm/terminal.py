@@ -3,7 +3,7 @@
 import os
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from .guardian import Guardian
@@ -22,7 +22,10 @@ _LFLAG: Final = 3
 
 def in_foreground(fd: int) -> bool:
     """Whether terminal `fd` is ours to read now."""
-    return os.tcgetpgrp(fd) == os.getpgrp()
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:  # not our session's: no job control stops us
+        return True
 
 
 @contextmanager
@@ -38,7 +41,8 @@ def raw_terminal(fd: int) -> Iterator[bool]:
     before = termios.tcgetattr(fd)
 
     def restore() -> None:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with suppress(termios.error):  # it was hung up: nothing to restore
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
     with Guardian(restore):
         termios.tcsetattr(fd, termios.TCSADRAIN, _raw(before))
