@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Self
 
 
@@ -48,6 +48,8 @@ class Guardian(AbstractContextManager["Guardian"]):
         try:
             self._undo()
         finally:
-            os.write(self._pipe, b"\0")
+            with suppress(BrokenPipeError):  # somebody has killed the child
+                os.write(self._pipe, b"\0")
             os.close(self._pipe)
-            os.waitpid(self._child, 0)
+            with suppress(ChildProcessError):  # SIGCHLD is ignored: no zombie
+                os.waitpid(self._child, 0)
