@@ -52,6 +52,7 @@ class DeviceManager:
             undo.callback(self._resource_manager.free_device_resources, resources)
 
             lines = self._make_lines(resources, undo)
+            undo.callback(device.assign_resources, DeviceResources(), [])
             device.assign_resources(resources, [trigger for _, trigger in lines])
 
             trapped = device.get_trapped_io_resources()
