@@ -17,7 +17,7 @@ CPUS_MAX: Final = 32
 BUILD_DIR: Final = Path(__file__).resolve().parent.parent / "guest" / "build"
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_SIZE: Final = re.compile(r"(\d+)([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_SIZE: Final = re.compile(r"(\d{1,20})([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
 
 StrPath = str | os.PathLike[str]
 
@@ -104,7 +104,8 @@ def parse_memory(value: int | str) -> int:
     """Bytes of RAM from 536870912, "512M" or "2G". Raises ConfigError."""
     size = value if isinstance(value, int) else parse_size("memory", value)
     if size < MEMORY_MIN:
-        hint = f"; did you mean {size}M?" if 0 < size < MIB else ""
+        bare = str(value).strip().isdecimal()  # no unit, which one then forgets
+        hint = f"; did you mean {size}M?" if bare and 0 < size < MIB else ""
         raise ConfigError(f"memory: {value} is less than {MEMORY_MIN // MIB}M{hint}")
     if size > MEMORY_MAX:
         raise ConfigError(f"memory: {value} is more than {MEMORY_MAX // GIB}G")
