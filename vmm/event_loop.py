@@ -13,6 +13,7 @@ from .eventfd import EventFd
 
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
+PURGE_MIN: Final = 256  # timers in the heap before we look for cancelled ones
 
 Callback = Callable[[], None]
 
@@ -41,8 +42,9 @@ class EventLoop:
         self._wake = EventFd()
         self._selector.register(self._wake.fd, READ, self._wake.drain)
         self._always_ready: dict[int, Callback] = {}
-        self._lock = threading.Lock()  # for the two below
+        self._lock = threading.Lock()  # for what follows
         self._timers: list[tuple[int, int, _Timer]] = []
+        self._purge_at = PURGE_MIN
         self._stopping = False
         self._order = count()
         self._thread = threading.Thread(target=self._main, name="vmm-events")
@@ -57,12 +59,20 @@ class EventLoop:
         """Call `callback` on the loop's thread, once, when `when_ns` has come."""
         timer = _Timer(callback)
         with self._lock:
+            if len(self._timers) >= self._purge_at:
+                self._purge()
             heapq.heappush(self._timers, (when_ns, next(self._order), timer))
             is_next = self._timers[0][2] is timer
         # On the loop's own thread the next turn sees it anyway.
         if is_next and threading.get_ident() != self._thread.ident:
             self._wake.signal()
         return timer
+
+    def _purge(self) -> None:
+        """Forget cancelled timers, of which a guest could set ever more."""
+        self._timers = [item for item in self._timers if item[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._purge_at = max(PURGE_MIN, 2 * len(self._timers))
 
     def call_soon(self, callback: Callback) -> None:
         """Call `callback` on the loop's thread as soon as it is free."""
@@ -121,7 +131,8 @@ class EventLoop:
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._timeout()):
-            if key.fileobj in self._selector.get_map():  # not unwatched just now
+            # Not unwatched just now, nor its number in use for something else.
+            if self._selector.get_map().get(key.fd) is key:
                 key.data()
         for fd, callback in list(self._always_ready.items()):
             if fd in self._always_ready:
