@@ -8,6 +8,7 @@ import struct
 from typing import Final
 
 from .image import ImageFile, KernelImage, Segment
+from .layout import HIGH_MEMORY
 
 # Offsets into the file, which are offsets into boot_params as well.
 SETUP_HEADER: Final = 0x1F1
@@ -70,6 +71,8 @@ def parse_bzimage(file: ImageFile) -> KernelImage:
             f"truncated: {missing} bytes of its {code_offset + code_size} are missing"
         )
     start = get(PREF_ADDRESS, "<Q")
+    if start < HIGH_MEMORY:
+        raise file.error(f"pref_address {start:#x} lies below 1 MiB")
     return KernelImage(
         file=file,
         format=f"bzImage, boot protocol {version >> 8}.{version & 0xFF}",

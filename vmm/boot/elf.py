@@ -43,11 +43,13 @@ def parse_elf(file: ImageFile) -> KernelImage:
     if len(head) < 64:
         raise file.error(f"truncated: the ELF header ends after {len(head)} bytes")
     _, machine, _, entry, phoff, _, _, _, phentsize, phnum = _EHDR.unpack_from(head)
+    if head[EI_DATA] != ELFDATA2LSB:
+        raise file.error("a big-endian kernel, not for x86-64")
     if machine != EM_X86_64:
         name = _MACHINES.get(machine, f"ELF machine {machine}")
         raise file.error(f"a kernel for {name}, not for x86-64")
-    if head[EI_CLASS] != ELFCLASS64 or head[EI_DATA] != ELFDATA2LSB:
-        raise file.error("not a 64-bit little-endian ELF file")
+    if head[EI_CLASS] != ELFCLASS64:
+        raise file.error("a 32-bit ELF file for x86-64: use a 64-bit one")
     segments, end = _load_segments(file, phoff, phentsize, phnum)
     start = min(segment.guest_addr for segment in segments)
     if not start <= entry < end:

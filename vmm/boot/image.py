@@ -8,7 +8,7 @@ from typing import Self
 
 from ..errors import ImageError
 from ..memory import GuestMemory
-from .layout import MIB
+from .layout import MIB, MMIO_HOLE
 
 
 class ImageFile:
@@ -42,8 +42,13 @@ class ImageFile:
         return ImageError(f"{self.role} {self.path!r}: {problem}")
 
     def read(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes at `offset`; fewer at the end of the file."""
-        return os.pread(self.fd, size, offset)
+        """Up to `size` bytes at `offset`; fewer at the end. Raises ImageError."""
+        if offset >= self.size:  # it may be far beyond what pread takes
+            return b""
+        try:
+            return os.pread(self.fd, size, offset)
+        except OSError as error:
+            raise self.error(f"can't be read: {error.strerror}") from None
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -87,6 +92,11 @@ class KernelImage:
 
     def check_fits(self, ram_end: int) -> None:
         """Raises ImageError, saying how much it needs, unless RAM holds it all."""
+        if self.end > MMIO_HOLE:
+            raise self.file.error(
+                f"it ends at {self.end:#x}, and RAM has a hole from "
+                f"{MMIO_HOLE:#x} on: it must be linked to lower physical addresses"
+            )
         if self.end > ram_end:
             needed = -(-self.end // MIB)
             raise self.file.error(

@@ -13,6 +13,7 @@ from .layout import (
     CMDLINE_MAX,
     EBDA,
     MIB,
+    MMIO_HOLE,
     PAGE_SIZE,
     SETUP_DATA,
     ram_ranges,
@@ -49,7 +50,14 @@ class LinuxBoot:
         if self.initrd is None:
             return None
         low = ram_ranges(self.memory_size)[0].size
-        top = min(self.kernel.initrd_addr_max + 1, low)
+        ceiling = min(self.kernel.initrd_addr_max + 1, MMIO_HOLE)
+        room = ceiling - self.kernel.end - PAGE_SIZE
+        if self.initrd.size > room:
+            raise self.initrd.error(
+                f"{self.initrd.size} bytes are more than the {max(room, 0)} that "
+                f"{self.kernel.file.path!r} takes, whatever the memory"
+            )
+        top = min(ceiling, low)
         start = (top - self.initrd.size) & -PAGE_SIZE
         if start < self.kernel.end:
             needed = -(-(self.kernel.end + self.initrd.size + PAGE_SIZE) // MIB)
