@@ -1,6 +1,7 @@
 """UnixEndpoint: ttyS0 on a unix socket that we listen on."""
 
 import os
+import select
 import socket
 import stat
 
@@ -32,11 +33,14 @@ class UnixEndpoint:
         loop.watch(self._listener.fileno(), READ, self._on_connect)
 
     def write(self, data: bytes) -> int:
-        if self._output is None:
-            self._kept += data
-            del self._kept[: -self._backlog]
-            return len(data)
-        return 0 if self._kept else self._send(data)
+        taken = 0
+        if self._output is not None and not self._kept:
+            taken = self._send(data)
+        if self._output is not None:
+            return taken
+        self._kept += data  # for the next client
+        del self._kept[: -self._backlog]
+        return len(data)
 
     def resume_input(self) -> None:
         if self._input is not None:
@@ -53,9 +57,10 @@ class UnixEndpoint:
             client, _ = self._listener.accept()
         except OSError:  # it went away before we came
             return
-        if self._client is not None:
+        if self._client is not None and not _is_hung_up(self._client):
             client.close()
             return
+        self._hang_up()
         self._client = client
         self._input = Input(self._loop, client.fileno(), self._host, self._on_gone)
         # A descriptor of its own, so that both directions are watched apart.
@@ -64,31 +69,45 @@ class UnixEndpoint:
         self._on_room()
 
     def _on_gone(self) -> None:
-        if self._output is not None:
-            self._output.unwatch()
         self._hang_up()
         self._host.endpoint_ready()  # what it didn't take is kept for the next
 
     def _hang_up(self) -> None:
-        if self._client is not None and self._output is not None:
-            self._output.close()
+        self._close_output()
+        if self._client is not None:
+            self._loop.unwatch(self._client.fileno())
             self._client.close()
-        self._client = self._input = self._output = None
+        self._client = self._input = None
+
+    def _close_output(self) -> None:
+        if self._output is not None:
+            self._output.unwatch()
+            self._output.close()
+        self._output = None
 
     def _on_room(self) -> None:
-        while self._kept:
+        while self._kept and self._output is not None:
             taken = self._send(bytes(self._kept))
-            if taken == 0:
-                return
             del self._kept[:taken]
+            if taken == 0 and self._output is not None:
+                return
         self._host.endpoint_ready()
 
     def _send(self, data: bytes) -> int:
+        """How much the client takes; it may turn out that it takes no more."""
         assert self._output is not None
         try:
             return self._output.write(data)
-        except OSError:  # the client is gone, which the reading side is about to see
-            return len(data)
+        except OSError:  # it is gone, but what it typed last may be unread yet
+            self._close_output()
+            return 0
+
+
+def _is_hung_up(peer: socket.socket) -> bool:
+    """Whether both directions are closed, though input may be left to read."""
+    poller = select.poll()
+    poller.register(peer, 0)  # hang-up and error are reported regardless
+    return bool(poller.poll(0))
 
 
 def listen(path: str) -> socket.socket:
