@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from pathlib import Path
 
 from .errors import ConfigError, VmmError
 from .result import RunResult
@@ -10,9 +11,13 @@ from .result import RunResult
 
 def check_result_path(path: str) -> None:
     """Raises ConfigError now where `write_result` would fail after the run."""
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(os.path.realpath(path))
+    if not os.path.basename(path):
+        raise ConfigError(f"result: {path!r} names no file")
     if os.path.isdir(path):
         raise ConfigError(f"result: {path!r} is a directory")
+    if _is_special(path):
+        return
     if not os.path.isdir(folder):
         raise ConfigError(f"result: there is no directory {folder!r}")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -21,13 +26,21 @@ def check_result_path(path: str) -> None:
 
 def write_result(path: str, result: RunResult) -> None:
     """Put `result` in place of what `path` was. Raises VmmError."""
-    folder = os.path.dirname(os.path.abspath(path))
+    text = json.dumps(result.to_dict(), indent=2) + "\n"
+    target = os.path.realpath(path)  # a link stays, the file it names is replaced
+    folder = os.path.dirname(target)
     try:
+        if _is_special(path):
+            Path(path).write_text(text, encoding="utf-8")
+            return
         with tempfile.TemporaryDirectory(prefix=".vmm-", dir=folder) as scratch:
             whole = os.path.join(scratch, "result")
-            with open(whole, "w", encoding="utf-8") as file:
-                json.dump(result.to_dict(), file, indent=2)
-                file.write("\n")
-            os.replace(whole, path)
+            Path(whole).write_text(text, encoding="utf-8")
+            os.replace(whole, target)
     except OSError as error:
         raise VmmError(f"result: {path!r}: {error.strerror}") from None
+
+
+def _is_special(path: str) -> bool:
+    """Whether it is a device or a FIFO, which no file must replace."""
+    return os.path.exists(path) and not os.path.isfile(path)
