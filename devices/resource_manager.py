@@ -63,9 +63,17 @@ class _Pool:
     """Numbers, handed out in runs; the lowest run that satisfies wins."""
 
     def __init__(self, name: str, ranges: Ranges) -> None:
+        end = 0
+        for first, last in ranges:
+            if not end <= first <= last:
+                raise InvalidRange(
+                    f"{name}: {first:#x}..{last:#x} is empty or overlaps what "
+                    f"precedes it, which ends before {end:#x}"
+                )
+            end = last + 1
         self._name = name
         self._whole = [(first, last + 1) for first, last in ranges]
-        self._free = self._whole.copy()  # (start, end), sorted, never adjacent
+        self._free = self._whole.copy()  # (start, end), sorted
         self._taken: dict[int, int] = {}  # base: size
 
     def take(

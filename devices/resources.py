@@ -177,36 +177,33 @@ class Resource:
 
 
 @dataclass(frozen=True)
-class PioAddressRange(Resource):
+class _AddressRange(Resource):
+    base: int
+    size: int
+    _what: ClassVar[str]
+    _end: ClassVar[int] = ADDRESS_END
+
+    def __post_init__(self) -> None:
+        _check_span(self._what, self.base, self.size, self._end)
+
+
+class PioAddressRange(_AddressRange):
     """Ports `base`..`base + size - 1`."""
 
-    base: int
-    size: int
-
-    def __post_init__(self) -> None:
-        _check_span("PIO", self.base, self.size, PIO_END)
+    _what = "PIO"
+    _end = PIO_END
 
 
-@dataclass(frozen=True)
-class MmioAddressRange(Resource):
+class MmioAddressRange(_AddressRange):
     """Trapped guest physical addresses `base`..`base + size - 1`."""
 
-    base: int
-    size: int
-
-    def __post_init__(self) -> None:
-        _check_span("MMIO", self.base, self.size, ADDRESS_END)
+    _what = "MMIO"
 
 
-@dataclass(frozen=True)
-class MemAddressRange(Resource):
+class MemAddressRange(_AddressRange):
     """Guest physical addresses `base`..`base + size - 1` backed by memory."""
 
-    base: int
-    size: int
-
-    def __post_init__(self) -> None:
-        _check_span("memory", self.base, self.size, ADDRESS_END)
+    _what = "memory"
 
 
 @dataclass(frozen=True)

@@ -248,6 +248,15 @@ def test_the_vmm_passes_its_own_layout() -> None:
     assert resources.get_pio_address_ranges() == [(0xC000, 1)]
 
 
+@pytest.mark.parametrize("ranges", [((8, 7),), ((0, 8), (8, 9)), ((-1, 3),)])
+def test_a_layout_of_empty_or_overlapping_ranges_is_refused(
+    ranges: tuple[tuple[int, int], ...],
+) -> None:
+    first, last = ranges[-1]
+    with pytest.raises(InvalidRange, match=f"MSIs: {first:#x}..{last:#x} is empty or"):
+        ResourceManager(PoolLayout(msi=ranges))
+
+
 @given(
     st.lists(
         st.tuples(st.integers(1, 40), st.sampled_from([1, 2, 4, 8, 16]), st.booleans()),
