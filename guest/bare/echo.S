@@ -7,7 +7,8 @@
  *
  * The interrupt handler does not return: it resets the stack and waits again.
  * The main program has no state to return to, and KVM's emulator has no
- * long-mode iretq.
+ * long-mode iretq. FCR is left alone: to turn the FIFO on would clear what came in
+ * before us.
  */
 #include "bare.h"
 
@@ -26,7 +27,6 @@ main:
 	call	load_idt
 	call	start_pic
 	OUTB	UART_LCR_WLEN8, (COM1 + UART_LCR)
-	OUTB	UART_FCR_ENABLE_FIFO, (COM1 + UART_FCR)
 	OUTB	UART_MCR_OUT2, (COM1 + UART_MCR)
 	PRINT	"echo: ready\n"
 	OUTB	UART_IER_RDI, (COM1 + UART_IER)

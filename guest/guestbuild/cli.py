@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from . import debian, linux, programs, progress
 from .errors import BuildError, CommandFailedError
-from .target import Target, install, is_current, read_stamp
+from .target import Target, build, is_current, read_stamp
 from .workshop import BUILD_DIR, open_workshop
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ def _build_one(target: Target, shop: Workshop) -> None:
     started = time.monotonic()
     out = shop.work_dir / f"out-{target.name}"
     out.mkdir()
-    target.build(shop, out)
-    install(target, shop.versions, out, shop.build_dir)
+    build(target, shop.versions, shop, out)
     sizes = [_sized(shop.build_dir / name) for name in target.outputs[:4]]
     more = len(target.outputs) - len(sizes)
     took = progress.duration(time.monotonic() - started)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,10 +94,23 @@ def is_current(
     return stamp.outputs == _sizes(target, build_dir)
 
 
-def install(
-    target: Target, versions: Mapping[str, str], out: Path, build_dir: Path
+def build(
+    target: Target, versions: Mapping[str, str], workshop: Workshop, out: Path
 ) -> None:
-    """Move the outputs from `out` to their places, and stamp them.
+    """Build `target` in `out`, install it, and stamp it.
+
+    The key is that of the inputs as they were before: what is edited during a
+    build makes it stale. Raises BuildError.
+    """
+    stamp = Stamp(
+        key(target, versions), {name: versions[name] for name in target.packages}
+    )
+    target.build(workshop, out)
+    install(target, stamp, out, workshop.build_dir)
+
+
+def install(target: Target, stamp: Stamp, out: Path, build_dir: Path) -> None:
+    """Move the outputs from `out` to their places; write `stamp` with their sizes.
 
     `out` must be on the file system of `build_dir`: each file appears whole. An
     interruption at any point leaves the target stale, never wrongly current.
@@ -111,8 +124,7 @@ def install(
     for name in target.outputs:
         (build_dir / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(out / name, build_dir / name)
-    packages = {name: versions[name] for name in target.packages}
-    stamp = Stamp(key(target, versions), packages, _sizes(target, build_dir))
+    stamp = replace(stamp, outputs=_sizes(target, build_dir))
     temporary = out / "stamp.json"
     temporary.write_text(json.dumps(asdict(stamp), indent=1))
     stamp_path.parent.mkdir(exist_ok=True)

@@ -5,13 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
-from guestbuild.target import Target, install, is_current, key
+from guestbuild.target import Stamp, Target, build, install, is_current, key
 from guestbuild.workshop import Workshop
 
 VERSIONS = {"linux-source-6.1": "6.1.1-1"}
 
 
-def build(_shop: Workshop, out: Path) -> None:
+def make(shop: Workshop, out: Path) -> None:
+    """Build as a kernel would: some bytes."""
     (out / "kernel").write_bytes(b"built")
 
 
@@ -20,7 +21,7 @@ def target(tmp_path: Path) -> Target:
     source = tmp_path / "tiny.config"
     source.write_text("CONFIG_64BIT=y\n")
     return Target(
-        "kernel-tiny", ("kernel",), (source,), "make", build, ("linux-source-6.1",)
+        "kernel-tiny", ("kernel",), (source,), "make", make, ("linux-source-6.1",)
     )
 
 
@@ -36,9 +37,7 @@ def build_dir(tmp_path: Path, target: Target) -> Path:
 def build_into(target: Target, build_dir: Path) -> None:
     out = build_dir / "out"
     out.mkdir()
-    for name in target.outputs:
-        (out / name).write_bytes(b"built")
-    install(target, VERSIONS, out, build_dir)
+    build(target, VERSIONS, Workshop(build_dir, build_dir), out)
     out.rmdir()
 
 
@@ -86,6 +85,18 @@ def test_built_is_current(target: Target, build_dir: Path) -> None:
     assert is_current(target, build_dir)
 
 
+def test_source_edited_during_the_build_is_not_current(
+    target: Target, tmp_path: Path
+) -> None:
+    def edit(shop: Workshop, out: Path) -> None:
+        make(shop, out)
+        target.sources[0].write_text("edited")
+
+    build_into(dataclasses.replace(target, build=edit), tmp_path)
+    assert (tmp_path / "kernel").exists()
+    assert not is_current(target, tmp_path)
+
+
 def test_changed_source_is_not_current(target: Target, build_dir: Path) -> None:
     target.sources[0].write_text("changed")
     assert not is_current(target, build_dir)
@@ -120,13 +131,18 @@ def test_install_that_fails_half_way_leaves_no_stamp(
     target: Target, build_dir: Path
 ) -> None:
     with pytest.raises(FileNotFoundError):
-        install(target, VERSIONS, build_dir / "nothing built", build_dir)
+        install(target, Stamp("key"), build_dir / "nothing built", build_dir)
     assert not is_current(target, build_dir)
 
 
 def test_install_removes_outputs_that_are_no_longer_made(
     target: Target, build_dir: Path
 ) -> None:
-    build_into(dataclasses.replace(target, outputs=("kernel-2",)), build_dir)
+    def make_other(_shop: Workshop, out: Path) -> None:
+        (out / "kernel-2").write_bytes(b"built")
+
+    build_into(
+        dataclasses.replace(target, outputs=("kernel-2",), build=make_other), build_dir
+    )
     assert (build_dir / "kernel-2").exists()
     assert not (build_dir / "kernel").exists()
