@@ -22,7 +22,7 @@ from .calendar_registers import (
     RTC_SECONDS_ALARM,
 )
 from .clock import Clock, Timer
-from .cmos_rtc_state import CMOS_SIZE, CmosRtcState
+from .cmos_rtc_state import CMOS_SIZE, END_NS, FIRST_NS, CmosRtcState
 from .trigger import Trigger
 
 RTC_PORT_INDEX: Final = 0
@@ -121,11 +121,14 @@ class CmosRtc:
         """A copy of everything, for `restore`."""
         with self._lock:
             self._catch_up()
+            # The century has two digits: after the year 9999 comes the year 0,
+            # whose days of the week are the same.
+            since_0_ns = self._epoch_ns(self._seen_ns) - FIRST_NS
             return CmosRtcState(
                 ram=tuple(self._ram),
                 index=self._index,
                 nmi_disabled=self._nmi_disabled,
-                epoch_ns=self._epoch_ns(self._seen_ns),
+                epoch_ns=since_0_ns % (END_NS - FIRST_NS) + FIRST_NS,
                 weekday_offset=self._weekday_offset,
                 quiet_ns=max(self._quiet_until_ns - self._seen_ns, 0),
             )

@@ -6,8 +6,8 @@ from typing import Final
 from .errors import InvalidState
 
 CMOS_SIZE: Final = 128
-_FIRST_NS: Final = -62_167_219_200_000_000_000  # the year 0
-_END_NS: Final = 253_402_300_800_000_000_000  # the year 10,000
+FIRST_NS: Final = -62_167_219_200_000_000_000  # the year 0
+END_NS: Final = 253_402_300_800_000_000_000  # the year 10,000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class CmosRtcState:
             if type(value) is not int or not 0 <= value <= 0xFF:
                 raise InvalidState(f"CmosRtcState: {value!r} is no byte")
         limits = {
-            "epoch_ns": (_FIRST_NS, _END_NS),
+            "epoch_ns": (FIRST_NS, END_NS),
             "index": (0, CMOS_SIZE),
             "weekday_offset": (0, 7),
             "quiet_ns": (0, 1_000_000_000),
