@@ -6,7 +6,12 @@ APM volume 3 appendix E.
 
 from typing import Final
 
-from ..kvm.abi import KVM_CAP_TSC_DEADLINE_TIMER, kvm_cpuid2, kvm_cpuid_entry2
+from ..kvm.abi import (
+    KVM_CAP_TSC_DEADLINE_TIMER,
+    KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+    kvm_cpuid2,
+    kvm_cpuid_entry2,
+)
 from ..kvm.kvm import Kvm
 
 ECX_TSC_DEADLINE: Final = 1 << 24  # leaf 1
@@ -22,6 +27,7 @@ class GuestCpuid:
         self._cpuid = kvm.supported_cpuid()
         self._cpus = cpus
         self._tsc_deadline = bool(kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER))
+        self._add_core_levels()
 
     def for_cpu(self, apic_id: int) -> kvm_cpuid2:
         """The table for one vCPU; valid until the next call."""
@@ -38,6 +44,21 @@ class GuestCpuid:
             elif entry.function == 0x8000_001E:
                 entry.eax, entry.ebx, entry.ecx = apic_id, apic_id, 0
         return self._cpuid
+
+    def _add_core_levels(self) -> None:
+        """Make room for level 1 where KVM lists level 0 alone, as from 6.3 on.
+
+        Without it every CPU is a package of its own.
+        """
+        cpuid = self._cpuid
+        entries = (cpuid.entries[at] for at in range(cpuid.nent))
+        levels = {(entry.function, entry.index) for entry in entries}
+        for function in (0xB, 0x1F):
+            if (function, 0) in levels and (function, 1) not in levels:
+                cpuid.entries[cpuid.nent] = kvm_cpuid_entry2(
+                    function=function, index=1, flags=KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+                )
+                cpuid.nent += 1
 
     def _feature_leaf(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
         # Without the hypervisor bit Linux ignores kvm-clock and calibrates its
