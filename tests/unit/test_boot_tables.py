@@ -1,0 +1,316 @@
+"""What firmware would have left: descriptors, page tables, CPUID, the MP table."""
+
+import struct
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from vmm.boot import cpu_state
+from vmm.boot.cpuid import GuestCpuid
+from vmm.boot.layout import EBDA, EBDA_SIZE, GDT, GIB, PML4
+from vmm.boot.mptable import mp_table
+from vmm.config import CPUS_MAX
+from vmm.kvm.abi import kvm_cpuid2, kvm_cpuid_entry2, kvm_msrs, kvm_regs, kvm_sregs
+from vmm.memory import GuestMemory, Range
+
+if TYPE_CHECKING:
+    from vmm.kvm.kvm import Kvm
+    from vmm.kvm.vcpu import Vcpu
+
+# Descriptors and page tables (Intel SDM volume 3, figures 3-8 and 4-11)
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    memory = GuestMemory([Range(0, 1 << 20)])
+    cpu_state.write_tables(memory)
+    yield memory
+    memory.close()
+
+
+def quadwords(memory: GuestMemory, address: int, count: int) -> list[int]:
+    return list(struct.unpack(f"<{count}Q", memory.read(address, 8 * count)))
+
+
+def test_gdt_holds_the_linux_boot_descriptors(memory: GuestMemory) -> None:
+    assert quadwords(memory, GDT, 6) == [
+        0,
+        0,
+        0x00AF_9B00_0000_FFFF,  # __BOOT_CS: flat 64-bit code
+        0x00CF_9300_0000_FFFF,  # __BOOT_DS: flat data
+        0x0000_8B00_0000_0067,  # busy 64-bit TSS ...
+        0,  # ... whose second half is zero
+    ]
+
+
+def test_descriptor_scatters_base_and_limit() -> None:
+    segment = cpu_state.task_segment()
+    segment.base, segment.limit = 0x1234_5678, 0x000A_BCDE
+    assert cpu_state.descriptor(segment) == 0x120A_8B34_5678_BCDE
+
+
+def translate(memory: GuestMemory, address: int) -> int:
+    """Walk the page tables as the CPU does, for 2 MiB pages."""
+    table = PML4
+    for shift in (39, 30):
+        entry = quadwords(memory, table + 8 * (address >> shift & 511), 1)[0]
+        assert entry & 0x83 == 0b11  # present, writable, no large page
+        table = entry & ~0xFFF
+    entry = quadwords(memory, table + 8 * (address >> 21 & 511), 1)[0]
+    assert entry & 0x83 == 0x83
+    return entry & ~0xFFF | address & 0x1F_FFFF
+
+
+@pytest.mark.parametrize("address", [0, 0x7000, 0x100_0000, GIB, 4 * GIB - 1])
+def test_first_4_gib_are_mapped_to_themselves(
+    memory: GuestMemory, address: int
+) -> None:
+    assert translate(memory, address) == address
+
+
+def test_nothing_above_4_gib_is_mapped(memory: GuestMemory) -> None:
+    assert not any(quadwords(memory, PML4 + 8, 511))
+    assert not any(quadwords(memory, PML4 + 0x1000 + 4 * 8, 508))
+
+
+# Registers (boot.rst, "64-bit Boot Protocol")
+
+
+class RecordingVcpu:
+    """Takes registers as KVM would, and keeps them."""
+
+    def __init__(self) -> None:
+        self.sregs = kvm_sregs()
+        self.regs = kvm_regs()
+        self.msrs: dict[int, int] = {}
+
+    def get_sregs(self) -> kvm_sregs:
+        return self.sregs
+
+    def set_sregs(self, sregs: kvm_sregs) -> None:
+        self.sregs = sregs
+
+    def set_regs(self, regs: kvm_regs) -> None:
+        self.regs = regs
+
+    def set_msrs(self, msrs: kvm_msrs) -> int:
+        entries = [msrs.entries[at] for at in range(msrs.nmsrs)]
+        self.msrs = {entry.index: entry.data for entry in entries}
+        return len(entries)
+
+
+@pytest.fixture
+def vcpu() -> RecordingVcpu:
+    vcpu = RecordingVcpu()
+    cpu_state.set_boot_cpu(cast("Vcpu", vcpu), 0x100_0200)
+    return vcpu
+
+
+def test_boot_cpu_is_in_long_mode_with_paging(vcpu: RecordingVcpu) -> None:
+    assert vcpu.sregs.cr0 & (1 << 31 | 1) == 1 << 31 | 1  # PG, PE
+    assert vcpu.sregs.cr4 & 1 << 5  # PAE
+    assert vcpu.sregs.efer == 1 << 8 | 1 << 10  # LME, LMA
+    assert vcpu.sregs.cr3 == PML4
+
+
+def test_boot_cpu_has_the_segments_of_the_gdt(vcpu: RecordingVcpu) -> None:
+    sregs = vcpu.sregs
+    data = [sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss]
+    assert sregs.cs.selector == 0x10
+    assert sregs.cs.l == 1
+    assert [segment.selector for segment in data] == [0x18] * 5
+    assert sregs.tr.selector == 0x20
+    assert (sregs.gdt.base, sregs.gdt.limit) == (GDT, 47)
+
+
+def test_boot_cpu_enters_with_interrupts_off_and_rsi_at_boot_params(
+    vcpu: RecordingVcpu,
+) -> None:
+    assert vcpu.regs.rip == 0x100_0200
+    assert vcpu.regs.rsi == 0x7000
+    assert vcpu.regs.rflags == 2
+
+
+def test_boot_msrs_are_fast_strings_and_write_back() -> None:
+    vcpu = RecordingVcpu()
+    cpu_state.set_boot_msrs(cast("Vcpu", vcpu))
+    assert vcpu.msrs == {0x1A0: 1, 0x2FF: 0x806}
+
+
+# CPUID
+
+LEAVES = (  # function, index, eax, ebx, ecx, edx: as KVM lists them on a big host
+    (0x1, 0, 0x806F8, 0x3F40_0800, 0x0000_2001, 0x1F8B_FBFF),
+    (0x4, 0, 0xFC00_4121, 0, 0, 0),
+    (0x4, 4, 0, 0, 0, 0),
+    (0xB, 0, 1, 2, 0x100, 63),
+    (0xB, 1, 6, 64, 0x201, 63),
+    (0xB, 2, 0, 0, 2, 63),
+    (0x8000_0008, 0, 0x3028, 0, 0x603F, 0),
+    (0x8000_001E, 0, 63, 0x13F, 0x300, 0),
+)
+
+
+class FakeKvm:
+    """Supports these leaves, and a TSC deadline timer or not."""
+
+    def __init__(
+        self, tsc_deadline: int = 1, leaves: Sequence[tuple[int, ...]] = LEAVES
+    ) -> None:
+        self._tsc_deadline = tsc_deadline
+        self._leaves = leaves
+
+    def supported_cpuid(self) -> kvm_cpuid2:
+        cpuid = kvm_cpuid2(nent=len(self._leaves))
+        for at, (function, index, *values) in enumerate(self._leaves):
+            cpuid.entries[at] = kvm_cpuid_entry2(function, index, 1, *values)
+        return cpuid
+
+    def check_extension(self, capability: int) -> int:
+        return self._tsc_deadline
+
+
+Leaf = SimpleNamespace
+
+
+def cpuid_of(cpus: int, apic_id: int, function: int, index: int = 0) -> Leaf:
+    return leaf_of(FakeKvm(), cpus, apic_id, (function, index))
+
+
+def leaf_of(kvm: FakeKvm, cpus: int, apic_id: int, key: tuple[int, int]) -> Leaf:
+    table = GuestCpuid(cast("Kvm", kvm), cpus).for_cpu(apic_id)
+    entries = [table.entries[at] for at in range(table.nent)]
+    entry = next(e for e in entries if (e.function, e.index) == key)
+    return Leaf(eax=entry.eax, ebx=entry.ebx, ecx=entry.ecx, edx=entry.edx)
+
+
+def test_hypervisor_bit_is_set() -> None:
+    assert cpuid_of(1, 0, 1).ecx == 0x0000_2001 | 1 << 31 | 1 << 24
+
+
+def test_tsc_deadline_timer_is_offered_only_where_kvm_has_it() -> None:
+    assert not leaf_of(FakeKvm(0), 1, 0, (1, 0)).ecx & 1 << 24
+
+
+@pytest.mark.parametrize(("cpus", "apic_id"), [(1, 0), (2, 1), (3, 2), (8, 7)])
+def test_leaf_1_has_cpu_count_and_apic_id(cpus: int, apic_id: int) -> None:
+    assert cpuid_of(cpus, apic_id, 1).ebx == apic_id << 24 | cpus << 16 | 0x0800
+
+
+def test_one_cpu_has_no_hyper_threading_bit() -> None:
+    assert not cpuid_of(1, 0, 1).edx & 1 << 28
+
+
+def test_several_cpus_have_the_hyper_threading_bit() -> None:
+    assert cpuid_of(2, 0, 1).edx & 1 << 28
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+def test_leaf_4_has_unshared_caches_of_that_many_cores(cpus: int) -> None:
+    assert cpuid_of(cpus, 0, 4).eax == (cpus - 1) << 26 | 0x0121
+
+
+def test_leaf_4_end_of_list_stays() -> None:
+    assert cpuid_of(8, 0, 4, 4).eax == 0
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
+def test_leaf_b_says_one_thread_per_core(cpus: int) -> None:
+    level = cpuid_of(cpus, cpus - 1, 0xB, 0)
+    assert (level.eax, level.ebx, level.ecx) == (0, 1, 1 << 8)
+    assert level.edx == cpus - 1
+
+
+@pytest.mark.parametrize(("cpus", "shift"), [(1, 0), (2, 1), (3, 2), (8, 3)])
+def test_leaf_b_says_how_many_cores_share_the_package(cpus: int, shift: int) -> None:
+    level = cpuid_of(cpus, cpus - 1, 0xB, 1)
+    assert (level.eax, level.ebx, level.ecx) == (shift, cpus, 2 << 8 | 1)
+    assert level.edx == cpus - 1
+
+
+def test_leaf_b_ends_after_the_cores() -> None:
+    level = cpuid_of(8, 7, 0xB, 2)
+    assert (level.eax, level.ebx, level.ecx, level.edx) == (0, 0, 2, 7)
+
+
+def test_leaf_b_has_the_cores_though_kvm_lists_level_0_alone() -> None:
+    kvm = FakeKvm(leaves=[(0xB, 0, 0, 0, 0, 0)])
+    level = leaf_of(kvm, 8, 5, (0xB, 1))
+    assert (level.eax, level.ebx, level.ecx, level.edx) == (3, 8, 0x201, 5)
+
+
+def test_amd_leaves_have_core_count_and_apic_id() -> None:
+    assert cpuid_of(8, 5, 0x8000_0008).ecx == 7
+    extended = cpuid_of(8, 5, 0x8000_001E)
+    assert (extended.eax, extended.ebx, extended.ecx) == (5, 5, 0)
+
+
+# The MP table (MultiProcessor Specification 1.4, chapter 4)
+
+
+def split(table: bytes) -> tuple[bytes, list[bytes]]:
+    """The configuration header and its entries."""
+    header, rest = table[16:60], table[60:]
+    entries = []
+    for _ in range(struct.unpack_from("<H", header, 34)[0]):
+        size = 20 if rest[0] == 0 else 8
+        entries.append(rest[:size])
+        rest = rest[size:]
+    assert rest == b""
+    return header, entries
+
+
+def entries_of(kind: int, cpus: int = 1) -> list[bytes]:
+    return [entry for entry in split(mp_table(EBDA, cpus))[1] if entry[0] == kind]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 8, CPUS_MAX])
+def test_mp_table_sums_are_zero(cpus: int) -> None:
+    table = mp_table(EBDA, cpus)
+    assert sum(table[:16]) % 256 == 0
+    assert sum(table[16:]) % 256 == 0
+
+
+def test_mp_pointer_names_itself_and_the_table() -> None:
+    signature, address, length, version = struct.unpack_from(
+        "<4sIBB", mp_table(EBDA, 1)
+    )
+    assert (signature, address, length, version) == (b"_MP_", EBDA + 16, 1, 4)
+
+
+def test_mp_header_has_length_and_local_apic() -> None:
+    table = mp_table(EBDA, 2)
+    header, _ = split(table)
+    assert header[:4] == b"PCMP"
+    assert struct.unpack_from("<H", header, 4)[0] == len(table) - 16
+    assert struct.unpack_from("<I", header, 36)[0] == 0xFEE0_0000
+
+
+def test_mp_table_of_all_cpus_fits_into_the_ebda() -> None:
+    assert len(mp_table(EBDA, CPUS_MAX)) <= EBDA_SIZE
+
+
+def test_mp_table_lists_each_cpu_enabled_the_first_as_boot_cpu() -> None:
+    cpus = [(entry[1], entry[3]) for entry in entries_of(0, cpus=3)]
+    assert cpus == [(0, 3), (1, 1), (2, 1)]
+
+
+def test_ioapic_id_is_no_cpus() -> None:
+    (ioapic,) = entries_of(2, cpus=3)
+    assert struct.unpack("<BBBBI", ioapic) == (2, 3, 0x11, 1, 0xFEC0_0000)
+
+
+def test_isa_irq_n_is_wired_to_pin_n() -> None:
+    wires = [struct.unpack("<BBHBBBB", entry) for entry in entries_of(3, cpus=2)]
+    assert wires == [(3, 0, 0, 0, irq, 2, irq) for irq in range(16)]
+
+
+def test_local_interrupts_are_extint_and_nmi_of_all_cpus() -> None:
+    wires = [struct.unpack("<BBHBBBB", entry) for entry in entries_of(4)]
+    assert wires == [(4, 3, 0, 0, 0, 0xFF, 0), (4, 1, 0, 0, 0, 0xFF, 1)]
+
+
+def test_bus_is_isa() -> None:
+    assert entries_of(1) == [b"\x01\x00ISA   "]

@@ -1,0 +1,80 @@
+"""GuestMemory: bounds, regions, loading and release."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vmm.errors import GuestAddressError, VmmError
+from vmm.kvm.abi import kvm_msr_entry
+from vmm.memory import GuestMemory, Range, Region
+
+LOW = Range(0, 0x4000)
+HIGH = Range(1 << 32, 0x2000)
+
+
+@pytest.fixture
+def memory() -> Iterator[GuestMemory]:
+    memory = GuestMemory([LOW, HIGH])
+    yield memory
+    memory.close()
+
+
+def test_ram_is_zero(memory: GuestMemory) -> None:
+    assert memory.read(0, LOW.size) == bytes(LOW.size)
+
+
+def test_regions_lie_one_after_the_other(memory: GuestMemory) -> None:
+    assert memory.regions == [Region(*LOW, 0), Region(*HIGH, LOW.size)]
+    low, high = map(memory.host_addr, memory.regions)
+    assert high == low + LOW.size
+
+
+def test_what_is_written_is_read_back_in_each_region(memory: GuestMemory) -> None:
+    memory.write(0x3FFE, b"ab")
+    memory.write(1 << 32, b"cd")
+    assert memory.read(0x3FFE, 2) == b"ab"
+    assert memory.read(1 << 32, 2) == b"cd"
+
+
+def test_struct_is_written_as_its_bytes(memory: GuestMemory) -> None:
+    memory.write(8, kvm_msr_entry(index=0x1A0, data=1))
+    assert memory.read(8, 16) == b"\xa0\x01" + bytes(6) + b"\x01" + bytes(7)
+
+
+@pytest.mark.parametrize(
+    ("address", "size"),
+    [(0x3FFF, 2), (0x4000, 1), ((1 << 32) - 1, 2), ((1 << 32) + 0x2000, 1), (-1, 1)],
+)
+def test_access_that_is_not_wholly_ram_is_refused(
+    memory: GuestMemory, address: int, size: int
+) -> None:
+    with pytest.raises(GuestAddressError, match="is not RAM"):
+        memory.view(address, size)
+
+
+def test_discard_zeroes_all_regions(memory: GuestMemory) -> None:
+    memory.write(0, b"x")
+    memory.write(1 << 32, b"x")
+    memory.discard()
+    assert memory.read(0, 1) + memory.read(1 << 32, 1) == bytes(2)
+
+
+def test_load_reads_a_part_of_a_file(memory: GuestMemory, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(b"0123456789")
+    fd = os.open(tmp_path / "image", os.O_RDONLY)
+    memory.load(fd, 3, 4, 0x1000)
+    os.close(fd)
+    assert memory.read(0xFFF, 6) == b"\x003456\0"
+
+
+def test_impossible_size_is_one_error_that_says_so() -> None:
+    with pytest.raises(VmmError, match="memory: the host refuses to map"):
+        GuestMemory([Range(0, 1 << 56)])
+
+
+def test_closing_twice_is_fine() -> None:
+    memory = GuestMemory([LOW])
+    memory.close()
+    memory.close()
