@@ -5,7 +5,6 @@ a device is answered as hardware would answer it and never raises.
 """
 
 
-
 class DeviceError(Exception):
     """Root of everything that ``vmm.devices`` raises."""
 
