@@ -34,6 +34,8 @@ class CaptureEndpoint:
     the guest is held, or its output dropped.
     """
 
+    may_be_early = False
+
     def __init__(self, host: Host, limit: int = CAPTURE_LIMIT) -> None:
         self._host = host
         self._limit = limit
@@ -81,12 +83,12 @@ class CaptureEndpoint:
                 if self._result is not None:
                     reason = self._result.reason.value
                     raise GuestEnded(
-                        self._complaint(regex, f"before the guest ended ({reason})"),
+                        self._complaint(pattern, f"before the guest ended ({reason})"),
                         self._result,
                     )
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise ExpectTimeout(self._complaint(regex, f"within {timeout} s"))
+                    raise ExpectTimeout(self._complaint(pattern, f"within {timeout} s"))
                 self._changed.wait(left)
             match = regex.search(bytes(self._buffer))  # a copy that outlives it
             assert match is not None
@@ -94,10 +96,10 @@ class CaptureEndpoint:
         self._host.endpoint_ready()
         return match
 
-    def _complaint(self, regex: re.Pattern[bytes], when: str) -> str:
+    def _complaint(self, pattern: Pattern, when: str) -> str:
         lines = bytes(self._buffer).decode(errors="backslashreplace").splitlines()
         shown = "\n".join(f"  | {line}" for line in lines[-LAST_LINES:])
-        wanted = regex.pattern.decode(errors="backslashreplace")
+        wanted = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
         return f"no {wanted!r} on the console {when}; it ends:\n{shown or '  (empty)'}"
 
 

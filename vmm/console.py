@@ -12,6 +12,7 @@ from .config import MachineConfig
 from .devices.buffered_sink import BufferedSink
 from .devices.errors import FullFifo
 from .devices.serial import Serial, SerialEvents
+from .devices.serial_reg import UART_IER_RDI
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 from .event_loop import EventLoop
 from .panic_watch import PanicWatch
@@ -24,6 +25,8 @@ COLLECT_MIN_NS: Final = 2_000_000
 COLLECT_MAX_NS: Final = 32_000_000
 CHUNK: Final = 64 << 10
 FILE_LIMIT: Final = 1 << 30  # or a guest could fill the host's disk
+LISTEN_NS: Final = 20_000_000  # between two looks whether the guest listens
+PATIENCE_NS: Final = 10_000_000_000  # with a guest that doesn't
 HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
 
 
@@ -65,6 +68,9 @@ class Console(SerialEvents):
         )
         self._lock = threading.Lock()  # for the input queue
         self._input = bytearray()
+        self._holding = False
+        self._listened = False
+        self._patience_ends_ns = 0
         self._collecting = False
         self._collect_ns = COLLECT_MIN_NS
         self._stalled = False  # the endpoint will say when it takes more
@@ -178,10 +184,17 @@ class Console(SerialEvents):
 
     # Input
 
+    def power_on(self) -> None:
+        """The guest is about to boot, for the first time or again."""
+        self._holding = self._endpoint.may_be_early
+        self._listened = False
+        self._patience_ends_ns = self._loop.now_ns() + PATIENCE_NS
+
     def send(self, data: bytes | str) -> None:
         """Type `data`; returns at once, and the guest reads as fast as it can."""
         with self._lock:
             self._input += data.encode() if isinstance(data, str) else data
+        self._holding = False  # whoever calls this knows when
         self._loop.call_soon(self._feed)
 
     def endpoint_input(self, data: bytes) -> bool:
@@ -196,8 +209,29 @@ class Console(SerialEvents):
         if self._input:
             self._loop.call_soon(self._feed)
 
+    def _await_listener(self) -> None:
+        """Hold input back until the guest's driver has opened the port.
+
+        A pipe has its input ready before the guest has booted, and a driver that
+        opens the port clears the FIFO: what is in it would be lost. It listens
+        when RDI is enabled and stays so, for Linux's probe enables it in passing;
+        a guest that polls never does, and gets its input a little later.
+        """
+        assert self._serial is not None
+        now = self._loop.now_ns()
+        listens = bool(self._serial.state().interrupt_enable & UART_IER_RDI)
+        if (listens and self._listened) or now > self._patience_ends_ns:
+            self._holding = False
+            self._feed()
+            return
+        self._listened = listens
+        self._loop.call_at(now + LISTEN_NS, self._await_listener)
+
     def _feed(self) -> None:
         assert self._serial is not None
+        if self._holding:
+            self._await_listener()
+            return
         with self._lock:
             while self._input:
                 try:

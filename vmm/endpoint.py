@@ -33,6 +33,10 @@ class Host(Protocol):
 class Endpoint(Protocol):
     """Takes the guest's output and, unless it is one-way, gives it input."""
 
+    @property
+    def may_be_early(self) -> bool:
+        """Whether input may come before the guest can have asked for it."""
+
     def write(self, data: bytes) -> int:
         """Take bytes from the front; never blocks.
 
@@ -48,6 +52,8 @@ class Endpoint(Protocol):
 
 class NullEndpoint:
     """Takes everything and gives nothing."""
+
+    may_be_early = False
 
     def write(self, data: bytes) -> int:
         return len(data)
@@ -142,6 +148,7 @@ class FdEndpoint:
         self.is_file = stat.S_ISREG(os.fstat(fd_out).st_mode)
         self._output = Output(loop, *_own_writer(fd_out), host.endpoint_ready)
         self._input: Input | None = None
+        self.may_be_early = fd_in is not None and not os.isatty(fd_in)
         if fd_in is not None:
             self._input = Input(loop, fd_in, host, lambda: None)
 

@@ -156,6 +156,7 @@ class Machine:
     # Its life, on vCPU 0's thread
 
     def _power_on(self) -> PowerCycle:
+        self.console.power_on()
         return PowerCycle(
             self._kvm,
             self._memory,

@@ -18,6 +18,8 @@ class UnixEndpoint:
     client that may never come. Raises ConfigError if it can't listen.
     """
 
+    may_be_early = True
+
     def __init__(
         self, loop: EventLoop, host: Host, path: str, backlog: int = 1 << 19
     ) -> None:

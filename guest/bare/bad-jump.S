@@ -3,7 +3,7 @@
  * bad-jump: executes where no memory is, which KVM cannot emulate.
  *
  * Prints:	bad jump
- * Ends:	KVM_EXIT_INTERNAL_ERROR, emulation failure, RIP 0xd0000000
+ * Ends:	KVM_EXIT_INTERNAL_ERROR, emulation failure, RIP 0xe8000000
  */
 #include "bare.h"
 

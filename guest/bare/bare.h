@@ -33,7 +33,7 @@
 
 /* Ports and addresses at which tests place a device of their own. */
 #define TEST_PORT	0x500
-#define TEST_MMIO	0xd0000000
+#define TEST_MMIO	0xe8000000
 
 /* Write the constant `value` to `port`.  Changes AL, DX. */
 .macro OUTB value, port

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * mmio: writes, then reads back, 1, 2, 4 and 8 bytes at 0xd0000000 + 0, 8, 16, 24.
+ * mmio: writes, then reads back, 1, 2, 4 and 8 bytes at 0xe8000000 + 0, 8, 16, 24.
  *
  * Prints:	mmio 1 ff		where nobody claims the address;
  *		mmio 2 ffff		a device that keeps what is written

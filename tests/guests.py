@@ -1,0 +1,68 @@
+"""What the guest tests share: built images, and machines made of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import newc
+import pytest
+
+from vmm import Machine, MachineConfig
+from vmm.config import BUILD_DIR
+
+DEADLINE = 60  # seconds that any step of a guest may take on the slowest host
+
+
+def built(name: str) -> Path:
+    """An image that scripts/build-guest makes. A missing one is a failure."""
+    path = BUILD_DIR / name
+    if not path.exists():
+        pytest.fail(f"{path} is not built: run scripts/build-guest all")
+    return path
+
+
+def bare(name: str) -> Path:
+    """A bare-metal guest of guest/bare."""
+    return built(f"bare/{name}.elf")
+
+
+def bare_machine(name: str, **settings: object) -> Machine:
+    """A machine with a bare-metal guest; settings are MachineConfig's."""
+    return Machine(MachineConfig(kernel=bare(name), **settings))  # type: ignore[arg-type]
+
+
+def with_script(folder: Path, script: str) -> Path:
+    """The busybox initramfs with `script` as /etc/guest.sh."""
+    image = folder / "initramfs.cpio"
+    text = f"#!/bin/sh\n{script}\n".encode()
+    extra = newc.write([newc.directory("etc"), newc.file("etc/guest.sh", text, 0o755)])
+    image.write_bytes(built("initramfs-busybox.cpio").read_bytes() + extra)
+    return image
+
+
+def open_descriptors() -> list[str]:
+    """What every descriptor of this process points to."""
+    links = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            links.append(str(link.readlink()))
+        except FileNotFoundError:  # the one that listed them
+            continue
+    return sorted(links)
+
+
+def process_status(field: str) -> int:
+    """A number of /proc/self/status: VmSize, Threads, ..."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    values = dict(line.split(":", 1) for line in lines)
+    return int(values[field].split()[0])
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Poll for something that another process does; fail after the deadline."""
+    import time
+
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        if time.monotonic() > end:
+            pytest.fail(f"not within {DEADLINE} s: {what}")
+        time.sleep(0.01)

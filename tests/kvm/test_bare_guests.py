@@ -1,0 +1,113 @@
+"""Bare-metal guests: each part of the machine, used by a few instructions."""
+
+import pytest
+from guests import DEADLINE, bare_machine
+
+from vmm import ExitReason, RunResult
+from vmm.result import EXIT_CODES
+
+
+def run(name: str, **settings: object) -> tuple[RunResult, str]:
+    """Run a bare guest to its end; its result and all that it printed."""
+    with bare_machine(name, timeout=DEADLINE, **settings) as machine:
+        machine.start()
+        result = machine.wait()
+        return result, machine.console.read().decode()
+
+
+def test_polled_serial_prints_and_the_guest_resets() -> None:
+    result, output = run("hello")
+    assert output == "hello from the bare guest\n"
+    assert result.reason is ExitReason.RESET
+    assert result.exit_code == 0
+    assert result.resets == 1
+
+
+def test_i8042_pulse_resets_before_the_next_instruction() -> None:
+    result, output = run("reset")
+    assert result.reason is ExitReason.RESET
+    assert output == ""
+    assert result.console_bytes == 0
+    assert result.first_output_s is None
+
+
+def test_rx_interrupts_bring_input_to_the_guest() -> None:
+    with bare_machine("echo", timeout=DEADLINE) as machine:
+        machine.start()
+        machine.console.expect("echo: ready\n", timeout=DEADLINE)
+        machine.console.send("hello over IRQ 4")
+        machine.console.expect("hello over IRQ 4", timeout=DEADLINE)
+        machine.console.send("q")
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
+def test_string_io_moves_every_byte_of_one_exit() -> None:
+    result, output = run("string-io")
+    assert result.reason is ExitReason.RESET
+    assert output.splitlines() == [
+        "rep outsb works",
+        "insb 5a 5a 5a 5a",
+        "insw ffff ffff",
+        "insl ffffffff",
+    ]
+
+
+def test_unclaimed_mmio_reads_all_ones() -> None:
+    result, output = run("mmio")
+    assert output.splitlines() == [
+        "mmio 1 ff",
+        "mmio 2 ffff",
+        "mmio 4 ffffffff",
+        "mmio 8 ffffffffffffffff",
+    ]
+    assert result.exits["mmio"] >= 8
+    assert result.unclaimed_accesses >= 8
+
+
+@pytest.mark.parametrize(("memory", "value"), [("128M", "ff"), ("4G", "a5")])
+def test_ram_above_the_hole_starts_at_4_gib(memory: str, value: str) -> None:
+    _, output = run("memtop", memory=memory)
+    assert output == f"memtop {value}\n"
+
+
+def test_triple_fault_is_a_crash() -> None:
+    result, output = run("triple-fault")
+    assert output == "triple fault\n"
+    assert result.reason is ExitReason.CRASH
+    assert result.exit_code == 33
+    assert "triple fault" in result.detail
+    assert "RIP" in result.detail
+
+
+def test_emulation_failure_is_a_crash_that_names_rip_and_bytes() -> None:
+    result, _ = run("bad-jump")
+    assert result.reason is ExitReason.CRASH
+    assert "RIP 0xe8000000" in result.detail
+    assert "instruction bytes" in result.detail
+
+
+def test_a_reset_after_a_panic_line_is_a_panic() -> None:
+    result, _ = run("panic")
+    assert result.reason is ExitReason.PANIC
+    assert result.exit_code == EXIT_CODES[ExitReason.PANIC] == 34
+    assert result.detail == "Kernel panic - not syncing: bare guest"
+
+
+@pytest.mark.parametrize("name", ["spin", "halt", "flood"])
+def test_a_guest_that_never_ends_is_stopped(name: str) -> None:
+    with bare_machine(name) as machine:
+        machine.start()
+        machine.console.expect(name, timeout=DEADLINE)
+        machine.stop("enough")
+        result = machine.wait(DEADLINE)
+    assert result.reason is ExitReason.STOPPED
+    assert result.detail == "enough"
+
+
+@pytest.mark.parametrize("name", ["spin", "halt"])
+def test_a_guest_that_never_ends_times_out(name: str) -> None:
+    with bare_machine(name, timeout=0.3) as machine:
+        machine.start()
+        result = machine.wait(DEADLINE)
+    assert result.reason is ExitReason.TIMEOUT
+    assert result.exit_code == 124

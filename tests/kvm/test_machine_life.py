@@ -1,0 +1,132 @@
+"""A machine's life: start, restart, stop, and nothing left behind."""
+
+import threading
+
+import pytest
+from guests import (
+    DEADLINE,
+    bare_machine,
+    open_descriptors,
+    process_status,
+)
+
+from vmm import ExitReason, GuestEnded, RunResult, VmmError
+
+GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
+
+
+def test_restart_boots_again_without_growth() -> None:
+    with bare_machine("hello", on_reset="restart") as machine:
+        machine.start()
+        machine.console.expect("hello from the bare guest", timeout=DEADLINE)
+        descriptors, threads = len(open_descriptors()), threading.active_count()
+        size = process_status("VmSize")
+        for _ in range(3):
+            machine.console.expect("hello from the bare guest", timeout=DEADLINE)
+        # Between two boots there are a few less.
+        assert len(open_descriptors()) <= descriptors
+        assert threading.active_count() == threads
+        assert process_status("VmSize") <= size + GROWTH
+        machine.stop()
+        result = machine.wait(DEADLINE)
+    assert result.reason is ExitReason.STOPPED
+    assert result.resets >= 3
+
+
+def test_restart_gives_the_guest_zeroed_ram() -> None:
+    with bare_machine("hello", on_reset="restart") as machine:
+        machine._memory.write(0x80000, b"left by the boot before")
+        machine.start()
+        for _ in range(2):
+            machine.console.expect("hello", timeout=DEADLINE)
+        machine.stop()
+        machine.wait(DEADLINE)
+        assert machine._memory.read(0x80000, 4) == bytes(4)
+
+
+def test_a_panic_ends_a_machine_that_restarts() -> None:
+    with bare_machine("panic", on_reset="restart") as machine:
+        machine.start()
+        assert machine.wait(DEADLINE).reason is ExitReason.PANIC
+
+
+def run_to_end(results: list[RunResult]) -> None:
+    with bare_machine("hello") as machine:
+        results.append(machine.run())
+
+
+def test_fifty_machines_leave_nothing_behind() -> None:
+    results: list[RunResult] = []
+    run_to_end(results)  # what is opened once stays open: warm up
+    descriptors, threads = open_descriptors(), threading.active_count()
+    size = process_status("VmSize")
+    for _ in range(50):
+        run_to_end(results)
+    assert open_descriptors() == descriptors
+    assert threading.active_count() == threads
+    assert process_status("VmSize") <= size + GROWTH
+    assert {result.reason for result in results} == {ExitReason.RESET}
+
+
+def test_a_machine_runs_in_a_worker_thread() -> None:
+    results: list[RunResult] = []
+    worker = threading.Thread(target=run_to_end, args=(results,))
+    worker.start()
+    worker.join(DEADLINE)
+    assert [result.reason for result in results] == [ExitReason.RESET]
+
+
+def test_two_machines_run_side_by_side() -> None:
+    with bare_machine("echo") as one, bare_machine("echo") as two:
+        for machine in (one, two):
+            machine.start()
+            machine.console.expect("ready", timeout=DEADLINE)
+        one.console.send("one")
+        two.console.send("two")
+        one.console.expect("one", timeout=DEADLINE)
+        two.console.expect("two", timeout=DEADLINE)
+
+
+def test_stop_150_times_is_never_lost() -> None:
+    for _ in range(150):
+        with bare_machine("spin") as machine:
+            machine.start()
+            machine.stop()
+            assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+
+
+def test_leaving_the_block_stops_the_guest() -> None:
+    with bare_machine("spin") as machine:
+        machine.start()
+    assert machine.wait(0).reason is ExitReason.STOPPED
+
+
+def test_a_machine_starts_once() -> None:
+    with bare_machine("spin") as machine:
+        machine.start()
+        with pytest.raises(VmmError, match="started already"):
+            machine.start()
+
+
+def test_a_machine_that_never_started_closes() -> None:
+    machine = bare_machine("spin")
+    machine.close()
+    machine.close()
+
+
+def test_wait_that_times_out_leaves_the_guest_running() -> None:
+    with bare_machine("echo") as machine:
+        machine.start()
+        with pytest.raises(TimeoutError, match="still runs"):
+            machine.wait(0.01)
+        machine.console.send("q")
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
+def test_expect_on_a_guest_that_has_ended_says_so_at_once() -> None:
+    with bare_machine("hello") as machine:
+        machine.start()
+        with pytest.raises(GuestEnded, match="goodbye") as caught:
+            machine.console.expect("goodbye", timeout=DEADLINE)
+        assert caught.value.result.reason is ExitReason.RESET
+        machine.console.expect("hello")  # what it did print is still there

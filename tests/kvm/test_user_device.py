@@ -1,0 +1,136 @@
+"""Devices of a user's own, on a machine that runs."""
+
+import re
+import threading
+
+import pytest
+from guests import DEADLINE, bare_machine
+
+from vmm import ExitReason
+from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
+from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError
+from vmm.devices.resources import (
+    MmioAddressConstraint,
+    PioAddressConstraint,
+    ResourceConstraint,
+)
+
+POLLED_PORT = 0x500  # by guest/bare/poll.S
+MMIO_PAGE = 0xE800_0000  # used by guest/bare/mmio.S
+
+
+class Register(DeviceIo):
+    """A port that reads as `value`."""
+
+    def __init__(self, value: int, port: int = POLLED_PORT) -> None:
+        self.value = value
+        self.port = port
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [PioAddressConstraint.at(self.port, 1)]
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        data[0] = self.value
+
+
+class Ram(DeviceIo):
+    """A page of MMIO that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.page = bytearray(0x1000)
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [MmioAddressConstraint.at(MMIO_PAGE, len(self.page))]
+
+    def read(self, base: int, offset: int, data: memoryview) -> None:
+        data[:] = self.page[offset : offset + len(data)]
+
+    def write(self, base: int, offset: int, data: memoryview) -> None:
+        self.page[offset : offset + len(data)] = data
+
+
+class Broken(DeviceIoMut):
+    """Raises at the first access."""
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [PioAddressConstraint.at(POLLED_PORT, 1)]
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        raise ZeroDivisionError("division by zero")
+
+
+def test_mmio_of_every_width_reaches_the_device() -> None:
+    ram = Ram()
+    with bare_machine("mmio") as machine:
+        machine.plug(ram)
+        assert machine.run().reason is ExitReason.RESET
+        assert machine.console.read().decode().splitlines() == [
+            "mmio 1 11",
+            "mmio 2 2222",
+            "mmio 4 44444444",
+            "mmio 8 8888888888888888",
+        ]
+    assert ram.page[24:32] == b"\x88" * 8
+
+
+def test_plug_and_unplug_while_the_guest_polls() -> None:
+    with bare_machine("poll") as machine:
+        machine.start()
+        machine.console.expect("poll ff\n", timeout=DEADLINE)
+        device = Register(0x42)
+        machine.plug(device)
+        machine.console.expect("poll 42\n", timeout=DEADLINE)
+        machine.unplug(device)
+        machine.console.expect("poll ff\n", timeout=DEADLINE)
+        machine.plug(Register(ord("q")))
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
+def test_a_thousand_plugs_under_a_polling_guest_show_no_torn_view() -> None:
+    """Two devices change places in the guest's sight; it never sees a third value."""
+    with bare_machine("poll", serial_policy="drop") as machine:
+        machine.start()
+        machine.console.expect("poll ff\n", timeout=DEADLINE)
+        for turn in range(1000):
+            device = Register(0x10 + turn % 2)
+            machine.plug(device)
+            machine.unplug(device)
+        machine.plug(Register(ord("q")))
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+        seen = set(re.findall(r"poll (\w\w)", machine.console.read().decode()))
+    assert seen <= {"ff", "10", "11", "71"}
+
+
+def test_a_device_is_unplugged_by_another_thread_than_plugged_it() -> None:
+    device = Register(0x42)
+    with bare_machine("poll") as machine:
+        machine.start()
+        machine.plug(device)
+        machine.console.expect("poll 42", timeout=DEADLINE)
+        thread = threading.Thread(target=machine.unplug, args=(device,))
+        thread.start()
+        thread.join(DEADLINE)
+        machine.console.expect("poll ff", timeout=DEADLINE)
+
+
+def test_a_device_that_raises_ends_the_run_and_is_named() -> None:
+    with bare_machine("poll") as machine:
+        machine.plug(Locked(Broken()))
+        result = machine.run()
+        assert isinstance(machine.error, ZeroDivisionError)
+    assert result.reason is ExitReason.ERROR
+    assert result.exit_code == 1
+    assert result.detail == (
+        "device Broken raised ZeroDivisionError: division by zero "
+        "during a 1-byte read of port 0x500"
+    )
+
+
+def test_a_taken_port_is_refused() -> None:
+    with bare_machine("spin") as machine, pytest.raises((ResourceError, DeviceOverlap)):
+        machine.plug(Register(0, port=0x3F8))
+
+
+def test_unplugging_what_is_not_plugged_in_is_refused() -> None:
+    with bare_machine("spin") as machine, pytest.raises(NoDevice, match="Register"):
+        machine.unplug(Register(0))
