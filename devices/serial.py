@@ -384,10 +384,8 @@ class Serial:
         self._rx.restore(state.line_status, state.in_buffer, state.in_buffer_errors)
         self._rx.restore_timeout(state.rx_timeout_pending, state.rx_timeout_ns)
         self._tx += bytes(state.tx_buffer)
-        if self._tx:
-            self._tx_lsr = 0
-        elif self._ier & UART_IER_THRI:
-            self._thre_pending = state.thre_pending
+        self._tx_lsr = 0 if self._tx else _TX_IDLE
+        self._thre_pending = state.thre_pending and not self._tx
         self._choose_tx_path()
         self._drain()
         self._update()
@@ -482,7 +480,7 @@ class Serial:
     def _note_thr_empty(self) -> None:
         """THR, or the TX FIFO, became empty."""
         self._tx_lsr = _TX_IDLE
-        self._thre_pending = bool(self._ier & UART_IER_THRI)
+        self._thre_pending = True
         self._choose_tx_path()
 
     def _on_room(self) -> None:
@@ -573,8 +571,6 @@ class Serial:
             # Enabling it with THR empty interrupts, though IIR was read before:
             # drivers start their output so, and Linux tests for it.
             self._thre_pending = not self._tx
-        elif not value & UART_IER_THRI:
-            self._thre_pending = False
         self._update()
 
     def _write_fcr(self, value: int) -> None:

@@ -33,7 +33,7 @@ class SerialState:
     tx_buffer: tuple[int, ...] = ()
     """Bytes that wait for room in the sink."""
     thre_pending: bool = False
-    """The THRE interrupt has arisen and IIR was not read since."""
+    """THR became empty and IIR has not said so. Means nothing without IER.THRI."""
     rx_timeout_pending: bool = False
     rx_timeout_ns: int | None = None
     """Time left until the RX timeout; None: not running."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from serial_rig import LockStep
 
+LONG = bool(os.environ.get("VMM_LONG"))
 OFFSETS = st.integers(0, 9)
 BYTES = st.integers(0, 0xFF)
 # A timeout takes 43 us at divisor 1 with short characters, 27 s at the slowest.
@@ -87,7 +88,7 @@ class SerialLockStep(RuleBasedStateMachine):
 
 TestSerialLockStep = SerialLockStep.TestCase
 TestSerialLockStep.settings = settings(
-    max_examples=150, stateful_step_count=60, deadline=None
+    max_examples=1000 if LONG else 80, stateful_step_count=60, deadline=None
 )
 
 
@@ -124,12 +125,13 @@ def _steps(step: LockStep, rng: random.Random) -> list[tuple[int, Callable[[], N
 
 
 def test_long_run_agrees_with_the_oracle() -> None:
-    """10^6 steps with VMM_LONG=1, else the first 20,000 of them."""
-    count = 1_000_000 if os.environ.get("VMM_LONG") else 20_000
+    """10^6 steps with VMM_LONG=1 (and -o timeout=0), else the first 20,000."""
+    count = 1_000_000 if LONG else 20_000
     step, rng = LockStep(), random.Random(16550)
     weights, acts = zip(*_steps(step, rng), strict=True)
     for act in rng.choices(acts, weights, k=count):
         act()
     told = step.oracle.told
+    print(f"{count} steps, {step.oracle.edges} edges, {dict(told)}")
     assert min(told["read"], told["out"], told["lost"], told["empty"]) > count // 200
     assert step.oracle.edges > count // 50
