@@ -3,9 +3,9 @@
 import re
 import threading
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Self
 
-from .endpoint import Host
 from .errors import VmmError
 from .result import RunResult
 
@@ -26,19 +26,25 @@ class GuestEnded(VmmError):
         super().__init__(message)
         self.result = result
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str, RunResult]]:
+        """So that it may come back from another process."""
+        return type(self), (str(self), self.result)
+
 
 class CaptureEndpoint:
     """Holds what the guest printed until somebody has expected it.
 
     At `limit` bytes it takes no more, so that the sink's policy applies:
-    the guest is held, or its output dropped.
+    the guest is held, or its output dropped. `on_room` is called when it takes
+    more again, on the thread of whoever made the room.
     """
 
     may_be_early = False
 
-    def __init__(self, host: Host, limit: int = CAPTURE_LIMIT) -> None:
-        self._host = host
+    def __init__(self, on_room: Callable[[], None], limit: int = CAPTURE_LIMIT) -> None:
+        self._on_room = on_room
         self._limit = limit
+        self._refused = False
         self._buffer = bytearray()
         self._changed = threading.Condition()
         self._result: RunResult | None = None
@@ -47,6 +53,7 @@ class CaptureEndpoint:
         with self._changed:
             taken = data[: self._limit - len(self._buffer)]
             self._buffer += taken
+            self._refused = len(taken) < len(data)
             self._changed.notify_all()
         return len(taken)
 
@@ -67,7 +74,7 @@ class CaptureEndpoint:
         with self._changed:
             data = bytes(self._buffer)
             self._buffer.clear()
-        self._host.endpoint_ready()
+        self._tell_of_room()
         return data
 
     def expect(self, pattern: Pattern, timeout: float) -> re.Match[bytes]:
@@ -93,8 +100,12 @@ class CaptureEndpoint:
             match = regex.search(bytes(self._buffer))  # a copy that outlives it
             assert match is not None
             del self._buffer[: match.end()]
-        self._host.endpoint_ready()
+        self._tell_of_room()
         return match
+
+    def _tell_of_room(self) -> None:
+        if self._refused:
+            self._on_room()
 
     def _complaint(self, pattern: Pattern, when: str) -> str:
         lines = bytes(self._buffer).decode(errors="backslashreplace").splitlines()

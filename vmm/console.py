@@ -51,7 +51,7 @@ class Console(SerialEvents):
         self.first_output_ns: int | None = None
         self.input_filter: Callable[[bytes], bytes] = bytes
         self._serial: Serial | None = None
-        self._capture = CaptureEndpoint(self)
+        self._capture = CaptureEndpoint(lambda: loop.call_soon(self.endpoint_ready))
         self._cleanup = ExitStack()
         self._endpoint = self._open(config.serial)
         limit, rate = config.serial_limit, config.serial_rate
