@@ -1,0 +1,165 @@
+"""MachineConfig: what is taken, and the field that is named where it isn't."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vmm import config
+from vmm.config import DEFAULT_CMDLINE, MachineConfig, parse_memory, parse_size
+from vmm.errors import ConfigError
+
+SIZES = {
+    "4096": 4096,
+    "1K": 1 << 10,
+    "3k": 3 << 10,
+    "512M": 512 << 20,
+    "512MB": 512 << 20,
+    "512MiB": 512 << 20,
+    "2G": 2 << 30,
+    " 2g ": 2 << 30,
+}
+
+
+@pytest.mark.parametrize(("text", "size"), SIZES.items())
+def test_sizes_are_powers_of_1024(text: str, size: int) -> None:
+    assert parse_size("memory", text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", " ", "12X", "1.5G", "-1M", "0x1000", "M", "1 M M", "1e9", "٣M", "9" * 5000],
+)
+def test_what_is_no_size_is_refused_by_field(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^initrd_limit: .* is no size: write 512M"):
+        parse_size("initrd_limit", text)
+
+
+@given(text=st.text(max_size=12))
+def test_any_text_gives_a_size_or_a_config_error(text: str) -> None:
+    try:
+        assert parse_size("memory", text) >= 0
+    except ConfigError:
+        return
+
+
+def test_memory_may_be_bytes() -> None:
+    assert parse_memory(64 << 20) == 64 << 20
+
+
+BAD_MEMORY: dict[int | str, str] = {
+    0: "0 is less than 2M",
+    "0": "0 is less than 2M",
+    -1: "-1 is less than 2M",
+    "-1": "'-1' is no size",
+    "12X": "'12X' is no size",
+    "": "'' is no size",
+    "1.5G": "'1.5G' is no size",
+    "1M": "1M is less than 2M",
+    (64 << 20) + 1: "67108865 is not a multiple of 4096 bytes",
+    "67108865": "67108865 is not a multiple of 4096 bytes",
+    "1025G": "1025G is more than 1024G",
+    "99999999999999999999G": "is more than 1024G",
+}
+
+
+@pytest.mark.parametrize(("value", "problem"), BAD_MEMORY.items())
+def test_bad_memory_is_refused(value: int | str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"^memory: .*{re.escape(problem)}"):
+        MachineConfig(memory=value)
+
+
+@pytest.mark.parametrize("value", [512, "512", " 512 "])
+def test_forgotten_unit_gets_a_hint(value: int | str) -> None:
+    with pytest.raises(ConfigError, match="did you mean 512M"):
+        MachineConfig(memory=value)
+
+
+@pytest.mark.parametrize("value", ["512K", 0, "0", -512])
+def test_no_hint_where_no_unit_was_forgotten(value: int | str) -> None:
+    with pytest.raises(ConfigError, match=r"less than 2M$"):
+        MachineConfig(memory=value)
+
+
+@pytest.mark.parametrize("value", ["2M", "1024G"])
+def test_memory_limits_are_inclusive(value: str) -> None:
+    assert MachineConfig(memory=value).memory_size == parse_size("memory", value)
+
+
+@pytest.mark.parametrize("cpus", [0, -1, 33])
+def test_bad_cpus_are_refused(cpus: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^cpus: {cpus} is not within 1\.\.32"):
+        MachineConfig(cpus=cpus)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])
+def test_bad_timeout_is_refused(timeout: float) -> None:
+    with pytest.raises(ConfigError, match=r"^timeout: "):
+        MachineConfig(timeout=timeout)
+
+
+def test_bad_on_reset_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^on_reset: 'halt' is not exit or restart"):
+        MachineConfig(on_reset="halt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "serial", ["", "tty", "file", "file:", "unix:", "stdio:", "tcp:1", "null:x"]
+)
+def test_bad_serial_is_refused(serial: str) -> None:
+    with pytest.raises(ConfigError, match=r"^serial: .* is not stdio, null, file:PATH"):
+        MachineConfig(serial=serial)
+
+
+def test_bad_serial_policy_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^serial_policy: 'wait' is not block or"):
+        MachineConfig(serial_policy="wait")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["serial_limit", "serial_rate"])
+@pytest.mark.parametrize("value", [0, -1, "0", "x"])
+def test_bad_serial_limit_or_rate_is_refused(field: str, value: int | str) -> None:
+    with pytest.raises(ConfigError, match=f"^{field}: "):
+        MachineConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_append_adds_to_the_default_command_line() -> None:
+    assert MachineConfig(append="quiet").full_cmdline == f"{DEFAULT_CMDLINE} quiet"
+
+
+def test_append_adds_to_a_given_command_line() -> None:
+    assert MachineConfig(cmdline="a", append="b").full_cmdline == "a b"
+
+
+def test_command_line_may_be_empty() -> None:
+    assert MachineConfig(cmdline="").full_cmdline == ""
+
+
+def test_config_can_not_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        MachineConfig().cpus = 2  # type: ignore[misc]
+
+
+def test_missing_tiny_guest_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "BUILD_DIR", tmp_path)
+    with pytest.raises(ConfigError, match=r"^kernel: none was given .*build-guest"):
+        MachineConfig().images()
+
+
+def test_tiny_guest_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "BUILD_DIR", tmp_path)
+    built = tmp_path / "vmlinux-tiny", tmp_path / "initramfs-tiny.cpio"
+    for path in built:
+        path.touch()
+    assert MachineConfig().images() == built
+    assert MachineConfig(initrd="mine").images() == (built[0], "mine")
+
+
+def test_given_kernel_comes_without_an_initrd() -> None:
+    assert MachineConfig(kernel="vmlinux").images() == ("vmlinux", None)
