@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,9 @@ def run_in_machine(command: list[str], memory_mib: int, out: str | None) -> int:
     try:
         return Supervisor(machine).run(command, out)
     except Stopped as stopped:
-        return 128 + int(stopped.args[0])
+        number = signal.Signals(stopped.args[0])
+        print(f"with-kvm: stopped by {number.name}", file=sys.stderr)
+        return 128 + number
     except MachineError as error:
         words = machine.last_words()
         print(f"with-kvm: the software machine failed: {error}", file=sys.stderr)

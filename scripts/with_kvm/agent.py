@@ -10,7 +10,8 @@ and nothing else. To us come, on "control":
     {"op": "closed", "stream"}    nobody reads that stream any more
 
 and from us go {"op": "ready"}, {"op": "started"} and, last,
-{"op": "exit", "status", "stdout", "stderr"} with the bytes sent per stream.
+{"op": "exit", "status", "stdout", "stderr", "errors"} with the bytes sent per
+stream and what failed in sending them.
 
 A file of its own, standard library only: it runs with `python -I -S`.
 """
@@ -18,6 +19,7 @@ A file of its own, standard library only: it runs with `python -I -S`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -60,18 +62,21 @@ class Pump(threading.Thread):
         self.source, self.sink = source, sink
         self.copied = 0
         self.sink_closed = False
+        self.error: OSError | None = None
 
     def run(self) -> None:
         """Copy, then close the source, so that its writer sees SIGPIPE.
 
-        EIO ends a pty's output; EPIPE says that nobody reads the sink.
+        EIO ends a pty's output and EPIPE a command's input; any other error
+        is kept for the report of the command's end.
         """
-        with contextlib.suppress(OSError):
-            while data := os.read(self.source, CHUNK):
-                if self.sink_closed:
-                    break
+        try:
+            while (data := os.read(self.source, CHUNK)) and not self.sink_closed:
                 write_all(self.sink, data)
                 self.advance(len(data))
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                self.error = error
         os.close(self.source)
 
     def advance(self, count: int) -> None:
@@ -232,7 +237,7 @@ class Agent:
             status, reason = failure.args
             text = f"with-kvm: {reason}\n".encode()
             write_all(self.ports[2], text)
-            self.send(op="exit", status=status, stdout=0, stderr=len(text))
+            self.send(op="exit", status=status, stdout=0, stderr=len(text), errors=[])
             return
         self.streams.started()
         self.send(op="started")
@@ -301,7 +306,8 @@ class Agent:
         stdout, stderr = self.streams.sent("stdout"), self.streams.sent("stderr")
         if self.alone:
             os.sync()
-        self.send(op="exit", status=status, stdout=stdout, stderr=stderr)
+        errors = [f"{n}: {p.error}" for n, p in self.streams.pumps.items() if p.error]
+        self.send(op="exit", status=status, stdout=stdout, stderr=stderr, errors=errors)
 
 
 def open_port(name: str) -> int:

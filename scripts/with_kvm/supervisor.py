@@ -169,6 +169,8 @@ class Supervisor:
             self._exited = True
             for name, pump in pumps.items():
                 pump.wait(reply[name])
+        if reply["errors"]:
+            raise MachineError(f"it lost output: {reply['errors']}")
         status: int = reply["status"]
         return status
 
