@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from open_fds import open_fds
 
 from vmm.devices.errors import TriggerError
 from vmm.event_loop import PURGE_MIN, READ, WRITE, EventLoop
@@ -15,10 +16,6 @@ from vmm.eventfd import EventFd, EventFdTrigger
 
 DEADLINE = 10.0
 OnLoop = Callable[[Callable[[], object]], None]
-
-
-def open_fds() -> list[str]:
-    return sorted(os.listdir("/proc/self/fd"))
 
 
 # Timers

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kernel_images import CODE_OFFSET, MIB, bzimage, elf, program_header
+from open_fds import open_fds
 
 from vmm.boot.image import ImageFile, KernelImage, Segment
 from vmm.boot.kernel import open_kernel
@@ -188,10 +189,10 @@ def test_file_that_fails_to_be_read_is_named(tmp_path: Path) -> None:
 
 def test_file_of_a_refused_kernel_is_closed(tmp_path: Path) -> None:
     (tmp_path / "vmlinux").write_bytes(bytes(100))
-    before = os.listdir("/proc/self/fd")
+    before = open_fds()
     with pytest.raises(ImageError):
         open_kernel(tmp_path / "vmlinux")
-    assert os.listdir("/proc/self/fd") == before
+    assert open_fds() == before
 
 
 def test_replacing_the_file_on_disk_changes_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from kernel_images import bzimage
+from open_fds import open_fds
 
 from vmm import cli
 from vmm.errors import KvmError, KvmUnavailable
@@ -35,10 +36,6 @@ def fake_kvm(monkeypatch: pytest.MonkeyPatch) -> Fake:
         )
 
     return install
-
-
-def open_fds() -> list[str]:
-    return sorted(os.listdir("/proc/self/fd"))
 
 
 # Opening

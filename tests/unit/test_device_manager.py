@@ -1,0 +1,291 @@
+"""DeviceManager: plug, unplug, power; all of it or nothing."""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from open_fds import open_fds
+
+from vmm.device_manager import DeviceManager
+from vmm.devices.device_io import DeviceIo
+from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError
+from vmm.devices.io_manager import IoManager
+from vmm.devices.resource_manager import ResourceManager
+from vmm.devices.resources import (
+    DeviceResources,
+    GenericIrqConstraint,
+    LegacyIrqConstraint,
+    MmioAddressConstraint,
+    PioAddressConstraint,
+    PioAddressRange,
+    ResourceConstraint,
+)
+from vmm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vmm.devices.trigger import Trigger
+    from vmm.kvm.vm import Vm
+
+PORT = 0x500
+CONSTRAINTS = (
+    PioAddressConstraint.at(PORT, 4),
+    MmioAddressConstraint(size=0x1000, align=0x1000),
+    LegacyIrqConstraint(irq=5),
+)
+
+
+class Device(DeviceIo):
+    """Notes the flow it goes through."""
+
+    def __init__(self, constraints: Sequence[ResourceConstraint] = CONSTRAINTS) -> None:
+        self.constraints = constraints
+        self.calls: list[str] = []
+
+    def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
+        self.calls.append("constraints")
+        return self.constraints
+
+    def assign_resources(
+        self, resources: DeviceResources, interrupts: "Sequence[Trigger]"
+    ) -> None:
+        self.calls.append("assign")
+        super().assign_resources(resources, interrupts)
+
+    def get_trapped_io_resources(self) -> DeviceResources:
+        self.calls.append("trapped")
+        return super().get_trapped_io_resources()
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+
+class FakeVm:
+    """Keeps which eventfd is on which line."""
+
+    def __init__(self) -> None:
+        self.irqfds: dict[int, int] = {}
+
+    def assign_irqfd(self, eventfd: int, gsi: int) -> None:
+        os.fstat(eventfd)  # it is open
+        self.irqfds[eventfd] = gsi
+
+    def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
+        os.fstat(eventfd)
+        assert self.irqfds.pop(eventfd) == gsi
+
+
+class Rig:
+    """A DeviceManager with what it manages."""
+
+    def __init__(self) -> None:
+        self.resources = ResourceManager()
+        self.bus = IoManager()
+        self.manager = DeviceManager(self.resources, self.bus)
+        self.vm = FakeVm()
+
+    def power_on(self) -> None:
+        self.manager.power_on(cast("Vm", self.vm))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the whole of CONSTRAINTS can be had, and nobody is on the bus."""
+        given = self.resources.allocate_device_resources(CONSTRAINTS)
+        self.resources.free_device_resources(given)
+        return self.bus == IoManager()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.manager.close()
+
+
+# The flow
+
+
+def test_device_is_asked_given_and_trapped_in_this_order(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    assert device.calls == ["constraints", "assign", "trapped"]
+
+
+def test_device_gets_what_it_asked_for(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    given = device.get_assigned_resources()
+    assert given.get_pio_address_ranges() == [(PORT, 4)]
+    assert given.get_legacy_irq() == 5
+    assert len(device.interrupts) == 1
+
+
+def test_device_is_at_its_ranges(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    ((mmio, _),) = device.get_assigned_resources().get_mmio_address_ranges()
+    assert rig.bus.device_at_port(PORT + 3) is device
+    assert rig.bus.device_at_address(mmio) is device
+
+
+def test_device_without_constraints_can_be_plugged(rig: Rig) -> None:
+    rig.manager.add(Device(()))
+
+
+def test_reset_reaches_every_device(rig: Rig) -> None:
+    devices = Device(()), Device(())
+    for device in devices:
+        rig.manager.add(device)
+    rig.manager.reset()
+    assert [device.calls[-1] for device in devices] == ["reset", "reset"]
+
+
+# Interrupt lines
+
+
+def test_power_on_connects_the_lines(rig: Rig) -> None:
+    rig.manager.add(Device())
+    rig.power_on()
+    assert list(rig.vm.irqfds.values()) == [5]
+
+
+def test_trigger_reaches_the_connected_eventfd(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    rig.power_on()
+    device.interrupts[0].trigger()
+    (eventfd,) = rig.vm.irqfds
+    assert os.eventfd_read(eventfd) == 1
+
+
+def test_power_off_disconnects_the_lines(rig: Rig) -> None:
+    rig.manager.add(Device())
+    rig.power_on()
+    rig.manager.power_off()
+    assert rig.vm.irqfds == {}
+
+
+def test_next_vm_gets_the_same_lines(rig: Rig) -> None:
+    rig.manager.add(Device())
+    rig.power_on()
+    before = dict(rig.vm.irqfds)
+    rig.manager.power_off()
+    rig.power_on()
+    assert rig.vm.irqfds == before
+
+
+def test_device_plugged_while_it_runs_is_connected_at_once(rig: Rig) -> None:
+    rig.power_on()
+    rig.manager.add(Device())
+    assert list(rig.vm.irqfds.values()) == [5]
+
+
+# Unplugging
+
+
+def test_unplugged_device_is_off_bus_line_and_pools(rig: Rig) -> None:
+    rig.power_on()
+    device = Device()
+    rig.manager.add(device)
+    rig.manager.remove(device)
+    assert rig.vm.irqfds == {}
+    assert rig.is_empty
+    assert len(device.get_assigned_resources()) == 0
+
+
+def test_unplugged_device_may_still_pull_its_line(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    trigger = device.interrupts[0]
+    rig.manager.remove(device)
+    trigger.trigger()
+
+
+def test_unplugged_device_can_be_plugged_again(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    rig.manager.remove(device)
+    rig.manager.add(device)
+    assert rig.bus.device_at_port(PORT) is device
+
+
+def test_unplugging_what_is_not_plugged_is_refused(rig: Rig) -> None:
+    with pytest.raises(NoDevice, match="Device is not plugged in"):
+        rig.manager.remove(Device())
+
+
+def test_plugging_and_unplugging_leaves_no_descriptor(rig: Rig) -> None:
+    before = open_fds()
+    device = Device()
+    rig.manager.add(device)
+    rig.manager.remove(device)
+    assert open_fds() == before
+
+
+# Failures change nothing
+
+
+def refuse(rig: Rig, device: Device, kind: type[Exception], message: str) -> None:
+    rig.power_on()
+    before = open_fds()
+    with pytest.raises(kind, match=message):
+        rig.manager.add(device)
+    assert rig.is_empty
+    assert rig.vm.irqfds == {}
+    assert open_fds() == before
+    assert len(device.get_assigned_resources()) == 0
+
+
+def test_unavailable_resource_undoes_the_others(rig: Rig) -> None:
+    device = Device((*CONSTRAINTS, LegacyIrqConstraint(irq=2)))
+    refuse(rig, device, ResourceError, "IRQ")
+
+
+def test_msi_is_refused(rig: Rig) -> None:
+    device = Device((*CONSTRAINTS, GenericIrqConstraint(size=2)))
+    refuse(rig, device, ConfigError, "interrupt 24 is an MSI, which needs a PCI bus")
+
+
+def test_overlap_on_the_bus_undoes_the_allocation(rig: Rig) -> None:
+    class Greedy(Device):
+        def get_trapped_io_resources(self) -> DeviceResources:
+            return DeviceResources([PioAddressRange(PORT, 4), PioAddressRange(PORT, 2)])
+
+    refuse(rig, Greedy(), DeviceOverlap, "overlaps")
+
+
+def test_device_that_refuses_its_resources_undoes_them(rig: Rig) -> None:
+    class Picky(Device):
+        def assign_resources(
+            self, resources: DeviceResources, interrupts: "Sequence[Trigger]"
+        ) -> None:
+            super().assign_resources(resources, interrupts)
+            if len(resources):
+                raise ValueError("not these")
+
+    refuse(rig, Picky(), ValueError, "not these")
+
+
+def test_device_that_is_plugged_already_is_refused(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    with pytest.raises(ConfigError, match="Device is plugged in already"):
+        rig.manager.add(device)
+    assert rig.bus.device_at_port(PORT) is device
+
+
+def test_refused_device_can_be_plugged_later(rig: Rig) -> None:
+    first, second = Device(), Device()
+    rig.manager.add(first)
+    with pytest.raises(ResourceError):
+        rig.manager.add(second)
+    rig.manager.remove(first)
+    rig.manager.add(second)
+
+
+def test_closing_closes_the_lines_and_twice_is_fine(rig: Rig) -> None:
+    before = open_fds()
+    rig.manager.add(Device())
+    rig.manager.close()
+    rig.manager.close()
+    assert open_fds() == before
