@@ -68,6 +68,8 @@ class Console(SerialEvents):
         )
         self._lock = threading.Lock()  # for the input queue
         self._input = bytearray()
+        self._feed_is_due = False
+        self._awaiting = False  # looking now and then whether the guest listens
         self._holding = False
         self._listened = False
         self._patience_ends_ns = 0
@@ -206,7 +208,9 @@ class Console(SerialEvents):
 
     def in_buffer_empty(self) -> None:
         """The guest has drained its FIFO: SerialEvents, on a vCPU's thread."""
-        if self._input:
+        # Not twice: a guest may do this faster than the loop turns.
+        if self._input and not self._feed_is_due:
+            self._feed_is_due = True
             self._loop.call_soon(self._feed)
 
     def _await_listener(self) -> None:
@@ -221,16 +225,19 @@ class Console(SerialEvents):
         now = self._loop.now_ns()
         listens = bool(self._serial.state().interrupt_enable & UART_IER_RDI)
         if (listens and self._listened) or now > self._patience_ends_ns:
-            self._holding = False
+            self._holding = self._awaiting = False
             self._feed()
             return
+        self._awaiting = True
         self._listened = listens
         self._loop.call_at(now + LISTEN_NS, self._await_listener)
 
     def _feed(self) -> None:
         assert self._serial is not None
+        self._feed_is_due = False
         if self._holding:
-            self._await_listener()
+            if not self._awaiting:
+                self._await_listener()
             return
         with self._lock:
             while self._input:
