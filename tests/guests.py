@@ -9,7 +9,7 @@ import pytest
 from vmm import Machine, MachineConfig
 from vmm.config import BUILD_DIR
 
-DEADLINE = 60  # seconds that any step of a guest may take on the slowest host
+DEADLINE = 120  # seconds that any step of a guest may take on the slowest host
 
 
 def built(name: str) -> Path:

@@ -1,81 +1,44 @@
 """The `vmm run` command as a user's shell sees it."""
 
 import json
-import os
-import pty
 import signal
+import socket
 import subprocess
 import sys
-import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from guests import DEADLINE, bare, wait_until
+from terminals import on_terminal
 
 VMM = (sys.executable, "-m", "vmm")
 
 
-def vmm_run(name: str, *options: str, **popen: object) -> subprocess.Popen[bytes]:
-    """Start `vmm run` with a bare guest."""
-    command = [*VMM, "run", "--kernel", str(bare(name)), *options]
-    return subprocess.Popen(command, **popen)  # type: ignore[call-overload,no-any-return]
+def command(name: str, *options: str) -> list[str]:
+    """`vmm run` with a bare guest."""
+    return [*VMM, "run", "--kernel", str(bare(name)), *options]
+
+
+@contextmanager
+def running(name: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in the background with pipes; killed at the end if it still is."""
+    with subprocess.Popen(
+        command(name, *options), stdin=PIPE, stdout=PIPE, stderr=PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def outcome(name: str, *options: str, stdin: bytes = b"") -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a whole run."""
-    process = vmm_run(
-        name,
-        *options,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    out, err = process.communicate(stdin, timeout=DEADLINE)
-    return process.returncode, out.decode(), err.decode()
-
-
-def read_until(fd: int, text: bytes) -> bytes:
-    """Read a terminal until `text` has come."""
-    data = b""
-    while text not in data:
-        data += os.read(fd, 4096)
-    return data
-
-
-@contextmanager
-def on_terminal(
-    name: str, *options: str
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A run whose standard streams are a terminal; gives that and our end of it."""
-    ours, theirs = pty.openpty()
-    process = vmm_run(
-        name,
-        *options,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        preexec_fn=lambda: _take_terminal(theirs),
-    )
-    try:
-        yield process, ours
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-        os.close(theirs)
-
-
-def _take_terminal(fd: int) -> None:
-    import fcntl
-
-    fcntl.ioctl(fd, termios.TIOCSCTTY, 0)
-
-
-def is_raw(fd: int) -> bool:
-    return not termios.tcgetattr(fd)[3] & termios.ICANON
+    with running(name, *options) as process:
+        out, err = process.communicate(stdin, timeout=DEADLINE)
+        return process.returncode, out.decode(), err.decode()
 
 
 def test_console_goes_to_stdout_and_messages_to_stderr() -> None:
@@ -134,12 +97,12 @@ def test_timeout_ends_with_124() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_stop_the_run(number: signal.Signals) -> None:
-    process = vmm_run("spin", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.read(4) == b"spin"
-    process.send_signal(number)
-    _, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 128 + number
+    with running("spin") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"spin"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=DEADLINE)
+        assert process.returncode == 128 + number
     assert err.decode().startswith(f"vmm: stopped: {number.name} (")
 
 
@@ -151,31 +114,27 @@ def test_closed_standard_streams_are_no_obstacle(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["reason"] == "reset"
 
 
-@pytest.mark.parametrize("serial", ["null", "stdio"])
-def test_dev_null_as_input(serial: str) -> None:
-    process = vmm_run(
-        "hello",
-        "--serial",
-        serial,
+@pytest.mark.parametrize(
+    ("serial", "shown"), [("null", b""), ("stdio", b"hello from the bare guest\n")]
+)
+def test_dev_null_as_input(serial: str, shown: bytes) -> None:
+    done = subprocess.run(
+        command("hello", "--serial", serial),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DEADLINE,
     )
-    assert process.communicate(timeout=DEADLINE)[0] == (
-        b"" if serial == "null" else b"hello from the bare guest\n"
-    )
-    assert process.returncode == 0
+    assert (done.returncode, done.stdout) == (0, shown)
 
 
 def test_a_reader_that_goes_away_ends_the_run_in_one_line() -> None:
-    process = vmm_run("flood", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.read(1)
-    process.stdout.close()
-    err = process.stderr.read().decode()
-    process.stderr.close()
-    assert process.wait(DEADLINE) == 1
+    with running("flood") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        err = process.stderr.read().decode()
+        assert process.wait(DEADLINE) == 1
     assert err.count("\n") == 1
     assert err.startswith("vmm: error: ")
 
@@ -189,12 +148,12 @@ def test_serial_to_a_file_within_its_limit(tmp_path: Path) -> None:
 
 
 def test_serial_on_a_unix_socket(tmp_path: Path) -> None:
-    import socket
-
     path = tmp_path / "console"
-    process = vmm_run("echo", "--serial", f"unix:{path}", stderr=subprocess.DEVNULL)
-    wait_until(path.exists, "the socket")
-    with socket.socket(socket.AF_UNIX) as client:
+    with (
+        running("echo", "--serial", f"unix:{path}") as process,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        wait_until(path.exists, "the socket")
         client.connect(str(path))
         client.sendall(b"abc")
         seen = b""
@@ -207,51 +166,50 @@ def test_serial_on_a_unix_socket(tmp_path: Path) -> None:
 
 def test_a_killed_vmm_leaves_no_socket(tmp_path: Path) -> None:
     path = tmp_path / "console"
-    process = vmm_run("spin", "--serial", f"unix:{path}", stderr=subprocess.DEVNULL)
-    wait_until(path.exists, "the socket")
-    process.kill()
-    process.wait()
-    wait_until(lambda: not path.exists(), "the socket's removal")
+    with running("spin", "--serial", f"unix:{path}") as process:
+        wait_until(path.exists, "the socket")
+        process.kill()
+        process.wait()
+        wait_until(lambda: not path.exists(), "the socket's removal")
 
 
 def test_keys_on_a_terminal_reach_the_guest() -> None:
-    with on_terminal("echo") as (process, terminal):
-        read_until(terminal, b"echo: ready")
-        os.write(
-            terminal, b"typed\x03\x01\x01"
-        )  # Ctrl-C and one Ctrl-A are the guest's
-        assert b"typed\x03\x01" in read_until(terminal, b"\x01")
-        os.write(terminal, b"q")
-        assert process.wait(DEADLINE) == 0
-        assert not is_raw(terminal)
+    with on_terminal(command("echo")) as terminal:
+        terminal.read_until(b"echo: ready")
+        # Ctrl-C and one Ctrl-A are the guest's.
+        terminal.type(b"typed\x03\x01\x01")
+        assert b"typed\x03\x01" in terminal.read_until(b"\x01")
+        terminal.type(b"q")
+        assert terminal.process.wait(DEADLINE) == 0
+        assert not terminal.is_raw()
 
 
 def test_ctrl_a_h_helps_and_ctrl_a_x_quits() -> None:
-    with on_terminal("echo") as (process, terminal):
-        read_until(terminal, b"echo: ready")
-        assert is_raw(terminal)
-        os.write(terminal, b"\x01h")
-        read_until(terminal, b"quit the VMM")
-        os.write(terminal, b"\x01x")
-        read_until(terminal, b"vmm: stopped: Ctrl-A x")
-        assert process.wait(DEADLINE) == 130
-        assert not is_raw(terminal)
+    with on_terminal(command("echo")) as terminal:
+        terminal.read_until(b"echo: ready")
+        assert terminal.is_raw()
+        terminal.type(b"\x01h")
+        terminal.read_until(b"quit the VMM")
+        terminal.type(b"\x01x")
+        terminal.read_until(b"vmm: stopped: Ctrl-A x")
+        assert terminal.process.wait(DEADLINE) == 130
+        assert not terminal.is_raw()
 
 
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]
 )
 def test_the_terminal_is_restored_however_we_die(number: signal.Signals) -> None:
-    with on_terminal("echo") as (process, terminal):
-        read_until(terminal, b"echo: ready")
-        assert is_raw(terminal)
-        process.send_signal(number)
-        process.wait(DEADLINE)
-        wait_until(lambda: not is_raw(terminal), "the terminal's restoration")
+    with on_terminal(command("echo")) as terminal:
+        terminal.read_until(b"echo: ready")
+        assert terminal.is_raw()
+        terminal.process.send_signal(number)
+        terminal.process.wait(DEADLINE)
+        wait_until(lambda: not terminal.is_raw(), "the terminal's restoration")
 
 
 def test_a_silent_guest_gets_one_hint() -> None:
-    with on_terminal("mute") as (process, terminal):
-        seen = read_until(terminal, b"console=ttyS0 missing")
-        assert b"has printed nothing for 10 s" in seen
-        assert process.poll() is None
+    with on_terminal(command("mute")) as terminal:
+        shown = terminal.read_until(b"console=ttyS0 missing")
+        assert b"has printed nothing for 10 s" in shown
+        assert terminal.process.poll() is None

@@ -1,0 +1,141 @@
+"""Linux: our tiny kernel, and Debian's own, unmodified."""
+
+import re
+from pathlib import Path
+
+import pytest
+from guests import DEADLINE, built, with_script
+
+from vmm import ExitReason, Machine, MachineConfig, RunResult
+
+pytestmark = pytest.mark.linux
+
+MARKER = "guest: userspace Linux "
+
+
+def boot(**settings: object) -> tuple[RunResult, str]:
+    """Boot to the end; the result and the console's text."""
+    config = MachineConfig(timeout=DEADLINE, **settings)  # type: ignore[arg-type]
+    with Machine(config) as machine:
+        result = machine.run()
+        return result, machine.console.read().decode()
+
+
+def answers(output: str) -> list[str]:
+    """What a script printed, which is all that carries no time stamp."""
+    return [line for line in output.splitlines() if not line.startswith("[")]
+
+
+def test_the_tiny_guest_is_the_default_and_resets() -> None:
+    result, output = boot()
+    assert "Linux version" in output
+    assert MARKER in output
+    assert output.index("guest: reset through the i8042") > output.index(MARKER)
+    assert result.reason is ExitReason.RESET
+    assert result.exit_code == 0
+    assert result.detail == ""
+
+
+def test_the_tiny_bzimage_decompresses_itself() -> None:
+    result, output = boot(
+        kernel=built("bzImage-tiny"), initrd=built("initramfs-tiny.cpio")
+    )
+    assert MARKER in output
+    assert result.reason is ExitReason.RESET
+
+
+@pytest.mark.parametrize("image", ["bzImage-debian", "vmlinux-debian"])
+def test_debians_kernel_runs_a_shell_script_in_256_mib(
+    image: str, tmp_path: Path
+) -> None:
+    result, output = boot(
+        kernel=built(image),
+        initrd=with_script(tmp_path, "echo script runs on $(uname -r)"),
+        memory="256M",
+        append="quiet",
+    )
+    assert re.search(r"script runs on 6\.1\.\S+-cloud-amd64", output)
+    assert "guest: status 0" in output
+    assert result.reason is ExitReason.RESET
+
+
+def test_a_script_with_pipes_forks_and_floating_point(tmp_path: Path) -> None:
+    script = """
+    seq 1 100 | awk '{ sum += $1 / 3 } END { printf "sum %.3f\\n", sum }'
+    for n in 1 2 3; do (echo child $n) & wait; done
+    exit 7
+    """
+    _, output = boot(initrd=with_script(tmp_path, script), append="quiet")
+    lines = answers(output)
+    assert "sum 1683.333" in lines
+    assert [line for line in lines if "child" in line] == [
+        "child 1",
+        "child 2",
+        "child 3",
+    ]
+    assert "guest: status 7" in lines
+
+
+def test_8_gib_are_all_there(tmp_path: Path) -> None:
+    _, output = boot(
+        initrd=with_script(tmp_path, "grep MemTotal /proc/meminfo"), memory="8G"
+    )
+    match = re.search(r"MemTotal: +(\d+) kB", output)
+    assert match is not None
+    assert int(match[1]) > 7.7 * 1024 * 1024
+    assert "[mem 0x0000000100000000-0x000000021fffffff] usable" in output
+
+
+def test_the_kernel_gets_its_command_line_and_a_seed(tmp_path: Path) -> None:
+    _, output = boot(initrd=with_script(tmp_path, "cat /proc/cmdline"), append="word=1")
+    assert "console=ttyS0 reboot=k panic=-1 word=1" in answers(output)
+    seeded = output.index("random: crng init done")
+    assert seeded < output.index("Memory:")  # long before any interrupt
+
+
+def test_a_kernel_panic_ends_with_34() -> None:
+    result, output = boot(append="guest.exit")
+    assert "Kernel panic - not syncing" in output
+    assert result.reason is ExitReason.PANIC
+    assert result.exit_code == 34
+    assert "Attempted to kill init!" in result.detail
+
+
+def test_reboot_by_triple_fault_is_a_crash() -> None:
+    result, _ = boot(append="reboot=t")
+    assert result.reason is ExitReason.CRASH
+    assert result.exit_code == 33
+    assert "triple fault" in result.detail
+
+
+def test_restart_boots_linux_three_times() -> None:
+    with Machine(MachineConfig(on_reset="restart", append="quiet")) as machine:
+        machine.start()
+        for _ in range(3):
+            machine.console.expect(MARKER, timeout=DEADLINE)
+        machine.stop()
+        result = machine.wait(DEADLINE)
+    assert result.resets >= 2
+    assert result.reason is ExitReason.STOPPED
+
+
+def test_the_uart_is_a_16550a_with_one_interrupt_per_fifo_load(tmp_path: Path) -> None:
+    """A tty write of 16,000 bytes is 1,000 loads of the 16 that Linux fills."""
+    script = "yes 0123456789abcde | head -c 16000; cat /proc/interrupts"
+    _, output = boot(initrd=with_script(tmp_path, script))
+    assert "is a 16550A" in output
+    match = re.search(r"^ +4: +(\d+) .*ttyS0", output, re.MULTILINE)
+    assert match is not None
+    assert 1000 <= int(match[1]) < 1400
+
+
+def test_a_console_conversation_loses_nothing(tmp_path: Path) -> None:
+    initrd = with_script(tmp_path, "while read line; do echo got $line; done")
+    with Machine(MachineConfig(initrd=initrd, append="quiet")) as machine:
+        machine.start()
+        machine.console.expect(MARKER, timeout=DEADLINE)
+        for n in range(50):
+            machine.console.send(f"line {n}\n")
+            machine.console.expect(f"got line {n}\r\n", timeout=DEADLINE)
+        machine.console.send("\x04")  # end of file: the script ends
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET

@@ -1,0 +1,55 @@
+"""An interactive shell in the guest, on a terminal as a person has it."""
+
+import hashlib
+import os
+import sys
+
+import pytest
+from guests import DEADLINE, built
+from terminals import on_terminal
+
+pytestmark = pytest.mark.linux
+
+PROMPT = b"# "
+COMMAND = [
+    *(sys.executable, "-m", "vmm", "run"),
+    *("--append", "quiet guest.shell"),
+    *("--initrd", str(built("initramfs-busybox.cpio"))),
+]
+
+
+def test_type_a_command_and_read_its_answer() -> None:
+    with on_terminal(COMMAND) as terminal:
+        terminal.read_until(PROMPT)
+        terminal.type(b"echo $((6 * 7)) answers\r")
+        terminal.read_until(b"\n42 answers")
+        terminal.read_until(PROMPT)
+        terminal.type(b"exit\r")
+        assert b"guest: reset" in terminal.read_until(b"vmm: the guest reset")
+        assert terminal.process.wait(DEADLINE) == 0
+        assert not terminal.is_raw()
+
+
+def test_ctrl_c_interrupts_the_guests_program_not_us() -> None:
+    with on_terminal(COMMAND) as terminal:
+        terminal.read_until(PROMPT)
+        terminal.type(b"sleep 1000\r")
+        terminal.read_until(b"sleep 1000\r\n")
+        terminal.type(b"\x03")
+        terminal.read_until(PROMPT)
+        terminal.type(b"\x01x")
+        assert terminal.process.wait(DEADLINE) == 130
+
+
+def test_paste_10_kb_without_losing_a_byte() -> None:
+    text = b"".join(os.urandom(30).hex().encode() + b"\n" for _ in range(168))
+    assert len(text) > 10_000
+    with on_terminal(COMMAND) as terminal:
+        terminal.read_until(PROMPT)
+        terminal.type(b"stty -echo; cat > /pasted; stty echo; md5sum /pasted\r")
+        terminal.read_until(b"md5sum /pasted\r\n")
+        terminal.type(text.replace(b"\n", b"\r") + b"\x04")
+        shown = terminal.read_until(b"  /pasted")
+        assert hashlib.md5(text).hexdigest().encode() in shown
+        terminal.type(b"\x01x")
+        assert terminal.process.wait(DEADLINE) == 130
