@@ -1,12 +1,10 @@
 """What descriptors this process has, for tests that nothing is left open."""
 
-import gc
 import os
 
 
 def open_fds() -> dict[int, str]:
-    """Every open descriptor and what it is; what was garbage is gone first."""
-    gc.collect()
+    """Every open descriptor and what it is."""
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:

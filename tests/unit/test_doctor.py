@@ -1,0 +1,112 @@
+"""`vmm doctor`: the kind of host, what it lacks, and what to do about it."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vmm import cli, doctor, host
+from vmm.kvm import abi
+from vmm.kvm import kvm as kvm_module
+from vmm.kvm.kvm import REQUIRED_CAPABILITIES
+
+Host = Callable[..., None]
+
+
+@pytest.fixture
+def fake_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host with this module and a KVM that has all but what it lacks."""
+    monkeypatch.setattr(host, "_MODULES", tmp_path)
+    monkeypatch.setattr(host, "DEV_KVM", str(tmp_path / "kvm"))
+
+    def install(module: str = "kvm_amd", *lacks: int) -> None:
+        def ioctl(fd: int, request: int, argument: int = 0) -> int:
+            is_query = request == abi.KVM_CHECK_EXTENSION
+            return int(argument not in lacks) if is_query else 12
+
+        (tmp_path / module).mkdir()
+        (tmp_path / "kvm").touch()
+        (tmp_path / "kvm").chmod(0o660)
+        monkeypatch.setattr(kvm_module, "ioctl", ioctl)
+        monkeypatch.setattr(
+            kvm_module, "open_device", lambda path: os.open(os.devnull, os.O_RDWR)
+        )
+
+    return install
+
+
+@pytest.fixture
+def no_device(fake_host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opener = kvm_module.open_device
+    monkeypatch.setattr(
+        kvm_module, "open_device", lambda path: opener(str(tmp_path / "kvm"))
+    )
+
+
+@pytest.mark.parametrize("module", ["kvm_intel", "kvm_amd"])
+def test_hardware_host_has_no_problems(fake_host: Host, module: str) -> None:
+    fake_host(module)
+    report = host.examine()
+    assert (report.kind, report.module, report.usable) == ("hardware", module, True)
+    assert report.problems == []
+
+
+def test_every_capability_that_is_needed_is_listed(fake_host: Host) -> None:
+    fake_host()
+    assert set(REQUIRED_CAPABILITIES) <= set(host.examine().capabilities)
+
+
+def test_pvm_is_known_by_its_module_and_told_the_way_out(fake_host: Host) -> None:
+    fake_host("kvm_pvm")
+    report = host.examine()
+    assert report.kind == "pvm"
+    assert "scripts/with-kvm vmm run" in report.problems[0]
+
+
+def test_pvm_is_known_by_what_it_lacks(fake_host: Host) -> None:
+    fake_host("loop", abi.KVM_CAP_NESTED_STATE, abi.KVM_CAP_X86_SMM)
+    assert host.examine().kind == "pvm"
+
+
+@pytest.mark.usefixtures("no_device")
+def test_host_without_device_is_none_with_the_remedy() -> None:
+    report = host.examine()
+    assert (report.kind, report.usable) == ("none", False)
+    assert report.permission == "there is none"
+    assert "load kvm_intel or kvm_amd" in report.problems[0]
+
+
+def test_permission_shows_mode_and_owner(fake_host: Host) -> None:
+    fake_host()
+    owner = f"{os.getuid()}:{os.getgid()}"
+    assert host.examine().permission.startswith(f"mode 660, owner {owner}, accessible")
+
+
+def test_report_for_people_ends_with_the_verdict(
+    fake_host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_host()
+    assert cli.main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["KVM", "hardware", "(kvm_amd):"]
+    assert lines[-1] == "no problems found"
+
+
+@pytest.mark.usefixtures("no_device")
+def test_report_for_people_ends_with_the_problem(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert doctor.run_doctor(as_json=False) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("problem: there is no")
+
+
+def test_report_for_scripts_is_json(
+    fake_host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_host()
+    assert cli.main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "hardware"
+    assert report["capabilities"]["KVM_CAP_IRQFD"] == 1
