@@ -19,6 +19,8 @@ from vmm.errors import ConfigError
 from vmm.event_loop import EventLoop
 from vmm.result import ExitReason, RunResult
 
+pytest_plugins = ("loop_fixtures",)
+
 DEADLINE = 10.0
 RX, IER, FCR, LSR = 0, 1, 2, 5  # offsets of registers
 DATA_READY = 1

@@ -16,6 +16,8 @@ from vmm.errors import ConfigError
 from vmm.event_loop import EventLoop
 from vmm.unix_endpoint import UnixEndpoint
 
+pytest_plugins = ("loop_fixtures",)
+
 DEADLINE = 10.0
 PIPE_SIZE = 4096
 

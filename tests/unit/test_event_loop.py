@@ -14,6 +14,8 @@ from vmm.devices.errors import TriggerError
 from vmm.event_loop import PURGE_MIN, READ, WRITE, EventLoop
 from vmm.eventfd import EventFd, EventFdTrigger
 
+pytest_plugins = ("loop_fixtures",)
+
 DEADLINE = 10.0
 OnLoop = Callable[[Callable[[], object]], None]
 
