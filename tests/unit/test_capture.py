@@ -5,7 +5,7 @@ import re
 import threading
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vmm.capture import LAST_LINES, CaptureEndpoint, ExpectTimeout, GuestEnded
@@ -156,6 +156,7 @@ def test_panic_is_found_wherever_the_output_is_cut(cut: int) -> None:
     assert watch.line == MESSAGE
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(cuts=st.lists(st.integers(0, len(LOG))))
 def test_panic_is_found_in_any_pieces(cuts: list[int]) -> None:
     watch = PanicWatch()

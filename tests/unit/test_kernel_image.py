@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_images import CODE_OFFSET, MIB, bzimage, elf, program_header
 from open_fds import open_fds
@@ -247,6 +247,7 @@ def mutated(
     )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(contents=st.binary(max_size=1024))
 def test_random_bytes_raise_nothing_but_image_error(
     any_path: Path, contents: bytes
@@ -254,6 +255,7 @@ def test_random_bytes_raise_nothing_but_image_error(
     open_any(any_path, contents)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(contents=mutated(elf(), st.integers(4, 119)))
 def test_mutated_elf_raises_nothing_but_image_error(
     any_path: Path, contents: bytes
@@ -261,6 +263,7 @@ def test_mutated_elf_raises_nothing_but_image_error(
     open_any(any_path, contents)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(contents=mutated(bzimage(b"\x90" * 64), st.integers(0x1F1, 0x28F)))
 def test_mutated_bzimage_raises_nothing_but_image_error(
     any_path: Path, contents: bytes
