@@ -12,7 +12,12 @@ import json
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy host is no bug; a test that hangs meets pytest's own deadline.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 KVM_TESTS = Path(__file__).parent / "kvm"
 MARKERS = (

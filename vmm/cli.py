@@ -55,6 +55,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _serial(text: str) -> str:
+    if text == "capture":  # nobody could read it
+        raise argparse.ArgumentTypeError("capture is for programs: see vmm.Machine")
+    return text
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = "Boot a kernel with ttyS0 on this terminal."
     parser.epilog = (
@@ -63,6 +69,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "130/143 stopped by SIGINT or Ctrl-A x / SIGTERM. "
         "On a terminal, Ctrl-A x quits and Ctrl-A h helps."
     )
+    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
     add = parser.add_argument
     add("--kernel", metavar="P", help="bzImage or ELF vmlinux (default: tiny guest)")
     add("--initrd", metavar="P", help="initramfs or initrd image")
@@ -80,6 +87,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add(
         "--serial",
         metavar="WHERE",
+        type=_serial,
         default="stdio",
         help="ttyS0: stdio, null, file:P, or unix:P to listen on (%(default)s)",
     )
@@ -121,7 +129,7 @@ def _report(error: Exception, debug: bool) -> int:
     _debug(error, debug)
     known = isinstance(error, (VmmError, DeviceError))
     name = "" if known else f"{type(error).__name__}: "
-    _say(f"error: {name}{error}")
+    _say(f"error: {name}{' '.join(str(error).split())}")
     return getattr(error, "exit_code", 1)
 
 
@@ -146,7 +154,7 @@ def _run(options: argparse.Namespace) -> int:
         check_result_path(path)
     try:
         result, error = _run_machine(options)
-    except (VmmError, DeviceError) as failure:
+    except Exception as failure:
         if path is not None:
             code = getattr(failure, "exit_code", 1)
             write_result(path, RunResult(ExitReason.ERROR, code, detail=str(failure)))
@@ -204,6 +212,8 @@ def _signals_stop(machine: Machine) -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP end the run in good order."""
 
     def stop(number: int, _: FrameType | None) -> None:
+        for other in numbers:  # a second one must not come into the first's locks
+            signal.signal(other, signal.SIG_IGN)
         machine.stop(signal.Signals(number).name, exit_code=128 + number)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

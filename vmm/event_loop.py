@@ -63,9 +63,10 @@ class EventLoop:
                 self._purge()
             heapq.heappush(self._timers, (when_ns, next(self._order), timer))
             is_next = self._timers[0][2] is timer
-        # On the loop's own thread the next turn sees it anyway.
-        if is_next and threading.get_ident() != self._thread.ident:
-            self._wake.signal()
+            # On the loop's own thread the next turn sees it anyway.
+            elsewhere = threading.get_ident() != self._thread.ident
+            if is_next and elsewhere and not self._stopping:
+                self._wake.signal()
         return timer
 
     def _purge(self) -> None:

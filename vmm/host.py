@@ -52,7 +52,7 @@ def examine() -> HostReport:
     capabilities: dict[str, int] = {}
     problems: list[str] = []
     try:
-        with Kvm() as kvm:
+        with Kvm(required={}) as kvm:
             capabilities = {
                 name: kvm.check_extension(number)
                 for name, number in (
@@ -61,6 +61,9 @@ def examine() -> HostReport:
             }
     except VmmError as error:
         problems.append(str(error))
+    lacking = [name for name in REQUIRED_CAPABILITIES if not capabilities.get(name)]
+    if capabilities and lacking:
+        problems.append(f"KVM lacks {', '.join(lacking)}: a newer host kernel has it")
     kind = _kind(module, capabilities)
     if kind == "pvm":
         problems.append(
@@ -68,11 +71,12 @@ def examine() -> HostReport:
             "bare-metal guests run here, Linux doesn't; 'scripts/with-kvm vmm run …' "
             "runs it in a software machine"
         )
+    usable = not lacking
     return HostReport(
         kind=kind,
         module=module,
-        usable=bool(capabilities),
-        explanation=_EXPLANATIONS[kind],
+        usable=usable,
+        explanation=_EXPLANATIONS[kind] if usable else "not usable, see below",
         permission=_permission(),
         capabilities=capabilities,
         problems=problems,

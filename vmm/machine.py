@@ -57,8 +57,8 @@ class Machine:
             stack.callback(self._loop.close)
             self.console = Console(self._loop, self.config, self._fail)
             stack.callback(self.console.close)
-            stack.callback(self._loop.stop)  # before what its callbacks use is closed
             stack.callback(self._devices.close)
+            stack.callback(self._loop.stop)  # before what its callbacks use is closed
             self._board = Board(self.console, self._loop, self._reset)
             for device in self._board.devices:
                 self._devices.add(device)
@@ -86,6 +86,8 @@ class Machine:
 
         Raises TimeoutError if the guest still runs then; it goes on running.
         """
+        if self._started_ns is None:
+            raise VmmError("this machine was never started")
         if not self._done.wait(timeout):
             raise TimeoutError(f"the guest still runs after {timeout} s")
         assert self._result is not None
@@ -178,9 +180,10 @@ class Machine:
                 self._run_cycle()
         except Exception as error:
             self._on_error(error)
-        self._result = self._conclude()
-        self.console.end(self._result)
-        self._done.set()
+        try:
+            self._conclude()
+        finally:
+            self._done.set()
 
     def _run_cycle(self) -> None:
         try:
@@ -199,27 +202,26 @@ class Machine:
             and self.console.panic_line is None
         )
 
-    def _conclude(self) -> RunResult:
+    def _conclude(self) -> None:
+        """Let the console finish, and make the result that `wait` waits for."""
         end = self._control.end
         assert end is not None
         assert self._started_ns is not None
-        hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
         wall_ns = self._loop.now_ns() - self._started_ns
+        hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
         self.console.finish(HURRY_S if hurried else None)
-        resets = self._resets
-        panic = self.console.panic_line
         if end.reason is ExitReason.RESET:
-            resets += 1
+            self._resets += 1
+            panic = self.console.panic_line
             if panic is not None:
                 end = End(ExitReason.PANIC, panic)
+        code = EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
         first_ns = self.console.first_output_ns
-        return RunResult(
+        self._result = RunResult(
             reason=end.reason,
-            exit_code=(
-                EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
-            ),
+            exit_code=code,
             detail=end.detail,
-            resets=resets,
+            resets=self._resets,
             wall_s=round(wall_ns / 1e9, 6),
             first_output_s=(
                 None
@@ -231,6 +233,7 @@ class Machine:
             console_dropped=self.console.sink.dropped,
             unclaimed_accesses=self._io_manager.unclaimed_accesses,
         )
+        self.console.end(self._result)
 
 
 def _open_boot(config: MachineConfig, stack: ExitStack) -> LinuxBoot:

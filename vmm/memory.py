@@ -48,6 +48,7 @@ class GuestMemory:
             raise VmmError(
                 f"memory: the host refuses to map {size >> 20} MiB: {error.strerror}"
             ) from None
+        self._mmap.madvise(mmap.MADV_DONTFORK)  # a child has no use for it
         self._export = (ctypes.c_char * size).from_buffer(self._mmap)
         self._view = memoryview(self._mmap)
         self._host_addr = address_of(self._export)

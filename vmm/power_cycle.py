@@ -46,8 +46,8 @@ class PowerCycle:
                 stack.callback(vcpu.close)
                 _set_up_vcpu(vcpu, cpuid, entry)
                 self._loops.append(RunLoop(vcpu, memory, io_manager, control))
-            devices.power_on(vm)
             stack.callback(devices.power_off)
+            devices.power_on(vm)
             self._control = control
             self._cleanup = stack.pop_all()
 

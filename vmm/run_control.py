@@ -29,7 +29,7 @@ class RunControl:
     def __init__(self) -> None:
         self.end: End | None = None
         self._next: End | None = None  # what came while a reset was under way
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # signal handlers stop, too
         self._running: dict[Vcpu, int] = {}  # to the ident of its thread
 
     def finish(self, end: End) -> None:

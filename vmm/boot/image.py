@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from ..errors import ImageError
+from ..errors import ImageError, VmmError
 from ..memory import GuestMemory
 from .layout import MIB, MMIO_HOLE
 
@@ -49,6 +49,15 @@ class ImageFile:
             return os.pread(self.fd, size, offset)
         except OSError as error:
             raise self.error(f"can't be read: {error.strerror}") from None
+
+    def load(
+        self, memory: GuestMemory, offset: int, size: int, guest_addr: int
+    ) -> None:
+        """Read a part straight into RAM. Raises ImageError if it isn't there now."""
+        try:
+            memory.load(self.fd, offset, size, guest_addr)
+        except (OSError, VmmError) as error:
+            raise self.error(f"can't be loaded: {error}") from None
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -107,9 +116,6 @@ class KernelImage:
     def load(self, memory: GuestMemory) -> None:
         """Copy the segments into RAM."""
         for segment in self.segments:
-            memory.load(
-                self.file.fd,
-                segment.file_offset,
-                segment.file_size,
-                segment.guest_addr,
+            self.file.load(
+                memory, segment.file_offset, segment.file_size, segment.guest_addr
             )

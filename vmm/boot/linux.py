@@ -72,7 +72,7 @@ class LinuxBoot:
         self.kernel.load(memory)
         initrd = self._initrd_range()
         if self.initrd is not None and initrd is not None:
-            memory.load(self.initrd.fd, 0, initrd.size, initrd.guest_addr)
+            self.initrd.load(memory, 0, initrd.size, initrd.guest_addr)
         memory.write(CMDLINE, self.cmdline + b"\0")
         memory.write(SETUP_DATA, rng_seed())
         params = boot_params(self.kernel, ram_ranges(self.memory_size), initrd)

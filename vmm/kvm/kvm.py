@@ -1,6 +1,7 @@
 """/dev/kvm itself: its version, its capabilities, and the VMs made from it."""
 
 import os
+from collections.abc import Mapping
 from typing import Final
 
 from ..errors import KvmUnavailable
@@ -47,20 +48,24 @@ class Kvm(KvmFd):
     API version other than 12, or lacks a capability that every guest needs.
     """
 
-    def __init__(self, path: str = DEV_KVM) -> None:
+    def __init__(
+        self,
+        path: str = DEV_KVM,
+        required: Mapping[str, int] = REQUIRED_CAPABILITIES,
+    ) -> None:
         super().__init__(open_device(path))
         try:
             check_api_version(path, ioctl(self.fd, KVM_GET_API_VERSION))
-            self._check_capabilities()
+            self._check_capabilities(required)
             self.vcpu_mmap_size = ioctl(self.fd, KVM_GET_VCPU_MMAP_SIZE)
         except BaseException:
             self.close()
             raise
 
-    def _check_capabilities(self) -> None:
+    def _check_capabilities(self, required: Mapping[str, int]) -> None:
         lacking = [
             name
-            for name, capability in REQUIRED_CAPABILITIES.items()
+            for name, capability in required.items()
             if not self.check_extension(capability)
         ]
         if lacking:
