@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
- * One interrupt, through the PIC: define IRQ, 3..7, and the label on_irq.
+ * One interrupt, through the PIC: define IRQ, 3..15, and the label on_irq.
  *
  * A handler does not return: it resets the stack and waits again.  The main
  * programs have no state to return to, and KVM's emulator has no long-mode iretq.
@@ -23,10 +23,21 @@
 .endm
 
 .macro END_OF_INTERRUPT
+#if IRQ >= 8
+	OUTB	PIC_EOI, PIC2
+#endif
 	OUTB	PIC_EOI, PIC1
 .endm
 
-	.text
+#if IRQ >= 8
+#define MASK1		(0xff & ~(1 << 2))	/* the slave's line */
+#define MASK2		(0xff & ~(1 << (IRQ - 8)))
+#else
+#define MASK1		(0xff & ~(1 << IRQ))
+#define MASK2		0xff
+#endif
+
+	.text 1		/* behind the program, which _start falls into */
 /* Unmask IRQ at both 8259As and point its gate at on_irq; changes AX, DX, DI. */
 start_irq:
 	call	load_idt
@@ -57,8 +68,8 @@ start_pic:
 	OUTB	(PIC_VECTOR + 8), (PIC2 + 1)
 	OUTB	0x02, (PIC2 + 1)	/* ICW3: I am that slave */
 	OUTB	PIC_ICW4, (PIC2 + 1)
-	OUTB	(0xff & ~(1 << IRQ)), (PIC1 + 1)
-	OUTB	0xff, (PIC2 + 1)
+	OUTB	MASK1, (PIC1 + 1)
+	OUTB	MASK2, (PIC2 + 1)
 	ret
 
 	.data
@@ -70,3 +81,5 @@ idtr:
 	.balign	16
 idt:
 	.skip	16 * (PIC_VECTOR + IRQ + 1)
+	.text
+	.text

@@ -67,7 +67,7 @@ def bare_guests() -> Target:
     return Target(
         name="bare",
         outputs=tuple(f"bare/{guest.stem}.elf" for guest in guests),
-        sources=(*guests, BARE_DIR / "bare.h"),
+        sources=(*guests, *sorted(BARE_DIR.glob("*.h"))),
         recipe=f"{BARE_FLAGS}",
         build=_build_bare_guests,
     )
