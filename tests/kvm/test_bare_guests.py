@@ -23,8 +23,9 @@ def test_polled_serial_prints_and_the_guest_resets() -> None:
     assert result.resets == 1
 
 
-def test_i8042_pulse_resets_before_the_next_instruction() -> None:
-    result, output = run("reset")
+@pytest.mark.parametrize("name", ["reset", "reset-pulse", "reset-output-port"])
+def test_every_i8042_reset_acts_before_the_next_instruction(name: str) -> None:
+    result, output = run(name)
     assert result.reason is ExitReason.RESET
     assert output == ""
     assert result.console_bytes == 0
@@ -39,6 +40,16 @@ def test_rx_interrupts_bring_input_to_the_guest() -> None:
         machine.console.expect("hello over IRQ 4", timeout=DEADLINE)
         machine.console.send("q")
         assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
+def test_each_rtc_interrupt_comes_on_irq_8() -> None:
+    result, output = run("rtc")
+    assert result.reason is ExitReason.RESET
+    # The flags of the alarm test depend on what came before: bit 5 is the alarm.
+    periodic, update, alarm = (int(line.split()[1], 16) for line in output.splitlines())
+    assert periodic == 0xC0
+    assert update & 0x90 == 0x90
+    assert alarm & 0xA0 == 0xA0
 
 
 def test_string_io_moves_every_byte_of_one_exit() -> None:
