@@ -98,6 +98,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a slow reader holds the guest, or loses output (%(default)s)",
     )
     add(
+        "--serial-buffer",
+        metavar="SIZE",
+        default="1M",
+        help="what a slow reader may be behind (%(default)s)",
+    )
+    add(
         "--serial-limit",
         metavar="SIZE",
         help="drop console output after SIZE (1G where it goes to a file)",

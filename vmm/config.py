@@ -31,7 +31,8 @@ class MachineConfig:
     a string such as "512M". `timeout` is in seconds from start; None: no limit.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio",
     "null", "file:PATH", or "unix:PATH", on which we listen. A reader who is too
-    slow holds the guest ("block") or loses output ("drop"); `serial_rate` is in
+    slow, by more than `serial_buffer` bytes, holds the guest ("block") or loses
+    output ("drop"); `serial_rate` is in
     bytes per second, and what comes after `serial_limit` bytes is dropped (None:
     1 GiB where the output is a file, else no limit).
     """
@@ -45,13 +46,14 @@ class MachineConfig:
     timeout: float | None = None
     on_reset: Literal["exit", "restart"] = "exit"
     serial: str = "capture"
+    serial_buffer: int | str = "1M"
     serial_policy: Literal["block", "drop"] = "block"
     serial_limit: int | str | None = None
     serial_rate: int | str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_memory(self.memory))
-        for field in ("serial_limit", "serial_rate"):
+        for field in ("serial_buffer", "serial_limit", "serial_rate"):
             value = getattr(self, field)
             if isinstance(value, str):
                 value = parse_size(field, value)

@@ -54,12 +54,16 @@ class Console(SerialEvents):
         self._capture = CaptureEndpoint(lambda: loop.call_soon(self.endpoint_ready))
         self._cleanup = ExitStack()
         self._endpoint = self._open(config.serial)
+        capacity = config.serial_buffer
         limit, rate = config.serial_limit, config.serial_rate
+        # The configuration has made numbers of them.
+        assert not isinstance(capacity, str)
         assert not isinstance(limit, str)
         assert not isinstance(rate, str)
         if limit is None and isinstance(self._endpoint, FdEndpoint):
             limit = FILE_LIMIT if self._endpoint.is_file else None
         self.sink = BufferedSink(
+            capacity,
             policy=config.serial_policy,
             total_limit=limit,
             rate=rate,

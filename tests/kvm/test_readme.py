@@ -1,0 +1,45 @@
+"""The README's device, as it stands there, driven by real guests."""
+
+import re
+from pathlib import Path
+
+import pytest
+from guests import DEADLINE, bare_machine, built, with_script
+
+from vmm import ExitReason, Machine, MachineConfig
+from vmm.devices.device_io import DeviceIo
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def readme_device() -> DeviceIo:
+    """An Adder, made from the code block that the README shows."""
+    match = re.search(
+        r"runs this block.*?```python\n(.*?)```", README.read_text(), re.S
+    )
+    assert match is not None
+    names: dict[str, type[DeviceIo]] = {}
+    exec(match[1], names)
+    return names["Adder"]()
+
+
+def test_a_bare_guest_adds_and_gets_the_interrupt() -> None:
+    with bare_machine("adder", timeout=DEADLINE) as machine:
+        machine.plug(readme_device())
+        assert machine.run().reason is ExitReason.RESET
+        assert machine.console.read() == b"sum c8\noverflow 2c\n"
+
+
+@pytest.mark.linux
+def test_a_program_in_linux_adds(tmp_path: Path) -> None:
+    script = "portio w1 0x500 200 r1 0x500 w1 0x500 100 r1 0x500"
+    config = MachineConfig(
+        kernel=built("vmlinux-full"),
+        initrd=with_script(tmp_path, script),
+        append="quiet",
+        timeout=DEADLINE,
+    )
+    with Machine(config) as machine:
+        machine.plug(readme_device())
+        assert machine.run().reason is ExitReason.RESET
+        assert b"0xc8\r\n0x2c\r\n" in machine.console.read()
