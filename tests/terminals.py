@@ -20,6 +20,7 @@ class Terminal:
     def __init__(self, fd: int, process: subprocess.Popen[bytes]) -> None:
         self.fd = fd
         self.process = process
+        self._shown = b""  # and not yet asked for
 
     def type(self, data: bytes) -> None:
         """Type `data`."""
@@ -27,13 +28,14 @@ class Terminal:
             data = data[os.write(self.fd, data) :]
 
     def read_until(self, text: bytes) -> bytes:
-        """All that is shown until `text` has come; fails after the deadline."""
-        shown = b""
+        """All that is shown up to the next `text`; fails after the deadline."""
         end = time.monotonic() + DEADLINE
-        while text not in shown:
+        while text not in self._shown:
             if not select.select([self.fd], [], [], max(0, end - time.monotonic()))[0]:
-                pytest.fail(f"no {text!r} within {DEADLINE} s after {shown[-500:]!r}")
-            shown += os.read(self.fd, 4096)
+                pytest.fail(f"no {text!r} within {DEADLINE} s after {self._shown!r}")
+            self._shown += os.read(self.fd, 4096)
+        at = self._shown.index(text) + len(text)
+        shown, self._shown = self._shown[:at], self._shown[at:]
         return shown
 
     def is_raw(self) -> bool:

@@ -50,12 +50,16 @@ def test_debians_kernel_runs_a_shell_script_in_256_mib(
 ) -> None:
     result, output = boot(
         kernel=built(image),
-        initrd=with_script(tmp_path, "echo script runs on $(uname -r)"),
+        initrd=with_script(
+            tmp_path, "echo script runs on $(uname -r); dmesg | grep crng"
+        ),
         memory="256M",
         append="quiet",
     )
     assert re.search(r"script runs on 6\.1\.\S+-cloud-amd64", output)
     assert "guest: status 0" in output
+    # Our seed comes before the first interrupt could give any randomness.
+    assert "[    0.000000] random: crng init done" in output
     assert result.reason is ExitReason.RESET
 
 
@@ -86,11 +90,11 @@ def test_8_gib_are_all_there(tmp_path: Path) -> None:
     assert "[mem 0x0000000100000000-0x000000021fffffff] usable" in output
 
 
-def test_the_kernel_gets_its_command_line_and_a_seed(tmp_path: Path) -> None:
-    _, output = boot(initrd=with_script(tmp_path, "cat /proc/cmdline"), append="word=1")
-    assert "console=ttyS0 reboot=k panic=-1 word=1" in answers(output)
-    seeded = output.index("random: crng init done")
-    assert seeded < output.index("Memory:")  # long before any interrupt
+def test_the_kernel_gets_its_command_line(tmp_path: Path) -> None:
+    _, output = boot(
+        initrd=with_script(tmp_path, "cat /proc/cmdline"), append="quiet word=1"
+    )
+    assert "console=ttyS0 reboot=k panic=-1 quiet word=1" in answers(output)
 
 
 def test_a_kernel_panic_ends_with_34() -> None:
@@ -119,14 +123,21 @@ def test_restart_boots_linux_three_times() -> None:
     assert result.reason is ExitReason.STOPPED
 
 
-def test_the_uart_is_a_16550a_with_one_interrupt_per_fifo_load(tmp_path: Path) -> None:
-    """A tty write of 16,000 bytes is 1,000 loads of the 16 that Linux fills."""
-    script = "yes 0123456789abcde | head -c 16000; cat /proc/interrupts"
+def test_the_uart_is_a_16550a_and_interrupts_per_fifo_load_at_most(
+    tmp_path: Path,
+) -> None:
+    """16,000 bytes are 1,000 loads of 16; Linux does many of them per interrupt."""
+    script = """
+    before=$(grep ttyS0 /proc/interrupts | awk '{ print $2 }')
+    stty -opost; yes | tr -d '\\n' | head -c 16000; stty opost
+    after=$(grep ttyS0 /proc/interrupts | awk '{ print $2 }')
+    echo; echo $((after - before)) interrupts
+    """
     _, output = boot(initrd=with_script(tmp_path, script))
     assert "is a 16550A" in output
-    match = re.search(r"^ +4: +(\d+) .*ttyS0", output, re.MULTILINE)
+    match = re.search(r"^(\d+) interrupts", output, re.MULTILINE)
     assert match is not None
-    assert 1000 <= int(match[1]) < 1400
+    assert 1 <= int(match[1]) <= 1000
 
 
 def test_a_console_conversation_loses_nothing(tmp_path: Path) -> None:
