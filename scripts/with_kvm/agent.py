@@ -8,6 +8,7 @@ and nothing else. To us come, on "control":
     {"op": "signal", "number"}    {"op": "resize", "size"}
     {"op": "eof", "sent"}         stdin ends after that many bytes
     {"op": "closed", "stream"}    nobody reads that stream any more
+    {"op": "tick"}                answered by {"op": "tock"} once a command runs
 
 and from us go {"op": "ready"}, {"op": "started"} and, last,
 {"op": "exit", "status", "stdout", "stderr", "errors"} with the bytes sent per
@@ -218,17 +219,20 @@ class Agent:
         self.control, *self.ports = ports
         self.alone = alone
         self.lines = os.fdopen(self.control, "rb", closefd=False)
+        self.sending = threading.Lock()
         self.child: subprocess.Popen[bytes] | None = None
         self.streams: Streams | None = None
 
     def send(self, **message: object) -> None:
-        """Send one message to the supervisor."""
-        write_all(self.control, json.dumps(message).encode() + b"\n")
+        """Send one message to the supervisor; from any thread."""
+        with self.sending:
+            write_all(self.control, json.dumps(message).encode() + b"\n")
 
     def run(self) -> None:
         """Serve one command from "ready" to "exit"."""
         self.send(op="ready")
-        start = json.loads(self.lines.readline())
+        messages = map(json.loads, self.lines)
+        start = next(message for message in messages if message["op"] == "start")
         try:
             self.prepare(start)
             self.streams = Streams(start["tty"], start["size"], self.ports)
@@ -268,7 +272,9 @@ class Agent:
         assert self.streams is not None
         for line in self.lines:
             message = json.loads(line)
-            if message["op"] == "signal":
+            if message["op"] == "tick":
+                self.send(op="tock")
+            elif message["op"] == "signal":
                 self.deliver(message["number"])
             elif message["op"] == "resize":
                 self.streams.resize(message["size"])

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 16
 START_TIMEOUT_S: Final = 300.0
+TICK_S: Final = 0.25
+SILENCE_S: Final = 120.0  # in which a machine that lives answers a tick
 PATIENCE_S: Final = 5.0  # a signal repeated after this ends the machine
 FORWARDED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 HOST_ONLY: Final = ("DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "SSH_AUTH_SOCK",
@@ -63,14 +65,22 @@ class Control:
         with contextlib.suppress(OSError):
             self._port.sendall(json.dumps(message).encode() + b"\n")
 
-    def receive(self, timeout: float | None) -> dict[str, Any]:
-        """Return the next message; raises MachineError at the end or timeout."""
+    def receive(self, timeout: float) -> dict[str, Any]:
+        """Return the next message that is no mere sign of life.
+
+        Raises MachineError at the end, or after a silence of `timeout`.
+        """
+        while (message := self._receive(timeout))["op"] == "tock":
+            pass
+        return message
+
+    def _receive(self, timeout: float) -> dict[str, Any]:
         self._port.settimeout(timeout)
         while b"\n" not in self._pending:
             try:
                 data = self._port.recv(CHUNK)
             except TimeoutError:
-                raise MachineError(f"no answer within {timeout:.0f} s") from None
+                raise MachineError(f"no answer for {timeout:.0f} s") from None
             except ConnectionError:
                 data = b""
             if not data:
@@ -79,6 +89,31 @@ class Control:
         line, self._pending = self._pending.split(b"\n", 1)
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+class Heartbeat(threading.Thread):
+    """Ticks at the machine, so that it can neither doze off nor die unnoticed.
+
+    On #VMEXIT, TCG changes the CPU's pending interrupts without the lock under
+    which timers set them. A timer interrupt that is lost so puts an idle machine
+    to sleep for good, unless something else interrupts it: this does.
+    """
+
+    def __init__(self, control: Control) -> None:
+        """Take the port to the machine."""
+        super().__init__(daemon=True)
+        self._control = control
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        """Tick until stopped."""
+        while not self._stop_asked.wait(TICK_S):
+            self._control.send(op="tick")
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop_asked.set()
+        self.join()
 
 
 class OutputPump(threading.Thread):
@@ -151,6 +186,9 @@ class Supervisor:
         with ExitStack() as stack:
             stack.enter_context(self._handlers())
             control.receive(START_TIMEOUT_S)  # ready
+            heartbeat = Heartbeat(control)
+            heartbeat.start()
+            stack.callback(heartbeat.stop)
             control.send(op="start", **self._start(argv, out, ttys))
             reply = control.receive(START_TIMEOUT_S)  # started, or exit at once
             self._started = True
@@ -165,7 +203,7 @@ class Supervisor:
                     stack.enter_context(raw_terminal())
                 copy = (ports["stdin"], control)
                 threading.Thread(target=copy_input, args=copy, daemon=True).start()
-                reply = control.receive(None)
+                reply = control.receive(SILENCE_S)
             self._exited = True
             for name, pump in pumps.items():
                 pump.wait(reply[name])

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from scripts.with_kvm.agent import Agent
-from scripts.with_kvm.supervisor import Control, inner_environment
+from scripts.with_kvm.supervisor import (
+    Control,
+    Heartbeat,
+    MachineError,
+    inner_environment,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,3 +200,32 @@ def test_messages_may_come_in_pieces() -> None:
         control.receive(TIMEOUT_S)
         far.sendall(line[5:])
         assert control.receive(TIMEOUT_S) == {"op": "ready"}
+
+
+def test_a_tick_is_answered_while_the_command_runs(bench: Bench) -> None:
+    bench.start("cat")
+    bench.control.send(op="tick")
+    assert bench.control._receive(TIMEOUT_S) == {"op": "tock"}
+    bench.control.send(op="eof", sent=0)
+    assert bench.end()["status"] == 0
+
+
+def test_ticks_do_not_count_as_messages_and_stop_with_the_heartbeat() -> None:
+    ours, far = socket.socketpair()
+    control = Control(ours)
+    heartbeat = Heartbeat(control)
+    heartbeat.start()
+    assert json.loads(far.makefile("rb").readline()) == {"op": "tick"}
+    heartbeat.stop()
+    far.sendall(b'{"op": "tock"}\n{"op": "exit"}\n')
+    assert control.receive(TIMEOUT_S) == {"op": "exit"}
+    ours.close()
+    far.close()
+
+
+def test_a_machine_that_answers_no_tick_is_given_up() -> None:
+    ours, far = socket.socketpair()
+    with pytest.raises(MachineError, match="no answer"):
+        Control(ours).receive(0.01)
+    ours.close()
+    far.close()
