@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from types import FrameType
@@ -182,9 +182,13 @@ def _run_machine(options: argparse.Namespace) -> tuple[RunResult, Exception | No
     chosen = vars(options)
     names = [field.name for field in fields(MachineConfig)]
     config = MachineConfig(**{name: chosen[name] for name in names})
-    with Machine(config) as machine, ExitStack() as stack:
-        # Before any thread starts: the guardian forks.
-        stack.enter_context(_host_side(machine, options))
+    with ExitStack() as stack:
+        # Guardians fork: before any thread starts, and before what they guard.
+        if config.serial.startswith("unix:"):
+            remove = _socket_remover(config.serial.removeprefix("unix:"))
+            stack.enter_context(Guardian(remove))
+        machine = stack.enter_context(Machine(config))
+        stack.enter_context(_keys_of_a_terminal(machine, options))
         stack.enter_context(_signals_stop(machine))
         machine.start()
         result = _wait(machine, options.quiet)
@@ -192,13 +196,12 @@ def _run_machine(options: argparse.Namespace) -> tuple[RunResult, Exception | No
 
 
 @contextmanager
-def _host_side(machine: Machine, options: argparse.Namespace) -> Iterator[None]:
-    """What a killed VMM must not leave behind: a raw terminal, a socket."""
-    kind, _, path = options.serial.partition(":")
+def _keys_of_a_terminal(
+    machine: Machine, options: argparse.Namespace
+) -> Iterator[None]:
+    """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
     with ExitStack() as stack:
-        if kind == "unix":
-            stack.enter_context(Guardian(lambda: _unlink(path)))
-        if kind == "stdio" and stack.enter_context(raw_terminal(0)):
+        if options.serial == "stdio" and stack.enter_context(raw_terminal(0)):
             machine.console.input_filter = EscapeFilter(
                 on_quit=lambda: machine.stop("Ctrl-A x"),
                 on_help=lambda: print(HELP, end="", file=sys.stderr, flush=True),
@@ -208,9 +211,24 @@ def _host_side(machine: Machine, options: argparse.Namespace) -> Iterator[None]:
         yield
 
 
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+def _socket_remover(path: str) -> Callable[[], None]:
+    """What removes the socket that is going to be made at `path`, and no other."""
+
+    def identity() -> tuple[int, int] | None:
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return None
+        return status.st_ino, status.st_ctime_ns
+
+    before = identity()
+
+    def remove() -> None:
+        if identity() not in (before, None):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    return remove
 
 
 @contextmanager
