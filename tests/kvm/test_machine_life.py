@@ -1,6 +1,8 @@
 """A machine's life: start, restart, stop, and nothing left behind."""
 
+import os
 import threading
+from pathlib import Path
 
 import pytest
 from guests import (
@@ -8,6 +10,7 @@ from guests import (
     bare_machine,
     open_descriptors,
     process_status,
+    wait_until,
 )
 
 from vmm import ExitReason, GuestEnded, RunResult, VmmError
@@ -130,3 +133,22 @@ def test_expect_on_a_guest_that_has_ended_says_so_at_once() -> None:
             machine.console.expect("goodbye", timeout=DEADLINE)
         assert caught.value.result.reason is ExitReason.RESET
         machine.console.expect("hello")  # what it did print is still there
+
+
+def test_a_flood_that_nobody_reads_neither_blocks_nor_grows_us(tmp_path: Path) -> None:
+    fifo = tmp_path / "console"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    settings = {"serial": f"file:{fifo}", "serial_buffer": "4K"}
+    with bare_machine("flood", **settings) as machine:
+        machine.start()
+        sink = machine.console.sink
+        wait_until(lambda: len(sink) == 4096, "the sink to be full")
+        size = process_status("VmRSS")
+        before = machine._cycle.exits["io"]
+        wait_until(lambda: machine._cycle.exits["io"] > before + 5000, "more exits")
+        assert process_status("VmRSS") <= size + 1024
+        assert len(sink) == 4096
+        machine.stop()
+        assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+    os.close(reader)
