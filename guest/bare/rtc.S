@@ -3,8 +3,9 @@
  * rtc: each interrupt of the MC146818 on IRQ 8, told by its register C.
  *
  * Prints:	rtc c0		periodic
- *		rtc 90		update ended; an update has no alarm in it here
+ *		rtc 90		update ended
  *		rtc b0		alarm, every second, with the update that brings it
+ *				(and flags of what is not enabled, but came)
  * Ends:	reset through the i8042
  */
 #include "bare.h"
@@ -22,6 +23,7 @@
 #define RTC_B_UIE	0x10
 #define RTC_B_AIE	0x20
 #define RTC_B_PIE	0x40
+#define RTC_C_IRQF	0x80
 #define RTC_ANY		0xc0	/* in an alarm register: every value matches */
 
 /* Write the constant `value` to `register`.  Changes AL, DX. */
@@ -38,10 +40,12 @@ main:
 	WAIT
 
 on_irq:
-	PRINT	"rtc "
 	OUTB	RTC_C, RTC_INDEX
 	INB	RTC_DATA
+	test	$RTC_C_IRQF, %al
+	jz	done			/* an edge from before register B changed */
 	movzbl	%al, %ebx
+	PRINT	"rtc "
 	mov	$2, %cl
 	call	puthex
 	PRINT	"\n"

@@ -45,9 +45,9 @@ def test_rx_interrupts_bring_input_to_the_guest() -> None:
 def test_each_rtc_interrupt_comes_on_irq_8() -> None:
     result, output = run("rtc")
     assert result.reason is ExitReason.RESET
-    # The flags of the alarm test depend on what came before: bit 5 is the alarm.
+    # Other flags are set whenever their event comes, enabled or not.
     periodic, update, alarm = (int(line.split()[1], 16) for line in output.splitlines())
-    assert periodic == 0xC0
+    assert periodic & 0xC0 == 0xC0
     assert update & 0x90 == 0x90
     assert alarm & 0xA0 == 0xA0
 
