@@ -12,7 +12,7 @@ from vmm.boot.cpuid import GuestCpuid
 from vmm.boot.layout import EBDA, EBDA_SIZE, GDT, GIB, PML4
 from vmm.boot.mptable import mp_table
 from vmm.config import CPUS_MAX
-from vmm.kvm.abi import kvm_cpuid2, kvm_cpuid_entry2, kvm_msrs, kvm_regs, kvm_sregs
+from vmm.kvm.abi import kvm_cpuid2, kvm_cpuid_entry2, kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
 
 if TYPE_CHECKING:
@@ -95,10 +95,9 @@ class RecordingVcpu:
     def set_regs(self, regs: kvm_regs) -> None:
         self.regs = regs
 
-    def set_msrs(self, msrs: kvm_msrs) -> int:
-        entries = [msrs.entries[at] for at in range(msrs.nmsrs)]
-        self.msrs = {entry.index: entry.data for entry in entries}
-        return len(entries)
+    def set_msrs(self, values: Sequence[tuple[int, int]]) -> int:
+        self.msrs = dict(values)
+        return len(values)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from ..kvm.abi import kvm_msr_entry, kvm_msrs, kvm_regs, kvm_segment
+from ..kvm.abi import kvm_regs, kvm_segment
 from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory
 from .layout import BOOT_PARAMS, BOOT_STACK_TOP, GDT, GIB, PAGE_SIZE, PML4
@@ -122,11 +122,9 @@ def set_boot_msrs(vcpu: Vcpu) -> None:
     default memory type, or it turns the PAT off. A KVM that refuses one of them
     boots all the same.
     """
-    msrs = kvm_msrs(nmsrs=2)
-    msrs.entries[0] = kvm_msr_entry(
-        index=MSR_IA32_MISC_ENABLE, data=MISC_ENABLE_FAST_STRING
+    vcpu.set_msrs(
+        [
+            (MSR_IA32_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
+            (MSR_MTRR_DEF_TYPE, MTRR_ENABLED_WRITE_BACK),
+        ]
     )
-    msrs.entries[1] = kvm_msr_entry(
-        index=MSR_MTRR_DEF_TYPE, data=MTRR_ENABLED_WRITE_BACK
-    )
-    vcpu.set_msrs(msrs)

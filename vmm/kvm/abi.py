@@ -6,11 +6,14 @@ Documentation/virt/kvm/api.rst.
 """
 
 from ctypes import (
+    Array,
     Structure,
+    c_int16,
     c_uint8,
     c_uint16,
     c_uint32,
     c_uint64,
+    c_void_p,
     sizeof,
 )
 from typing import Final
@@ -65,11 +68,40 @@ class kvm_irqfd(Structure):
     ]
 
 
+class kvm_enable_cap(Structure):
+    _fields_ = [
+        ("cap", c_uint32),
+        ("flags", c_uint32),
+        ("args", c_uint64 * 4),
+        ("pad", c_uint8 * 64),
+    ]
+
+
+class kvm_msr_filter_range(Structure):
+    _fields_ = [
+        ("flags", c_uint32),
+        ("nmsrs", c_uint32),
+        ("base", c_uint32),
+        ("bitmap", c_void_p),
+    ]
+
+
+KVM_MSR_FILTER_MAX_RANGES: Final = 16
+
+
+class kvm_msr_filter(Structure):
+    _fields_ = [
+        ("flags", c_uint32),
+        ("ranges", kvm_msr_filter_range * KVM_MSR_FILTER_MAX_RANGES),
+    ]
+
+
 class kvm_regs(Structure):
     rip: int
     rflags: int
     rsi: int
     rsp: int
+    r11: int
     _fields_ = [
         (name, c_uint64)
         for name in (
@@ -170,6 +202,7 @@ class kvm_translation(Structure):
 
 
 class kvm_msr_entry(Structure):
+    data: int
     _fields_ = [("index", c_uint32), ("reserved", c_uint32), ("data", c_uint64)]
 
 
@@ -180,6 +213,60 @@ class kvm_msrs(Structure):
         ("nmsrs", c_uint32),
         ("pad", c_uint32),
         ("entries", kvm_msr_entry * 8),
+    ]
+
+
+class kvm_vcpu_events(Structure):
+    """`exception` holds injected, nr, has_error_code, pending, error_code."""
+
+    exception: Array[c_uint8]
+    _fields_ = [
+        ("exception", c_uint8 * 8),
+        ("interrupt", c_uint8 * 4),
+        ("nmi", c_uint8 * 4),
+        ("sipi_vector", c_uint32),
+        ("flags", c_uint32),
+        ("smi", c_uint8 * 4),
+        ("triple_fault", c_uint8),
+        ("reserved", c_uint8 * 26),
+        ("exception_has_payload", c_uint8),
+        ("exception_payload", c_uint64),
+    ]
+
+
+class kvm_guest_debug(Structure):
+    """`arch` holds x86's debug registers, DR0 to DR7."""
+
+    _fields_ = [
+        ("control", c_uint32),
+        ("pad", c_uint32),
+        ("arch", c_uint64 * 8),
+    ]
+
+
+class kvm_stats_header(Structure):
+    name_size: int
+    num_desc: int
+    desc_offset: int
+    data_offset: int
+    _fields_ = [
+        (name, c_uint32)
+        for name in (
+            "flags name_size num_desc id_offset desc_offset data_offset".split()
+        )
+    ]
+
+
+class kvm_stats_desc(Structure):
+    """Followed by `name`, as long as the header's name_size."""
+
+    offset: int
+    _fields_ = [
+        ("flags", c_uint32),
+        ("exponent", c_int16),
+        ("size", c_uint16),
+        ("offset", c_uint32),
+        ("bucket_size", c_uint32),
     ]
 
 
@@ -202,6 +289,8 @@ KVM_SET_IDENTITY_MAP_ADDR: Final = _IOW(0x48, sizeof(c_uint64))  # API 4.41
 KVM_CREATE_IRQCHIP: Final = _IO(0x60)  # API 4.24
 KVM_IRQFD: Final = _IOW(0x76, sizeof(kvm_irqfd))  # API 4.75
 KVM_CREATE_PIT2: Final = _IOW(0x77, sizeof(kvm_pit_config))  # API 4.71
+KVM_ENABLE_CAP: Final = _IOW(0xA3, sizeof(kvm_enable_cap))  # API 4.37
+KVM_X86_SET_MSR_FILTER: Final = _IOW(0xC6, sizeof(kvm_msr_filter))  # API 4.97
 # ioctls on a vCPU
 KVM_RUN: Final = _IO(0x80)  # API 4.10
 KVM_GET_REGS: Final = _IOR(0x81, sizeof(kvm_regs))  # API 4.11
@@ -209,13 +298,25 @@ KVM_SET_REGS: Final = _IOW(0x82, sizeof(kvm_regs))  # API 4.12
 KVM_GET_SREGS: Final = _IOR(0x83, sizeof(kvm_sregs))  # API 4.13
 KVM_SET_SREGS: Final = _IOW(0x84, sizeof(kvm_sregs))  # API 4.14
 KVM_TRANSLATE: Final = _IOWR(0x85, sizeof(kvm_translation))  # API 4.15
+KVM_GET_MSRS: Final = _IOWR(0x88, _MSRS_HEADER)  # API 4.18
 KVM_SET_MSRS: Final = _IOW(0x89, _MSRS_HEADER)  # API 4.19
 KVM_SET_CPUID2: Final = _IOW(0x90, _CPUID2_HEADER)  # API 4.20
+KVM_SET_GUEST_DEBUG: Final = _IOW(0x9B, sizeof(kvm_guest_debug))  # API 4.87
+KVM_GET_VCPU_EVENTS: Final = _IOR(0x9F, sizeof(kvm_vcpu_events))  # API 4.31
+KVM_SET_VCPU_EVENTS: Final = _IOW(0xA0, sizeof(kvm_vcpu_events))  # API 4.32
+KVM_GET_STATS_FD: Final = _IO(0xCE)  # API 4.133
 
 KVM_API_VERSION: Final = 12  # "applications should refuse to run" on any other
 KVM_IRQFD_FLAG_DEASSIGN: Final = 1 << 0
 KVM_PIT_SPEAKER_DUMMY: Final = 1
 KVM_CPUID_FLAG_SIGNIFCANT_INDEX: Final = 1 << 0  # the kernel's spelling
+
+KVM_GUESTDBG_ENABLE: Final = 0x0000_0001
+KVM_GUESTDBG_SINGLESTEP: Final = 0x0000_0002
+KVM_GUESTDBG_USE_HW_BP: Final = 0x0002_0000
+KVM_MSR_FILTER_WRITE: Final = 1 << 1
+KVM_MSR_FILTER_DEFAULT_ALLOW: Final = 0 << 0
+KVM_MSR_EXIT_REASON_FILTER: Final = 1 << 2
 
 # KVM_CHECK_EXTENSION arguments
 KVM_CAP_IRQCHIP: Final = 0
@@ -228,9 +329,10 @@ KVM_CAP_PIT2: Final = 33
 KVM_CAP_SET_IDENTITY_MAP_ADDR: Final = 37
 KVM_CAP_MAX_VCPUS: Final = 66
 KVM_CAP_TSC_DEADLINE_TIMER: Final = 72
-KVM_CAP_X86_SMM: Final = 117
 KVM_CAP_IMMEDIATE_EXIT: Final = 136
-KVM_CAP_NESTED_STATE: Final = 157
+KVM_CAP_X86_USER_SPACE_MSR: Final = 188
+KVM_CAP_X86_MSR_FILTER: Final = 189
+KVM_CAP_BINARY_STATS_FD: Final = 203
 
 # kvm_run (API 5), decoded by offset because the exit path builds no objects
 KVM_RUN_IMMEDIATE_EXIT: Final = 1
@@ -240,6 +342,7 @@ KVM_RUN_MMIO_DATA: Final = 40
 
 KVM_EXIT_UNKNOWN: Final = 0
 KVM_EXIT_IO: Final = 2
+KVM_EXIT_DEBUG: Final = 4
 KVM_EXIT_HLT: Final = 5
 KVM_EXIT_MMIO: Final = 6
 KVM_EXIT_IRQ_WINDOW_OPEN: Final = 7
@@ -248,6 +351,7 @@ KVM_EXIT_FAIL_ENTRY: Final = 9
 KVM_EXIT_INTR: Final = 10
 KVM_EXIT_INTERNAL_ERROR: Final = 17
 KVM_EXIT_SYSTEM_EVENT: Final = 24
+KVM_EXIT_X86_WRMSR: Final = 30
 
 KVM_SYSTEM_EVENT_SHUTDOWN: Final = 1
 KVM_SYSTEM_EVENT_RESET: Final = 2

@@ -1,23 +1,38 @@
 """A vCPU: its registers, and the kvm_run page it shares with the kernel."""
 
 import mmap
+from collections.abc import Sequence
 
 from ._fd import KvmFd
 from ._libc import ioctl
 from .abi import (
+    KVM_GET_MSRS,
     KVM_GET_REGS,
     KVM_GET_SREGS,
+    KVM_GET_STATS_FD,
+    KVM_GET_VCPU_EVENTS,
+    KVM_GUESTDBG_ENABLE,
+    KVM_GUESTDBG_SINGLESTEP,
+    KVM_GUESTDBG_USE_HW_BP,
     KVM_SET_CPUID2,
+    KVM_SET_GUEST_DEBUG,
     KVM_SET_MSRS,
     KVM_SET_REGS,
     KVM_SET_SREGS,
+    KVM_SET_VCPU_EVENTS,
     KVM_TRANSLATE,
     kvm_cpuid2,
+    kvm_guest_debug,
+    kvm_msr_entry,
     kvm_msrs,
     kvm_regs,
     kvm_sregs,
     kvm_translation,
+    kvm_vcpu_events,
 )
+from .stats import read_stats
+
+DR7_L0 = 1 << 0  # breakpoint 0, on execution: Intel SDM volume 3, figure 18-1
 
 
 class Vcpu(KvmFd):
@@ -70,9 +85,50 @@ class Vcpu(KvmFd):
         """Define what the CPUID instruction answers, before the first run."""
         ioctl(self.fd, KVM_SET_CPUID2, cpuid)
 
-    def set_msrs(self, msrs: kvm_msrs) -> int:
-        """Write MSRs in order; returns how many KVM took before one it refused."""
+    def get_msrs(self, indices: Sequence[int]) -> list[int]:
+        """The values of up to eight MSRs, up to the first that KVM lacks."""
+        msrs = kvm_msrs(nmsrs=len(indices))
+        for slot, index in enumerate(indices):
+            msrs.entries[slot].index = index
+        count = ioctl(self.fd, KVM_GET_MSRS, msrs)
+        return [msrs.entries[slot].data for slot in range(count)]
+
+    def set_msrs(self, values: Sequence[tuple[int, int]]) -> int:
+        """Write up to eight MSRs, given as index and value, in order.
+
+        Returns how many KVM took before one it refused.
+        """
+        msrs = kvm_msrs(nmsrs=len(values))
+        for slot, (index, value) in enumerate(values):
+            msrs.entries[slot] = kvm_msr_entry(index=index, data=value)
         return ioctl(self.fd, KVM_SET_MSRS, msrs)
+
+    def inject_exception(self, vector: int) -> None:
+        """Raise an exception without error code at the next entry."""
+        events = kvm_vcpu_events()
+        ioctl(self.fd, KVM_GET_VCPU_EVENTS, events)
+        events.exception[:3] = [1, vector, 0]  # injected, nr, has_error_code
+        ioctl(self.fd, KVM_SET_VCPU_EVENTS, events)
+
+    def set_breakpoint(self, address: int | None) -> None:
+        """Stop with KVM_EXIT_DEBUG before the instruction at `address` runs.
+
+        There is one breakpoint at most; None takes it away. Ends stepping, too.
+        """
+        debug = kvm_guest_debug()
+        if address is not None:
+            debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP
+            debug.arch[0], debug.arch[7] = address, DR7_L0
+        ioctl(self.fd, KVM_SET_GUEST_DEBUG, debug)
+
+    def step(self) -> None:
+        """Stop with KVM_EXIT_DEBUG after each instruction, until `set_breakpoint`."""
+        debug = kvm_guest_debug(control=KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP)
+        ioctl(self.fd, KVM_SET_GUEST_DEBUG, debug)
+
+    def stats(self) -> dict[str, int]:
+        """KVM's own counters of this vCPU, by name; needs KVM_CAP_BINARY_STATS_FD."""
+        return read_stats(ioctl(self.fd, KVM_GET_STATS_FD))
 
     def translate(self, linear_addr: int) -> int | None:
         """The guest physical address of a virtual one; None where none is mapped."""

@@ -1,20 +1,29 @@
 """A VM: memory slots, the in-kernel interrupt controllers and timer, irqfds."""
 
-from ctypes import c_uint64
+from ctypes import addressof, c_uint8, c_uint64
 
 from ._fd import KvmFd
 from ._libc import ioctl
 from .abi import (
+    KVM_CAP_X86_USER_SPACE_MSR,
     KVM_CREATE_IRQCHIP,
     KVM_CREATE_PIT2,
     KVM_CREATE_VCPU,
+    KVM_ENABLE_CAP,
     KVM_IRQFD,
     KVM_IRQFD_FLAG_DEASSIGN,
+    KVM_MSR_EXIT_REASON_FILTER,
+    KVM_MSR_FILTER_DEFAULT_ALLOW,
+    KVM_MSR_FILTER_WRITE,
     KVM_PIT_SPEAKER_DUMMY,
     KVM_SET_IDENTITY_MAP_ADDR,
     KVM_SET_TSS_ADDR,
     KVM_SET_USER_MEMORY_REGION,
+    KVM_X86_SET_MSR_FILTER,
+    kvm_enable_cap,
     kvm_irqfd,
+    kvm_msr_filter,
+    kvm_msr_filter_range,
     kvm_pit_config,
     kvm_userspace_memory_region,
 )
@@ -62,6 +71,21 @@ class Vm(KvmFd):
     def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
         """Undo `assign_irqfd`; pending edges are delivered first."""
         ioctl(self.fd, KVM_IRQFD, kvm_irqfd(eventfd, gsi, KVM_IRQFD_FLAG_DEASSIGN))
+
+    def trap_msr_write(self, index: int) -> None:
+        """Exit with KVM_EXIT_X86_WRMSR when a guest writes this MSR.
+
+        Needs KVM_CAP_X86_MSR_FILTER. Who handles the exit writes the MSR.
+        """
+        cap = kvm_enable_cap(cap=KVM_CAP_X86_USER_SPACE_MSR)
+        cap.args[0] = KVM_MSR_EXIT_REASON_FILTER
+        ioctl(self.fd, KVM_ENABLE_CAP, cap)
+        denied = c_uint8(0)  # a bitmap for one MSR, which KVM copies
+        filters = kvm_msr_filter(flags=KVM_MSR_FILTER_DEFAULT_ALLOW)
+        filters.ranges[0] = kvm_msr_filter_range(
+            flags=KVM_MSR_FILTER_WRITE, nmsrs=1, base=index, bitmap=addressof(denied)
+        )
+        ioctl(self.fd, KVM_X86_SET_MSR_FILTER, filters)
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU; `index` becomes its APIC id."""
