@@ -6,7 +6,7 @@ Source: KVM API section 5; suberrors from <linux/kvm.h>.
 from struct import Struct
 from typing import Final
 
-from .errors import GuestAddressError, VmmError
+from .errors import VmmError
 from .kvm.abi import (
     KVM_EXIT_FAIL_ENTRY,
     KVM_EXIT_INTERNAL_ERROR,
@@ -17,6 +17,7 @@ from .kvm.abi import (
 )
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
+from .virtual_memory import read_virtual
 
 _INTERNAL: Final = Struct("<II").unpack_from  # suberror, ndata
 _EMULATION: Final = Struct("<QB15s").unpack_from  # flags, insn_size, insn_bytes
@@ -36,8 +37,6 @@ _EXITS: Final = {
     5: "halt",
     24: "system event",
 }
-
-
 INSTRUCTION_MAX: Final = 15  # bytes, Intel SDM volume 2, section 2.3.11
 
 
@@ -73,18 +72,7 @@ def _where(vcpu: Vcpu, memory: GuestMemory, code: bytes) -> str:
         rip = vcpu.get_regs().rip
         if rip == _RESET_RIP:  # kvm_amd resets the vCPU before it reports a shutdown
             return "an unknown RIP (KVM has reset the vCPU)"
-        code = code or _fetch(vcpu, memory, rip)
+        code = code or read_virtual(vcpu, memory, rip, INSTRUCTION_MAX)
     except VmmError as error:
         return f"an unknown RIP ({error})"
     return f"RIP {rip:#x}, instruction bytes {code.hex(' ') or 'not mapped'}"
-
-
-def _fetch(vcpu: Vcpu, memory: GuestMemory, rip: int) -> bytes:
-    """The bytes at `rip`, up to the end of its page; none where it is no RAM."""
-    address = vcpu.translate(rip)
-    if address is None:
-        return b""
-    try:
-        return memory.read(address, min(INSTRUCTION_MAX, 0x1000 - address % 0x1000))
-    except GuestAddressError:
-        return b""
