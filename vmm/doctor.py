@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 from .host import (
     OPTIONAL_CAPABILITIES,
-    TELLING_CAPABILITIES,
     HostReport,
     examine,
 )
@@ -31,7 +30,6 @@ def _lines(report: HostReport) -> list[str]:
     for title, names in (
         ("needed", REQUIRED_CAPABILITIES),
         ("used if there", OPTIONAL_CAPABILITIES),
-        ("not used; hardware has it", TELLING_CAPABILITIES),
     ):
         for name in names:
             if name in report.capabilities:

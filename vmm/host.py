@@ -8,19 +8,17 @@ from typing import Final, Literal
 from .errors import VmmError
 from .kvm import abi
 from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES, Kvm
+from .probe import runs_fwait
 
 Kind = Literal["hardware", "pvm", "none"]
 
 # Used where they are there, and limits.
 OPTIONAL_CAPABILITIES: Final = {
+    "KVM_CAP_BINARY_STATS_FD": abi.KVM_CAP_BINARY_STATS_FD,
+    "KVM_CAP_X86_MSR_FILTER": abi.KVM_CAP_X86_MSR_FILTER,
     "KVM_CAP_TSC_DEADLINE_TIMER": abi.KVM_CAP_TSC_DEADLINE_TIMER,
     "KVM_CAP_MAX_VCPUS": abi.KVM_CAP_MAX_VCPUS,
     "KVM_CAP_NR_MEMSLOTS": abi.KVM_CAP_NR_MEMSLOTS,
-}
-# Not used, but what tells the kinds of hosts apart.
-TELLING_CAPABILITIES: Final = {
-    "KVM_CAP_X86_SMM": abi.KVM_CAP_X86_SMM,
-    "KVM_CAP_NESTED_STATE": abi.KVM_CAP_NESTED_STATE,
 }
 _MODULES: Final = Path("/sys/module")
 
@@ -46,37 +44,50 @@ def kvm_module() -> str:
     return ""
 
 
-def examine() -> HostReport:
-    """Open /dev/kvm as a run would, and report. Never raises for a poor host."""
+def host_kind() -> Kind:
+    """What kind of KVM runs our guests here; asks a guest where no module tells.
+
+    Raises KvmUnavailable where it has to ask and can't.
+    """
     module = kvm_module()
+    if module:
+        return "pvm" if module == "kvm_pvm" else "hardware"
+    with Kvm() as kvm:
+        return "hardware" if runs_fwait(kvm) else "pvm"
+
+
+def examine() -> HostReport:
+    """Open /dev/kvm as a run would, and report. Never raises for a poor host.
+
+    The kind is what a guest finds, whatever the modules are called.
+    """
     capabilities: dict[str, int] = {}
     problems: list[str] = []
+    lacking = list(REQUIRED_CAPABILITIES)
+    kind: Kind = "none"
     try:
         with Kvm(required={}) as kvm:
             capabilities = {
                 name: kvm.check_extension(number)
                 for name, number in (
-                    REQUIRED_CAPABILITIES | OPTIONAL_CAPABILITIES | TELLING_CAPABILITIES
+                    REQUIRED_CAPABILITIES | OPTIONAL_CAPABILITIES
                 ).items()
             }
+            lacking = [name for name in lacking if not capabilities[name]]
+            if lacking:
+                names = ", ".join(lacking)
+                problems.append(f"KVM lacks {names}: a newer host kernel has it")
+            else:
+                kind = "hardware" if runs_fwait(kvm) else "pvm"
     except VmmError as error:
         problems.append(str(error))
-    lacking = [name for name in REQUIRED_CAPABILITIES if not capabilities.get(name)]
-    if capabilities and lacking:
-        problems.append(f"KVM lacks {', '.join(lacking)}: a newer host kernel has it")
-    kind = _kind(module, capabilities)
-    if kind == "pvm":
-        problems.append(
-            "PVM emulates kernel code and lacks instructions that Linux uses: "
-            "bare-metal guests run here, Linux doesn't; 'scripts/with-kvm vmm run …' "
-            "runs it in a software machine"
-        )
-    usable = not lacking
+    if kind == "pvm" and not capabilities["KVM_CAP_X86_MSR_FILTER"]:
+        problems.append("KVM lacks KVM_CAP_X86_MSR_FILTER: Linux needs it on PVM")
     return HostReport(
         kind=kind,
-        module=module,
-        usable=usable,
-        explanation=_EXPLANATIONS[kind] if usable else "not usable, see below",
+        module=kvm_module(),
+        usable=kind != "none",
+        explanation=_EXPLANATIONS[kind],
         permission=_permission(),
         capabilities=capabilities,
         problems=problems,
@@ -84,22 +95,13 @@ def examine() -> HostReport:
 
 
 _EXPLANATIONS: Final[dict[Kind, str]] = {
-    "hardware": "KVM on VMX or SVM: every 64-bit Linux boots",
-    "pvm": "KVM without VMX or SVM: guest kernels are emulated at 1-2 MIPS",
-    "none": "no usable KVM on this host",
+    "hardware": "a guest's kernel runs on the CPU itself (VMX or SVM), every 64-bit "
+    "Linux boots; no quirks",
+    "pvm": "a guest's kernel is emulated, one or two million instructions a second; "
+    "small kernels boot, with the quirks for PVM ('scripts/build-guest' makes such "
+    "ones; 'scripts/with-kvm vmm run ...' runs any kernel in a software machine)",
+    "none": "not usable, see below",
 }
-
-
-def _kind(module: str, capabilities: dict[str, int]) -> Kind:
-    if not os.path.exists(DEV_KVM):
-        return "none"
-    if module == "kvm_pvm":
-        return "pvm"
-    # Both hardware modules offer nested state; PVM has neither that nor SMM.
-    no_nesting = capabilities and not capabilities["KVM_CAP_NESTED_STATE"]
-    if no_nesting and not capabilities["KVM_CAP_X86_SMM"]:
-        return "pvm"
-    return "hardware"
 
 
 def _permission() -> str:

@@ -21,11 +21,12 @@ def fake_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(host, "_MODULES", tmp_path)
     monkeypatch.setattr(host, "DEV_KVM", str(tmp_path / "kvm"))
 
-    def install(module: str = "kvm_amd", *lacks: int) -> None:
+    def install(module: str = "kvm_amd", *lacks: int, emulates: bool = False) -> None:
         def ioctl(fd: int, request: int, argument: int = 0) -> int:
             is_query = request == abi.KVM_CHECK_EXTENSION
             return int(argument not in lacks) if is_query else 12
 
+        monkeypatch.setattr(host, "runs_fwait", lambda kvm: not emulates)
         (tmp_path / module).mkdir()
         (tmp_path / "kvm").touch()
         (tmp_path / "kvm").chmod(0o660)
@@ -58,16 +59,47 @@ def test_every_capability_that_is_needed_is_listed(fake_host: Host) -> None:
     assert set(REQUIRED_CAPABILITIES) <= set(host.examine().capabilities)
 
 
-def test_pvm_is_known_by_its_module_and_told_the_way_out(fake_host: Host) -> None:
-    fake_host("kvm_pvm")
+def test_pvm_is_known_by_what_a_guest_finds_and_told_the_way_out(
+    fake_host: Host,
+) -> None:
+    fake_host("kvm_pvm", emulates=True)
     report = host.examine()
-    assert report.kind == "pvm"
-    assert "scripts/with-kvm vmm run" in report.problems[0]
+    assert (report.kind, report.usable, report.problems) == ("pvm", True, [])
+    assert "scripts/with-kvm vmm run" in report.explanation
 
 
-def test_pvm_is_known_by_what_it_lacks(fake_host: Host) -> None:
-    fake_host("loop", abi.KVM_CAP_NESTED_STATE, abi.KVM_CAP_X86_SMM)
+def test_guest_has_the_last_word_whatever_the_module(fake_host: Host) -> None:
+    fake_host("kvm_intel", emulates=True)
     assert host.examine().kind == "pvm"
+
+
+def test_pvm_without_msr_filter_is_a_problem(fake_host: Host) -> None:
+    fake_host("kvm_pvm", abi.KVM_CAP_X86_MSR_FILTER, emulates=True)
+    assert "KVM_CAP_X86_MSR_FILTER" in host.examine().problems[0]
+
+
+def test_old_kvm_is_none_and_names_what_lacks(fake_host: Host) -> None:
+    fake_host("kvm_amd", abi.KVM_CAP_IRQFD)
+    report = host.examine()
+    assert (report.kind, report.usable) == ("none", False)
+    assert "KVM lacks KVM_CAP_IRQFD" in report.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "kind"),
+    [("kvm_pvm", "pvm"), ("kvm_intel", "hardware"), ("kvm_amd", "hardware")],
+)
+def test_a_run_goes_by_the_module(fake_host: Host, module: str, kind: str) -> None:
+    fake_host(module)
+    assert host.host_kind() == kind
+
+
+@pytest.mark.parametrize(("emulates", "kind"), [(True, "pvm"), (False, "hardware")])
+def test_a_run_asks_a_guest_where_no_module_tells(
+    fake_host: Host, emulates: bool, kind: str
+) -> None:
+    fake_host("loop", emulates=emulates)
+    assert host.host_kind() == kind
 
 
 @pytest.mark.usefixtures("no_device")
