@@ -85,6 +85,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="when the guest resets (%(default)s)",
     )
     add(
+        "--quirks",
+        choices=("auto", "none", "pvm"),
+        default="auto",
+        help="work-arounds for this kind of KVM; 'vmm doctor' tells (%(default)s)",
+    )
+    add(
         "--serial",
         metavar="WHERE",
         type=_serial,
@@ -190,6 +196,8 @@ def _run_machine(options: argparse.Namespace) -> tuple[RunResult, Exception | No
         machine = stack.enter_context(Machine(config))
         stack.enter_context(_keys_of_a_terminal(machine, options))
         stack.enter_context(_signals_stop(machine))
+        for warning in () if options.quiet else machine.warnings:
+            _say(f"warning: {warning}")
         machine.start()
         result = _wait(machine, options.quiet)
     return result, machine.error

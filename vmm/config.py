@@ -29,12 +29,13 @@ class MachineConfig:
     `kernel` None means the tiny guest of `scripts/build-guest`, `cmdline` None
     the default one, to which `append` adds either way. `memory` is in bytes, or
     a string such as "512M". `timeout` is in seconds from start; None: no limit.
+    `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio",
     "null", "file:PATH", or "unix:PATH", on which we listen. A reader who is too
     slow, by more than `serial_buffer` bytes, holds the guest ("block") or loses
-    output ("drop"); `serial_rate` is in
-    bytes per second, and what comes after `serial_limit` bytes is dropped (None:
-    1 GiB where the output is a file, else no limit).
+    output ("drop"); `serial_rate` is in bytes per second, and what comes after
+    `serial_limit` bytes is dropped (None: 1 GiB where the output is a file, else no
+    limit).
     """
 
     kernel: StrPath | None = None
@@ -45,6 +46,7 @@ class MachineConfig:
     cpus: int = 1
     timeout: float | None = None
     on_reset: Literal["exit", "restart"] = "exit"
+    quirks: Literal["auto", "none", "pvm"] = "auto"
     serial: str = "capture"
     serial_buffer: int | str = "1M"
     serial_policy: Literal["block", "drop"] = "block"
@@ -70,6 +72,8 @@ class MachineConfig:
             raise ConfigError(f"timeout: {self.timeout} is no time in seconds")
         if self.on_reset not in ("exit", "restart"):
             raise ConfigError(f"on_reset: {self.on_reset!r} is not exit or restart")
+        if self.quirks not in ("auto", "none", "pvm"):
+            raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
         kind, _, path = self.serial.partition(":")
         plain = self.serial in ("capture", "stdio", "null")
         if not plain and not (kind in ("file", "unix") and path):

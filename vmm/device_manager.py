@@ -31,6 +31,7 @@ class DeviceManager:
         self, resource_manager: ResourceManager, io_manager: IoManager
     ) -> None:
         self._resource_manager = resource_manager
+        self.io_manager = io_manager
         self._io_context = IoManagerContext(io_manager)
         self._lines: dict[DeviceIo, list[_Line]] = {}
         self._vm: Vm | None = None

@@ -18,10 +18,12 @@ from .devices.keyboard import Ps2Keyboard
 from .devices.resource_manager import ResourceManager
 from .errors import VmmError
 from .event_loop import EventLoop
+from .host import host_kind
 from .kvm._libc import install_kick_handler
 from .kvm.kvm import Kvm
 from .memory import GuestMemory
 from .power_cycle import PowerCycle
+from .quirks import Quirks, quirks_for
 from .result import EXIT_CODES, ExitReason, RunResult
 from .run_control import End, RunControl
 
@@ -32,7 +34,8 @@ class Machine:
     The constructor checks everything that can be checked: it raises ConfigError
     (a field of the configuration), ImageError (a file), KvmUnavailable (the
     host). `start`, `wait`, `stop` and `close` may be called from any thread;
-    leaving the `with` block stops the guest and releases everything.
+    leaving the `with` block stops the guest and releases everything. `warnings`
+    are lines about what may not work, or take long, on this host.
 
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
     does all host I/O. Lock order: DeviceManager, a device, its sink, RunControl.
@@ -46,10 +49,13 @@ class Machine:
         self._result: RunResult | None = None
         self._done = threading.Event()
         self._exits: dict[str, int] = {}
+        self._insn_emulation = 0
         self._resets = 0
         self._started_ns: int | None = None
         with ExitStack() as stack:
-            self._boot = _open_boot(self.config, stack)
+            self._quirks = _quirks(self.config)
+            self._boot = _open_boot(self.config, self._quirks, stack)
+            self.warnings = self._quirks.warnings(self._boot.kernel, self.config.cpus)
             self._kvm = stack.enter_context(Kvm())
             self._memory = GuestMemory(ram_ranges(self.config.memory_size))
             stack.callback(self._memory.close)
@@ -164,8 +170,8 @@ class Machine:
             self._memory,
             self._boot,
             self._devices,
-            self._io_manager,
             self._control,
+            self._quirks,
         )
 
     def _main(self) -> None:
@@ -191,6 +197,7 @@ class Machine:
         finally:
             for kind, count in self._cycle.exits.items():
                 self._exits[kind] = self._exits.get(kind, 0) + count
+            self._insn_emulation += self._cycle.insn_emulation
             self._cycle.close()
 
     def _boots_again(self) -> bool:
@@ -215,12 +222,15 @@ class Machine:
             panic = self.console.panic_line
             if panic is not None:
                 end = End(ExitReason.PANIC, panic)
+        detail = end.detail
+        if end.reason is ExitReason.CRASH:
+            detail += self._quirks.note()
         code = EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
         first_ns = self.console.first_output_ns
         self._result = RunResult(
             reason=end.reason,
             exit_code=code,
-            detail=end.detail,
+            detail=detail,
             resets=self._resets,
             wall_s=round(wall_ns / 1e9, 6),
             first_output_s=(
@@ -229,6 +239,9 @@ class Machine:
                 else round((first_ns - self._started_ns) / 1e9, 6)
             ),
             exits=self._exits,
+            insn_emulation=self._insn_emulation,
+            quirks=self._quirks.counts,
+            cmdline=self._boot.cmdline.decode(errors="surrogateescape"),
             console_bytes=self.console.sink.accepted,
             console_dropped=self.console.sink.dropped,
             unclaimed_accesses=self._io_manager.unclaimed_accesses,
@@ -236,9 +249,15 @@ class Machine:
         self.console.end(self._result)
 
 
-def _open_boot(config: MachineConfig, stack: ExitStack) -> LinuxBoot:
+def _quirks(config: MachineConfig) -> Quirks:
+    return quirks_for(host_kind() if config.quirks == "auto" else config.quirks)
+
+
+def _open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> LinuxBoot:
     kernel_path, initrd_path = config.images()
-    kernel = open_kernel(kernel_path)
+    image = open_kernel(kernel_path)
+    stack.callback(image.file.close)
+    kernel = quirks.kernel(image)
     stack.callback(kernel.file.close)
     initrd = None
     if initrd_path is not None:
@@ -246,7 +265,7 @@ def _open_boot(config: MachineConfig, stack: ExitStack) -> LinuxBoot:
     return LinuxBoot(
         kernel=kernel,
         initrd=initrd,
-        cmdline=config.full_cmdline.encode(errors="surrogateescape"),
+        cmdline=quirks.cmdline(config.full_cmdline).encode(errors="surrogateescape"),
         memory_size=config.memory_size,
         cpus=config.cpus,
     )

@@ -8,11 +8,12 @@ from .boot.cpu_state import set_boot_cpu, set_boot_msrs
 from .boot.cpuid import GuestCpuid
 from .boot.linux import LinuxBoot
 from .device_manager import DeviceManager
-from .devices.io_manager import IoManager
+from .kvm.abi import KVM_CAP_BINARY_STATS_FD
 from .kvm.kvm import Kvm
 from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
 from .memory import GuestMemory
+from .quirks import Quirks
 from .result import ExitReason
 from .run_control import End, RunControl
 from .run_loop import RunLoop
@@ -31,24 +32,32 @@ class PowerCycle:
         memory: GuestMemory,
         boot: LinuxBoot,
         devices: DeviceManager,
-        io_manager: IoManager,
         control: RunControl,
+        quirks: Quirks,
     ) -> None:
         with ExitStack() as stack:
             vm = kvm.create_vm()
             stack.callback(vm.close)
             _set_up_board(vm, memory)
+            quirks.prepare(vm)
             entry = boot.load(memory)
             cpuid = GuestCpuid(kvm, boot.cpus)
             self._loops: list[RunLoop] = []
             for index in range(boot.cpus):
                 vcpu = vm.create_vcpu(index)
                 stack.callback(vcpu.close)
-                _set_up_vcpu(vcpu, cpuid, entry)
-                self._loops.append(RunLoop(vcpu, memory, io_manager, control))
+                table = cpuid.for_cpu(index)
+                quirks.cpuid(table)
+                vcpu.set_cpuid2(table)
+                _set_up_vcpu(vcpu, entry)
+                rescue = quirks.rescue(vcpu, memory)
+                self._loops.append(
+                    RunLoop(vcpu, memory, devices.io_manager, control, rescue)
+                )
             stack.callback(devices.power_off)
             devices.power_on(vm)
             self._control = control
+            self._counts_instructions = kvm.check_extension(KVM_CAP_BINARY_STATS_FD)
             self._cleanup = stack.pop_all()
 
     @property
@@ -56,6 +65,13 @@ class PowerCycle:
         """Exits by kind, over all vCPUs."""
         kinds = self._loops[0].exits
         return {kind: sum(loop.exits[kind] for loop in self._loops) for kind in kinds}
+
+    @property
+    def insn_emulation(self) -> int:
+        """Guest instructions that KVM emulated; 0 where it doesn't count them."""
+        if not self._counts_instructions:
+            return 0
+        return sum(loop.vcpu.stats().get("insn_emulation", 0) for loop in self._loops)
 
     def run(self) -> None:
         """Run all vCPUs, the first on this thread, until the control has an end."""
@@ -94,8 +110,7 @@ def _set_up_board(vm: Vm, memory: GuestMemory) -> None:
         )
 
 
-def _set_up_vcpu(vcpu: Vcpu, cpuid: GuestCpuid, entry: int) -> None:
-    vcpu.set_cpuid2(cpuid.for_cpu(vcpu.index))
+def _set_up_vcpu(vcpu: Vcpu, entry: int) -> None:
     set_boot_msrs(vcpu)
     if vcpu.index == 0:  # the others wait in KVM for INIT and SIPI
         set_boot_cpu(vcpu, entry)

@@ -40,6 +40,8 @@ class RunResult:
     `exits` counts exits to us by kind, over all vCPUs and boots;
     `console_dropped` is output that the sink's limits threw away;
     `unclaimed_accesses` went to ports and addresses where there is no device.
+    `insn_emulation` is how many instructions KVM emulated, `quirks` how often each
+    work-around for this host was applied, `cmdline` what the kernel was given.
     """
 
     reason: ExitReason
@@ -53,6 +55,9 @@ class RunResult:
     console_bytes: int = 0
     console_dropped: int = 0
     unclaimed_accesses: int = 0
+    insn_emulation: int = 0
+    quirks: dict[str, int] = field(default_factory=dict)
+    cmdline: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """The contents of `--result FILE.json`."""

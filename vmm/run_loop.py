@@ -29,6 +29,7 @@ from .kvm.abi import (
 )
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
+from .quirks import Rescue
 from .result import ExitReason
 from .run_control import End, RunControl
 
@@ -50,6 +51,7 @@ _run = run_ioctl if sys.version_info >= (3, 14) else ioctl
 class RunLoop:
     """Runs one vCPU on the calling thread until its RunControl has an end.
 
+    `rescue` is asked about an exit that would end the run: quirks of the host.
     `exits` counts by kind. An exception that a device raises passes through
     `run`; `blame` then tells whose and where.
     """
@@ -60,11 +62,13 @@ class RunLoop:
         memory: GuestMemory,
         io_manager: IoManager,
         control: RunControl,
+        rescue: Rescue | None = None,
     ) -> None:
         self.vcpu = vcpu
         self._memory = memory
         self._io_manager = io_manager
         self._control = control
+        self._rescue = rescue
         self.exits = {"io": 0, "mmio": 0, "intr": 0, "other": 0}
 
     def run(self) -> None:
@@ -117,6 +121,8 @@ class RunLoop:
     def _rare(self, reason: int) -> None:
         """An exit that is no access: nothing to do, or the end of the run."""
         if reason in (KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN):
+            return
+        if self._rescue is not None and self._rescue(reason):
             return
         end = None
         if reason == KVM_EXIT_SYSTEM_EVENT:

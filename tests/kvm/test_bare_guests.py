@@ -3,6 +3,7 @@
 import pytest
 from guests import DEADLINE, bare_machine
 
+from scripts.with_kvm.host_kvm import HostKvm
 from vmm import ExitReason, RunResult
 from vmm.result import EXIT_CODES
 
@@ -21,6 +22,26 @@ def test_polled_serial_prints_and_the_guest_resets() -> None:
     assert result.reason is ExitReason.RESET
     assert result.exit_code == 0
     assert result.resets == 1
+
+
+def test_fwait_goes_on_and_int3_raises_bp() -> None:
+    """On PVM by its quirks, elsewhere because the CPU does it."""
+    result, output = run("traps")
+    assert output == "fwait goes on\nint3 raises #BP behind itself\n"
+    assert result.reason is ExitReason.RESET
+
+
+def test_without_quirks_pvm_ends_with_the_instruction_it_lacks(
+    kvm_here: HostKvm,
+) -> None:
+    result, output = run("traps", quirks="none")
+    if kvm_here.kind != "pvm":
+        assert result.reason is ExitReason.RESET
+        return
+    assert (result.reason, result.exit_code) == (ExitReason.CRASH, 33)
+    assert "emulation failure at RIP 0x10" in result.detail
+    assert "instruction bytes 9b " in result.detail
+    assert output == ""
 
 
 @pytest.mark.parametrize("name", ["reset", "reset-pulse", "reset-output-port"])

@@ -21,6 +21,12 @@ def kernel(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def _hardware_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same whatever KVM the host has."""
+    monkeypatch.setattr("vmm.machine.host_kind", lambda: "hardware")
+
+
 @pytest.fixture
 def willing_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
     """A KVM that has everything, for what is checked after it; it can't run."""
@@ -54,6 +60,7 @@ USAGE = {
     "timeout is no number": (("run", "--timeout", "abc"), "--timeout: invalid float"),
     "value is missing": (("run", "--kernel"), "--kernel: expected one argument"),
     "on-reset": (("run", "--on-reset", "halt"), "--on-reset: invalid choice: 'halt'"),
+    "quirks": (("run", "--quirks", "xen"), "--quirks: invalid choice: 'xen'"),
     "serial-policy": (("run", "--serial-policy", "x"), "--serial-policy: invalid choi"),
     "cpus 0": (("run", "--cpus", "0"), "cpus: 0 is not within 1..32"),
     "cpus 33": (("run", "--cpus", "33"), "cpus: 33 is not within 1..32"),

@@ -70,7 +70,13 @@ class Rig:
         self.memory = GuestMemory([Range(0, 0x4000)])
         self.bus = IoManager()
         self.control = RunControl()
-        self.loop = RunLoop(self.vcpu, self.memory, self.bus, self.control)
+        self.rescued: list[int] = []  # exits that a quirk takes care of
+        self.asked: list[int] = []
+        self.loop = RunLoop(self.vcpu, self.memory, self.bus, self.control, self.rescue)
+
+    def rescue(self, reason: int) -> bool:
+        self.asked.append(reason)
+        return reason in self.rescued
 
     def plug(self, device: DeviceIo) -> None:
         ranges = PioAddressRange(PORT, 8), MmioAddressRange(ADDRESS, 16)
@@ -438,3 +444,23 @@ def test_handler_that_is_there_already_stays() -> None:
     install_kick_handler()
     install_kick_handler()
     signal.raise_signal(KICK_SIGNAL)
+
+
+# Quirks
+
+
+def test_exit_that_a_quirk_handles_does_not_end_the_run(rig: Rig) -> None:
+    rig.rescued = [abi.KVM_EXIT_DEBUG]
+    end = rig.run(plain(abi.KVM_EXIT_DEBUG), plain(abi.KVM_EXIT_DEBUG))
+    assert end.reason is ExitReason.STOPPED
+    assert rig.asked == [abi.KVM_EXIT_DEBUG] * 2
+
+
+def test_exit_that_no_quirk_handles_is_a_crash(rig: Rig) -> None:
+    assert rig.run(plain(abi.KVM_EXIT_SHUTDOWN)).reason is ExitReason.CRASH
+    assert rig.asked == [abi.KVM_EXIT_SHUTDOWN]
+
+
+def test_quirks_are_not_asked_about_accesses(rig: Rig) -> None:
+    rig.run(io(PORT, 1), mmio(ADDRESS, 4), plain(abi.KVM_EXIT_INTR))
+    assert rig.asked == []

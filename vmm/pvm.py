@@ -1,0 +1,252 @@
+"""Quirks of PVM: what Linux needs from us where its kernel code is emulated.
+
+PVM is a KVM without VMX or SVM: the guest's user code (64-bit, CPL 3) runs
+natively, its kernel code is run by KVM's instruction emulator. That emulator was
+made for device drivers and real mode, and lacks what else a kernel uses.
+"""
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+
+from .boot.cpu_state import code_segment, data_segment
+from .boot.image import KernelImage
+from .boot.layout import MIB
+from .kvm.abi import (
+    KVM_EXIT_DEBUG,
+    KVM_EXIT_INTERNAL_ERROR,
+    KVM_EXIT_X86_WRMSR,
+    KVM_INTERNAL_ERROR_EMULATION,
+    KVM_RUN_UNION,
+    kvm_cpuid2,
+    kvm_regs,
+)
+from .kvm.vcpu import Vcpu
+from .kvm.vm import Vm
+from .memory import GuestMemory
+from .quirks import Quirks, Rescue
+from .virtual_memory import read_virtual
+
+_SUBERROR: Final = Struct("<I").unpack_from
+_WRMSR: Final = Struct("<B7xIIQ").unpack_from  # error, reason, index, data
+_GATE: Final = Struct("<HHBBHI4x")  # offset, selector, ist, type, offset, offset
+_FRAME: Final = Struct("<8xQQQQ")  # error code, RIP, CS, RFLAGS, RSP
+
+CPUS_TESTED: Final = 1
+SMALL_KERNEL: Final = 32 * MIB  # our full one has 15, Debian's cloud kernel 50
+QUIRKS: Final = ("cpuid", "cmdline", "unpack", "int3", "fwait", "syscall")
+BP_VECTOR: Final = 3
+PF_VECTOR: Final = 14
+GATE_PRESENT: Final = 1 << 7
+RFLAGS_RESERVED: Final = 1 << 1  # always set
+ECX_CX16: Final = 1 << 13  # CPUID leaf 1
+
+MSR_STAR: Final = 0xC000_0081
+MSR_LSTAR: Final = 0xC000_0082
+MSR_SYSCALL_MASK: Final = 0xC000_0084
+
+
+class PvmQuirks(Quirks):
+    """All that PVM needs. Each quirk below says why."""
+
+    name = "pvm"
+
+    def count(self, quirk: str) -> None:
+        """Note that a quirk was applied."""
+        self.counts[quirk] = self.counts.get(quirk, 0) + 1
+
+    def note(self) -> str:
+        """All quirks and how often each was applied: a new one may be missing."""
+        counts = (f"{name} {self.counts.get(name, 0)}" for name in QUIRKS)
+        return f"; PVM quirks: {', '.join(counts)}"
+
+    def cmdline(self, cmdline: str) -> str:
+        """Quirk `cmdline`: hide features that CPUID can't, see HIDDEN_FEATURES."""
+        self.count("cmdline")
+        return hide_features(cmdline)
+
+    def cpuid(self, cpuid: kvm_cpuid2) -> None:
+        """Quirk `cpuid`: the emulator has no cmpxchg16b (0f c7 /1 with REX.W).
+
+        Of leaf 1 and 7 it is the only feature that stays hidden: PVM adds the
+        host's own bits to the rest.
+        """
+        self.count("cpuid")
+        for entry in cpuid.entries[: cpuid.nent]:
+            if entry.function == 1:
+                entry.ecx &= ~ECX_CX16
+
+    def warnings(self, image: KernelImage, cpus: int) -> list[str]:
+        """For what was not seen to work here, or not while anybody would wait."""
+        found = []
+        if cpus > CPUS_TESTED:
+            found.append(
+                f"{cpus} CPUs: on this host's KVM (PVM) only {CPUS_TESTED} is tested; "
+                "'scripts/with-kvm vmm run ...' brings a KVM for more"
+            )
+        size = sum(segment.file_size for segment in image.segments)
+        if size > SMALL_KERNEL:
+            found.append(
+                f"kernel {image.file.path!r} has {size / MIB:.0f} MiB, as a "
+                "distribution's: this host's KVM (PVM) emulates it, its boot may take "
+                "half an hour; 'scripts/build-guest' makes kernels that take seconds, "
+                "'scripts/with-kvm vmm run ...' boots any"
+            )
+        return found
+
+    def prepare(self, vm: Vm) -> None:
+        """Let the write of LSTAR exit, for the quirk `syscall`."""
+        vm.trap_msr_write(MSR_LSTAR)
+
+    def rescue(self, vcpu: Vcpu, memory: GuestMemory) -> Rescue:
+        """The quirks `int3`, `fwait` and `syscall` of one vCPU."""
+        syscall = SyscallEntry(vcpu, memory, lambda: self.count("syscall"))
+
+        def rescue(reason: int) -> bool:
+            if reason == KVM_EXIT_DEBUG:
+                return syscall.on_debug()
+            if reason == KVM_EXIT_X86_WRMSR:
+                return syscall.on_wrmsr()
+            if reason == KVM_EXIT_INTERNAL_ERROR:
+                return self._emulate(vcpu, memory)
+            return False
+
+        return rescue
+
+    def _emulate(self, vcpu: Vcpu, memory: GuestMemory) -> bool:
+        """Do what an instruction does that the emulator lacks."""
+        (suberror,) = _SUBERROR(vcpu.run, KVM_RUN_UNION)
+        if suberror != KVM_INTERNAL_ERROR_EMULATION:
+            return False
+        regs = vcpu.get_regs()
+        opcode = read_virtual(vcpu, memory, regs.rip, 1)
+        if opcode not in _INSTRUCTIONS:
+            return False
+        name, emulate = _INSTRUCTIONS[opcode]
+        emulate(vcpu, regs)
+        self.count(name)
+        return True
+
+
+# By their numbers in the kernel's cpufeatures.h, as clearcpuid= has them. The
+# emulator lacks stac and clac (smap, 308) and popcnt (151); it runs string
+# instructions byte by byte, so that erms (297) and fsrm (580), for which Linux
+# uses `rep movsb`, are slower than what it does without.
+HIDDEN_FEATURES: Final = ("308", "151", "297", "580")
+
+# xrstor isn't there either; and write-protecting the kernel's data takes it
+# more than a million instructions.
+PVM_PARAMETERS: Final = "noxsave rodata=off"
+
+
+def hide_features(cmdline: str) -> str:
+    """`cmdline` with PVM's parameters.
+
+    They stand before the user's, which so have the last word. Of several
+    clearcpuid Linux takes the last one alone: ours joins the user's.
+    """
+    words = cmdline.split(" ")
+    mine = ",".join(HIDDEN_FEATURES)
+    users = [at for at, word in enumerate(words) if word.startswith("clearcpuid=")]
+    for at in users:
+        words[at] += f",{mine}"
+    added = PVM_PARAMETERS if users else f"{PVM_PARAMETERS} clearcpuid={mine}"
+    return " ".join([added, *words]).strip()
+
+
+def deliver_int3(vcpu: Vcpu, regs: kvm_regs) -> None:
+    """Quirk `int3` (cc): Linux tests at boot that it raises #BP."""
+    regs.rip += 1  # a trap: the frame has the next instruction's address
+    vcpu.set_regs(regs)
+    vcpu.inject_exception(BP_VECTOR)
+
+
+def skip_fwait(vcpu: Vcpu, regs: kvm_regs) -> None:
+    """Quirk `fwait` (9b): Linux waits for the FPU; an emulated one is never busy."""
+    regs.rip += 1
+    vcpu.set_regs(regs)
+
+
+_INSTRUCTIONS: Final = {
+    b"\xcc": ("int3", deliver_int3),
+    b"\x9b": ("fwait", skip_fwait),
+}
+
+
+class SyscallEntry:
+    """Quirk `syscall`: from CPL 3 it loads RIP, RCX and R11, but CPL stays 3.
+
+    So the fetch at LSTAR, a kernel page, faults. A breakpoint on the guest's
+    page-fault handler (which is emulated, so it fires) sees that fault in the
+    handler's frame, and does what `syscall` does (Intel SDM volume 2, SYSCALL).
+    A program that jumps to LSTAR of itself is taken for one that makes a system
+    call: it could have made the same one.
+
+    LIDT doesn't exit. But when Linux writes LSTAR its IDT has the final gate
+    for page faults, and MSR writes can be made to exit: then we read it.
+    """
+
+    def __init__(
+        self, vcpu: Vcpu, memory: GuestMemory, applied: Callable[[], None]
+    ) -> None:
+        self._vcpu = vcpu
+        self._memory = memory
+        self._applied = applied
+        self._handler: int | None = None
+        self._stepping = False
+
+    def on_wrmsr(self) -> bool:
+        """The guest writes LSTAR: do it, and learn where its handler is."""
+        run = self._vcpu.run
+        _, _, index, value = _WRMSR(run, KVM_RUN_UNION)
+        refused = not self._vcpu.set_msrs([(index, value)])
+        run[KVM_RUN_UNION] = refused  # raises #GP, as for an address that can't be
+        self._handler = self._page_fault_handler()
+        self._stepping = False
+        self._vcpu.set_breakpoint(self._handler)
+        return True
+
+    def _page_fault_handler(self) -> int | None:
+        idt = self._vcpu.get_sregs().idt
+        if idt.limit < (PF_VECTOR + 1) * _GATE.size - 1:
+            return None
+        at = idt.base + PF_VECTOR * _GATE.size
+        gate = read_virtual(self._vcpu, self._memory, at, _GATE.size)
+        if len(gate) < _GATE.size:
+            return None
+        low, _, _, kind, middle, high = _GATE.unpack(gate)
+        return low | middle << 16 | high << 32 if kind & GATE_PRESENT else None
+
+    def on_debug(self) -> bool:
+        """The page-fault handler is about to run, or its first instruction has."""
+        vcpu = self._vcpu
+        if self._stepping:
+            self._stepping = False
+            vcpu.set_breakpoint(self._handler)
+            return True
+        regs = vcpu.get_regs()
+        frame = read_virtual(vcpu, self._memory, regs.rsp, _FRAME.size)
+        if len(frame) == _FRAME.size and self._syscall(regs, *_FRAME.unpack(frame)):
+            self._applied()
+        else:  # a page fault like any other: get past the breakpoint
+            self._stepping = True
+            vcpu.step()
+        return True
+
+    def _syscall(
+        self, regs: kvm_regs, rip: int, cs: int, rflags: int, rsp: int
+    ) -> bool:
+        """Enter the kernel if the fault is a system call; whether it was one."""
+        vcpu = self._vcpu
+        star, lstar, mask = vcpu.get_msrs((MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK))
+        if rip != lstar or cs & 3 != 3:
+            return False
+        sregs = vcpu.get_sregs()
+        sregs.cs, sregs.ss = code_segment(), data_segment()
+        sregs.cs.selector = star >> 32 & 0xFFFC
+        sregs.ss.selector = sregs.cs.selector + 8
+        vcpu.set_sregs(sregs)
+        regs.rip, regs.rsp = lstar, rsp
+        regs.rflags = regs.r11 & ~mask | RFLAGS_RESERVED
+        vcpu.set_regs(regs)
+        return True
