@@ -26,8 +26,7 @@ class HostKvm:
 def host_kvm(device: str = "/dev/kvm", modules: str = "/sys/module") -> HostKvm:
     """Return the kind of KVM behind `device`; never raises OSError.
 
-    "hardware" boots stock kernels, "pvm" runs bare guests but no stock kernel,
-    "none" cannot be used.
+    "hardware" boots stock kernels, "pvm" small ones only, "none" cannot be used.
     """
     try:
         fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
@@ -42,7 +41,7 @@ def host_kvm(device: str = "/dev/kvm", modules: str = "/sys/module") -> HostKvm:
     if version != KVM_API_VERSION:
         return HostKvm("none", f"{device} has KVM API {version}, not 12")
     if Path(modules, "kvm_pvm").exists():
-        return HostKvm("pvm", f"{device} is PVM, which boots no stock kernel")
+        return HostKvm("pvm", f"{device} is PVM, which emulates kernels")
     return HostKvm("hardware", f"{device} is hardware KVM")
 
 
