@@ -60,6 +60,18 @@ class PvmQuirks(Quirks):
         counts = (f"{name} {self.counts.get(name, 0)}" for name in QUIRKS)
         return f"; PVM quirks: {', '.join(counts)}"
 
+    def kernel(self, image: KernelImage) -> KernelImage:
+        """Quirk `unpack`: a bzImage's decompressor would be emulated for minutes.
+
+        What it unpacks is entered directly instead.
+        """
+        if not image.setup_header:
+            return image
+        from .boot.payload import unpack_bzimage  # a vmlinux needs none of it
+
+        self.count("unpack")
+        return unpack_bzimage(image)
+
     def cmdline(self, cmdline: str) -> str:
         """Quirk `cmdline`: hide features that CPUID can't, see HIDDEN_FEATURES."""
         self.count("cmdline")

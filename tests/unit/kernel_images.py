@@ -18,8 +18,12 @@ def bzimage(  # noqa: PLR0913 - a header with defaults, by keyword
     initrd_addr_max: int = 0x7FFF_FFFF,
     pref_address: int = 16 * MIB,
     init_size: int = 2 * MIB,
+    payload: tuple[int, int] = (0, 0),
 ) -> bytes:
-    """A bzImage whose protected-mode code is `code`, a multiple of 16 bytes."""
+    """A bzImage whose protected-mode code is `code`, a multiple of 16 bytes.
+
+    `payload` is its offset in the code, and its length.
+    """
     setup = bytearray(CODE_OFFSET)
     setup[0x1F1] = SETUP_SECTS
     struct.pack_into("<I", setup, 0x1F4, len(code) // 16)
@@ -31,6 +35,7 @@ def bzimage(  # noqa: PLR0913 - a header with defaults, by keyword
     struct.pack_into("<I", setup, 0x22C, initrd_addr_max)
     struct.pack_into("<H", setup, 0x236, xloadflags)
     struct.pack_into("<I", setup, 0x238, cmdline_size)
+    struct.pack_into("<II", setup, 0x248, *payload)
     struct.pack_into("<Q", setup, 0x258, pref_address)
     struct.pack_into("<I", setup, 0x260, init_size)
     return bytes(setup) + code

@@ -56,6 +56,8 @@ BOOT_PARAMS_OFFSETS = {
     "hdr.xloadflags": bzimage.XLOADFLAGS,
     "hdr.cmdline_size": bzimage.CMDLINE_SIZE,
     "hdr.setup_data": bootparam.SETUP_DATA_PTR,
+    "hdr.payload_offset": bzimage.PAYLOAD_OFFSET,
+    "hdr.payload_length": bzimage.PAYLOAD_LENGTH,
     "hdr.pref_address": bzimage.PREF_ADDRESS,
     "hdr.init_size": bzimage.INIT_SIZE,
 }

@@ -24,6 +24,8 @@ KERNEL_ALIGNMENT: Final = 0x230
 RELOCATABLE_KERNEL: Final = 0x234
 XLOADFLAGS: Final = 0x236
 CMDLINE_SIZE: Final = 0x238
+PAYLOAD_OFFSET: Final = 0x248
+PAYLOAD_LENGTH: Final = 0x24C
 PREF_ADDRESS: Final = 0x258
 INIT_SIZE: Final = 0x260
 HEADER_END_MAX: Final = 0x290  # where boot_params goes on with other fields
@@ -40,6 +42,11 @@ SECTOR: Final = 512
 def is_bzimage(head: bytes) -> bool:
     """Whether a file that starts with `head` has a setup header."""
     return head[HEADER_MAGIC : HEADER_MAGIC + 4] == HDRS
+
+
+def code_offset(head: bytes) -> int:
+    """Where in the file the protected-mode code starts."""
+    return ((head[SETUP_SECTS] or 4) + 1) * SECTOR
 
 
 def parse_bzimage(file: ImageFile) -> KernelImage:
@@ -63,12 +70,12 @@ def parse_bzimage(file: ImageFile) -> KernelImage:
     if not get(LOADFLAGS, "<B") & LOADED_HIGH:
         raise file.error("loadflags lacks LOADED_HIGH: is it a zImage?")
 
-    code_offset = ((get(SETUP_SECTS, "<B") or 4) + 1) * SECTOR
+    code = code_offset(head)
     code_size = get(SYSSIZE, "<I") * PARAGRAPH
-    missing = code_offset + code_size - file.size
+    missing = code + code_size - file.size
     if missing >= PARAGRAPH:  # syssize is rounded up
         raise file.error(
-            f"truncated: {missing} bytes of its {code_offset + code_size} are missing"
+            f"truncated: {missing} bytes of its {code + code_size} are missing"
         )
     start = get(PREF_ADDRESS, "<Q")
     if start < HIGH_MEMORY:
@@ -76,7 +83,7 @@ def parse_bzimage(file: ImageFile) -> KernelImage:
     return KernelImage(
         file=file,
         format=f"bzImage, boot protocol {version >> 8}.{version & 0xFF}",
-        segments=[Segment(start, code_offset, min(code_size, file.size - code_offset))],
+        segments=[Segment(start, code, min(code_size, file.size - code))],
         entry=start + ENTRY_64,
         start=start,
         end=start + max(get(INIT_SIZE, "<I"), code_size),

@@ -15,17 +15,16 @@ class ImageFile:
     """An image file held open, so that replacing it on disk changes nothing.
 
     Raises ImageError, naming the role and the path, if it isn't a readable,
-    non-empty regular file.
+    non-empty regular file. A descriptor that is passed is read, and closed, in
+    place of what is at the path.
     """
 
-    def __init__(self, role: str, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, role: str, path: str | os.PathLike[str], fd: int | None = None
+    ) -> None:
         self.role = role
         self.path = os.fspath(path)
-        try:
-            # A FIFO would block an open for reading until somebody writes.
-            self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
-            raise self.error(str(error.strerror).lower()) from None
+        self.fd = self._open() if fd is None else fd
         status = os.fstat(self.fd)
         self.size = status.st_size
         problem = ""
@@ -36,6 +35,13 @@ class ImageFile:
         if problem:
             self.close()
             raise self.error(problem)
+
+    def _open(self) -> int:
+        try:
+            # A FIFO would block an open for reading until somebody writes.
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise self.error(str(error.strerror).lower()) from None
 
     def error(self, problem: str) -> ImageError:
         """An ImageError that names this file."""
