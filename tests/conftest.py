@@ -21,9 +21,11 @@ hypothesis.settings.load_profile("patient")
 
 KVM_TESTS = Path(__file__).parent / "kvm"
 MARKERS = (
-    "linux: boots a kernel: needs hardware-style KVM",
+    "linux: boots a kernel: on a PVM host it runs there and in the software machine",
+    "hardware: needs hardware-style KVM: on a PVM host in the software machine only",
     "software_machine: starts a software machine: not inside one",
 )
+LINUX_TIMEOUT_S = 1200  # where KVM emulates kernels
 _elsewhere = pytest.StashKey[int]()
 
 
@@ -33,11 +35,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", line)
 
 
-def needs_machine(item: pytest.Item, kind: str) -> bool:
-    """Tell whether a test needs the software machine on a host of this kind."""
-    if kind == "hardware" or KVM_TESTS not in item.path.parents:
-        return False
-    return kind == "none" or item.get_closest_marker("linux") is not None
+def sides(item: pytest.Item, kind: str) -> set[str]:
+    """Where a test runs if the host's KVM is of this kind."""
+
+    def marked(name: str) -> bool:
+        return item.get_closest_marker(name) is not None
+
+    if kind == "hardware":
+        return set() if marked("software_machine") else {"host"}
+    if KVM_TESTS not in item.path.parents:
+        return {"host"}
+    if kind == "none" or marked("hardware"):
+        return {"machine"}
+    return {"host", "machine"} if marked("linux") else {"host"}
 
 
 def pytest_collection_modifyitems(
@@ -47,14 +57,13 @@ def pytest_collection_modifyitems(
     side, kind = os.environ.get("VMM_TEST_SIDE"), os.environ.get("VMM_TEST_KIND", "")
     if side is None:
         return
-    inside = [item for item in items if needs_machine(item, kind)]
-    outside = [item for item in items if not needs_machine(item, kind)]
-    if kind == "hardware":
-        outside = [i for i in outside if not i.get_closest_marker("software_machine")]
+    inside = [item for item in items if "machine" in sides(item, kind)]
     config.stash[_elsewhere] = len(inside) if side == "host" else 0
-    kept = outside if side == "host" else inside
-    dropped = [item for item in items if item not in kept]
-    items[:] = kept
+    dropped = [item for item in items if side not in sides(item, kind)]
+    items[:] = [item for item in items if side in sides(item, kind)]
+    for item in items:
+        if item.get_closest_marker("linux") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LINUX_TIMEOUT_S))
     if dropped:
         config.hook.pytest_deselected(items=dropped)
 

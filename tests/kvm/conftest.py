@@ -18,8 +18,8 @@ def kvm_here() -> HostKvm:
 @pytest.fixture(autouse=True)
 def _kvm_that_serves(request: pytest.FixtureRequest, kvm_here: HostKvm) -> None:
     """Skip where the KVM here cannot run the test; fail if it is required."""
-    linux = request.node.get_closest_marker("linux") is not None
-    if kvm_here.kind == "hardware" or (kvm_here.kind == "pvm" and not linux):
+    hardware = request.node.get_closest_marker("hardware") is not None
+    if kvm_here.kind == "hardware" or (kvm_here.kind == "pvm" and not hardware):
         return
     refuse = pytest.fail if os.environ.get("VMM_REQUIRE_KVM") else pytest.skip
     refuse(f"{kvm_here.reason}; scripts/test runs it in the software machine")

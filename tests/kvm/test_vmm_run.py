@@ -209,7 +209,7 @@ def test_the_terminal_is_restored_however_we_die(number: signal.Signals) -> None
 
 
 def test_a_silent_guest_gets_one_hint() -> None:
-    with on_terminal(command("mute")) as terminal:
+    with on_terminal(command("mute", "--quirks", "none")) as terminal:
         shown = terminal.read_until(b"console=ttyS0 missing")
         assert b"has printed nothing for 10 s" in shown
         assert terminal.process.poll() is None
