@@ -20,8 +20,6 @@ from .result import ExitReason, RunResult
 from .result_file import check_result_path, write_result
 from .terminal import HELP, EscapeFilter, in_foreground, raw_terminal
 
-SILENCE_S: Final = 10  # without output before we wonder
-
 _OUTCOMES: Final = {
     ExitReason.RESET: "the guest reset",
     ExitReason.POWEROFF: "the guest powered off",
@@ -259,11 +257,11 @@ def _signals_stop(machine: Machine) -> Iterator[None]:
 
 def _wait(machine: Machine, quiet: bool) -> RunResult:
     try:
-        return machine.wait(None if quiet else SILENCE_S)
+        return machine.wait(None if quiet else machine.silence_s)
     except TimeoutError:
         if machine.console.first_output_ns is None:
             _say(
-                f"the guest has printed nothing for {SILENCE_S} s: "
+                f"the guest has printed nothing for {machine.silence_s} s: "
                 "is console=ttyS0 missing from its command line?"
             )
         return machine.wait()

@@ -126,6 +126,11 @@ class Machine:
         return self._board.i8042.keyboard
 
     @property
+    def silence_s(self) -> int:
+        """Seconds without any output that are no surprise on this host."""
+        return self._quirks.silence_s
+
+    @property
     def error(self) -> Exception | None:
         """What was raised, when the result's reason is `error`."""
         return self._control.end.error if self._control.end else None

@@ -50,6 +50,7 @@ class PvmQuirks(Quirks):
     """All that PVM needs. Each quirk below says why."""
 
     name = "pvm"
+    silence_s = 60  # a quiet boot takes 5 to 50 s
 
     def count(self, quirk: str) -> None:
         """Note that a quirk was applied."""

@@ -19,6 +19,7 @@ class Quirks:
     """
 
     name = "none"
+    silence_s = 10  # without any output before a user should wonder
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
