@@ -3,11 +3,16 @@
 import bz2
 import gzip
 import lzma
+import resource
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kernel_images import MIB, bzimage, elf
 from open_fds import open_fds
 
@@ -22,9 +27,9 @@ SIZE = len(VMLINUX).to_bytes(4, "little")
 AT = 48  # where in the code the payload starts
 
 
-def program(name: str, *options: str) -> bytes:
+def program(name: str, *options: str, data: bytes = VMLINUX) -> bytes:
     return subprocess.run(
-        [name, "-c", *options], input=VMLINUX, capture_output=True, check=True
+        [name, "-c", *options], input=data, capture_output=True, check=True
     ).stdout
 
 
@@ -58,13 +63,22 @@ def refusal(folder: Path, packed: bytes, length: int | None = None) -> str:
     """What is said of a bad payload, after the file's name."""
     with pytest.raises(ImageError) as caught:
         unpack_bzimage(image_of(folder, packed, length))
-    return str(caught.value).removeprefix(f"kernel '{folder}/bzImage': ")
+    message = str(caught.value).removeprefix(f"kernel '{folder}/bzImage': ")
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize("kind", PACKERS)
 def test_payload_is_the_kernel(kind: str, tmp_path: Path) -> None:
     with unpack_bzimage(image_of(tmp_path, PACKERS[kind]())).file as file:
         assert file.read(0, 1 << 20) == VMLINUX
+
+
+def test_payload_of_several_mib_is_the_kernel(tmp_path: Path) -> None:
+    vmlinux = VMLINUX + bytes(range(256)) * 10_000
+    packed = gzip.compress(vmlinux)
+    with unpack_bzimage(image_of(tmp_path, packed)).file as file:
+        assert file.read(0, 4 * MIB) == vmlinux
 
 
 def test_kernel_is_entered_as_elf_with_the_bzimages_limits(tmp_path: Path) -> None:
@@ -87,6 +101,20 @@ def test_truncated_payload_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", PACKERS)
+def test_payload_that_lacks_only_its_end_is_refused(kind: str, tmp_path: Path) -> None:
+    message = refusal(tmp_path, PACKERS[kind]()[:-8] + SIZE)
+    assert message.startswith(f"its {kind} payload can't be unpacked: ")
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "zstd"])
+def test_payload_with_a_wrong_checksum_is_refused(kind: str, tmp_path: Path) -> None:
+    packed = bytearray(PACKERS[kind]())
+    packed[-6] ^= 0xFF
+    message = refusal(tmp_path, bytes(packed))
+    assert message.startswith(f"its {kind} payload can't be unpacked: ")
+
+
+@pytest.mark.parametrize("kind", PACKERS)
 def test_damaged_payload_is_refused(kind: str, tmp_path: Path) -> None:
     packed = bytearray(PACKERS[kind]())
     packed[8:40] = b"\xff" * 32
@@ -100,6 +128,16 @@ def test_payload_that_grows_beyond_its_size_is_refused(
     packed = PACKERS[kind]()[:-4] + (100).to_bytes(4, "little")
     assert refusal(tmp_path, packed) == (
         f"its {kind} payload unpacks to more, not 100 bytes"
+    )
+
+
+@pytest.mark.parametrize(("kind", "option"), [("zstd", "-1"), ("lz4", "-l")])
+def test_program_that_has_much_more_to_say_is_ended(
+    kind: str, option: str, tmp_path: Path
+) -> None:
+    packed = program(kind, option, data=bytes(4 * MIB))
+    assert refusal(tmp_path, packed + SIZE) == (
+        f"its {kind} payload unpacks to more, not {len(VMLINUX)} bytes"
     )
 
 
@@ -135,8 +173,16 @@ def test_payload_whose_elf_is_bad_is_refused_by_the_bzimages_name(
 
 
 def test_unknown_packing_is_shown(tmp_path: Path) -> None:
-    message = refusal(tmp_path, b"\x89LZO\0\r" + SIZE)
-    assert message.startswith("its payload is packed in a way we don't know (89 4c 5a")
+    assert refusal(tmp_path, b"unpack" + SIZE) == (
+        "its payload is packed in a way we don't know (75 6e 70 61 63 6b): "
+        "pass the vmlinux"
+    )
+
+
+def test_lzo_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path, b"\x89LZO\0\r\n\x1a\n" + SIZE) == (
+        "its payload is packed with LZO, which we don't unpack: pass the vmlinux"
+    )
 
 
 @pytest.mark.parametrize("kind", ["zstd", "lz4"])
@@ -149,3 +195,35 @@ def test_missing_decompressor_is_named(
         f"its payload is packed with {kind}, which is not installed: install {kind} "
         f"(Debian: apt-get install {kind}), or pass the vmlinux"
     )
+
+
+def test_python_without_a_library_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = PACKERS["xz"]()
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    message = refusal(tmp_path, packed)
+    assert message.startswith("its xz payload can't be unpacked: import of lzma")
+
+
+def test_host_without_room_for_it_is_told_of(tmp_path: Path) -> None:
+    image = image_of(tmp_path, PACKERS["gzip"]())
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(VMLINUX) - 1, limit[1]))
+    try:
+        with pytest.raises(ImageError, match="File too large"):
+            unpack_bzimage(image)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "bzip2", "xz", "lzma"])
+@given(at=st.integers(6, 60), byte=st.integers(0, 255))
+def test_no_damage_raises_another_error(
+    kind: str, at: int, byte: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    packed = bytearray(PACKERS[kind]())
+    packed[at] = byte
+    folder = tmp_path_factory.mktemp("damaged")
+    with suppress(ImageError):
+        unpack_bzimage(image_of(folder, bytes(packed))).file.close()
