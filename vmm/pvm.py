@@ -39,6 +39,8 @@ BP_VECTOR: Final = 3
 PF_VECTOR: Final = 14
 GATE_PRESENT: Final = 1 << 7
 RFLAGS_RESERVED: Final = 1 << 1  # always set
+RFLAGS_IF: Final = 1 << 9  # as it is in every program
+RFLAGS_USERS: Final = 0x25_4DD5  # CF PF AF ZF SF TF DF OF NT RF AC ID
 ECX_CX16: Final = 1 << 13  # CPUID leaf 1
 
 MSR_STAR: Final = 0xC000_0081
@@ -193,7 +195,7 @@ class SyscallEntry:
     page-fault handler (which is emulated, so it fires) sees that fault in the
     handler's frame, and does what `syscall` does (Intel SDM volume 2, SYSCALL).
     A program that jumps to LSTAR of itself is taken for one that makes a system
-    call: it could have made the same one.
+    call, with the flags that it could have had: it could have made the same one.
 
     LIDT doesn't exit. But when Linux writes LSTAR its IDT has the final gate
     for page faults, and MSR writes can be made to exit: then we read it.
@@ -259,6 +261,8 @@ class SyscallEntry:
         sregs.cs.selector = star >> 32 & 0xFFFC
         sregs.ss.selector = sregs.cs.selector + 8
         vcpu.set_sregs(sregs)
+        # A program that jumped here chose R11 itself: no IOPL, nor VM, that way.
+        regs.r11 = regs.r11 & RFLAGS_USERS | RFLAGS_IF | RFLAGS_RESERVED
         regs.rip, regs.rsp = lstar, rsp
         regs.rflags = regs.r11 & ~mask | RFLAGS_RESERVED
         vcpu.set_regs(regs)

@@ -242,6 +242,17 @@ def test_fault_at_lstar_from_user_mode_enters_the_kernel_as_syscall_does(
     assert vcpu.breakpoint == HANDLER
 
 
+def test_program_cannot_choose_flags_that_are_not_its_own(
+    vcpu: GuestVcpu, memory: GuestMemory, rescue: Rescue
+) -> None:
+    """It may jump to LSTAR with any R11, which sysret would load as RFLAGS."""
+    rescue(write_lstar(vcpu))
+    vcpu.regs.r11 = 0xFFFF_FFFF_FFFF_FFFF
+    rescue(fault(vcpu, memory, LSTAR, 0x33))
+    assert vcpu.regs.r11 == 0x25_4FD7  # neither IOPL nor VM nor VIF
+    assert vcpu.regs.rflags == 0x25_4FD7 & ~0x4_7700 | 2
+
+
 @pytest.mark.parametrize(("rip", "cs"), [(0x40_0000, 0x33), (LSTAR, 0x10)])
 def test_other_fault_is_the_guests_own(
     vcpu: GuestVcpu,
