@@ -32,7 +32,7 @@ def vmlinux(image: bytes) -> bytes:
         # A decompressor, as four bytes of size follow the xz stream.
         return lzma.LZMADecompressor().decompress(payload)
     if payload.startswith(b"\x1f\x8b"):
-        return gzip.decompress(payload[:-4])
+        return gzip.decompress(payload)  # its own trailer ends with the size
     return image
 
 
