@@ -5,6 +5,8 @@ from guests import DEADLINE, bare_machine
 
 from scripts.with_kvm.host_kvm import HostKvm
 from vmm import ExitReason, RunResult
+from vmm.kvm.kvm import Kvm
+from vmm.probe import runs_fwait
 from vmm.result import EXIT_CODES
 
 
@@ -143,3 +145,17 @@ def test_a_guest_that_never_ends_times_out(name: str) -> None:
         result = machine.wait(DEADLINE)
     assert result.reason is ExitReason.TIMEOUT
     assert result.exit_code == 124
+
+
+def test_a_probe_finds_the_kind_of_kvm(kvm_here: HostKvm) -> None:
+    with Kvm() as kvm:
+        assert runs_fwait(kvm) == (kvm_here.kind == "hardware")
+
+
+def test_the_result_has_how_many_instructions_were_emulated(kvm_here: HostKvm) -> None:
+    emulated = run("hello")[0].insn_emulation
+    accesses = len("hello from the bare guest\n")
+    if kvm_here.kind == "pvm":  # all that it runs
+        assert emulated > 10 * accesses
+    else:  # port I/O of a byte is decoded by the CPU
+        assert emulated < accesses
