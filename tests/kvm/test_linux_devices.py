@@ -96,7 +96,10 @@ def test_a_program_reaches_an_mmio_device_through_dev_mem(tmp_path: Path) -> Non
 
 @pytest.mark.timeout(1200)  # a byte costs a millisecond in the software machine
 def test_a_reader_that_comes_late_finds_every_byte(tmp_path: Path) -> None:
-    """The guest's tty driver waits for THRE while nobody reads; no byte is lost."""
+    """The guest's tty driver waits for THRE while nobody reads; no byte is lost.
+
+    4 MiB by hand, unread for seven minutes, took 18 and were equal, too.
+    """
     fifo = tmp_path / "console"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
