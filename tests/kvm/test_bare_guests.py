@@ -1,5 +1,7 @@
 """Bare-metal guests: each part of the machine, used by a few instructions."""
 
+import re
+
 import pytest
 from guests import DEADLINE, bare_machine
 
@@ -145,6 +147,21 @@ def test_a_guest_that_never_ends_times_out(name: str) -> None:
         result = machine.wait(DEADLINE)
     assert result.reason is ExitReason.TIMEOUT
     assert result.exit_code == 124
+
+
+def test_an_instruction_that_no_quirk_has_names_itself_and_the_quirks(
+    kvm_here: HostKvm,
+) -> None:
+    result, output = run("popcnt")
+    if kvm_here.kind != "pvm":
+        assert output == "popcnt counts\n"
+        return
+    assert (result.reason, result.exit_code, output) == (ExitReason.CRASH, 33, "")
+    assert re.fullmatch(
+        r"emulation failure at RIP 0x10[0-9a-f]{4}, instruction bytes f3 0f b8 c0 .*; "
+        r"PVM quirks: cpuid 1, cmdline 1, unpack 0, int3 0, fwait 0, syscall 0",
+        result.detail,
+    )
 
 
 def test_a_probe_finds_the_kind_of_kvm(kvm_here: HostKvm) -> None:
