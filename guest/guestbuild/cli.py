@@ -27,12 +27,16 @@ DESCRIPTION: Final = """\
 Build what runs inside the virtual machines, into guest/build/. What is current
 is left alone; what Debian packages are needed is installed (sudo).
 
+Our kernels are Debian's source with the patches in guest/linux/patches/, which
+save time where KVM emulates kernel code (PVM) and change nothing elsewhere.
+
 guests:
   tiny      our smallest kernel, with an initramfs that holds our init alone
   bare      bare-metal test guests
   full      a kernel with SMP, virtio, keyboard, clock; the busybox initramfs
   debian    Debian's unmodified cloud kernel; the busybox initramfs
   busybox   the busybox initramfs
+  tiny-unpatched  tiny without our patches, to be had beside it
   all       all of these
   (none)    tiny and bare
 """
@@ -46,15 +50,21 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"build-guest: error: {message}; try --help\n")
 
 
-def guests() -> dict[str, tuple[Target, ...]]:
-    """Return what each name on the command line stands for."""
-    busybox = programs.busybox_initramfs()
+def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
+    """Return what each name on the command line stands for.
+
+    `patched` is about the kernels tiny and full.
+    """
+    patches = linux.PATCHES if patched else ()
+    tiny, full = ("tiny.config",), ("tiny.config", "full.config")
+    init, busybox = programs.tiny_initramfs(), programs.busybox_initramfs()
     named = {
-        "tiny": (linux.kernel("tiny", ("tiny.config",), 5), programs.tiny_initramfs()),
+        "tiny": (linux.kernel("tiny", tiny, 5, patches), init),
         "bare": (programs.bare_guests(),),
-        "full": (linux.kernel("full", ("tiny.config", "full.config"), 12), busybox),
+        "full": (linux.kernel("full", full, 12, patches), busybox),
         "debian": (linux.cloud_kernel(), busybox),
         "busybox": (busybox,),
+        "tiny-unpatched": (linux.kernel("tiny-unpatched", tiny, 5), init),
     }
     return named | {
         "all": tuple({t.name: t for n in named.values() for t in n}.values())
@@ -64,7 +74,7 @@ def guests() -> dict[str, tuple[Target, ...]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build what `arguments` name; return the exit code: 0, 1 failed, 130 Ctrl-C."""
     options = _parse(arguments)
-    named = guests()
+    named = guests(patched=not options.no_patches)
     chosen = {t.name: t for name in options.names for t in named[name]}
     if options.list:
         _list(named["all"], BUILD_DIR)
@@ -102,6 +112,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--update", action="store_true", help="take newer Debian packages if there are"
+    )
+    parser.add_argument(
+        "--no-patches",
+        action="store_true",
+        help="build tiny and full from the source as Debian has it",
     )
     parser.add_argument(
         "-q", "--quiet", action="store_true", help="say nothing if all is up to date"

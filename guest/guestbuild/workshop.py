@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from . import debian, progress
-from .errors import BuildError
+from .errors import BuildError, CommandFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GUEST_DIR: Final = Path(__file__).resolve().parent.parent
 BUILD_DIR: Final = GUEST_DIR / "build"
 WORK_PREFIX: Final = ".work-"
-NEEDED_BYTES: Final = 2_000_000_000  # source, objects of two kernels, margin
+NEEDED_BYTES: Final = 2_000_000_000  # a source, objects of two kernels, margin
 
 NO_SLASH: Final = "--no-wildcards-match-slash"  # tar: * ends at a slash
 
@@ -44,7 +44,7 @@ class Workshop:
         self.build_dir = build_dir
         self.work_dir = work_dir
         self.versions: dict[str, str] = {}
-        self._trees: dict[str, Path] = {}
+        self._trees: dict[tuple[str, tuple[Path, ...]], Path] = {}
 
     def log(self, name: str) -> Path:
         """Return the log file of `name`; it stays after the run."""
@@ -61,16 +61,22 @@ class Workshop:
         directory = self.build_dir / "download"
         return debian.download(name, version, directory, self.log("apt"))
 
-    def source_tree(self, package: str) -> Path:
-        """Return the unpacked tree of a linux-source package, once per run.
+    def source_tree(self, package: str, patches: tuple[Path, ...] = ()) -> Path:
+        """Return the tree of a linux-source package with `patches`, once per run.
 
         It takes 0.9 GB, in the work directory. Raises BuildError.
         """
-        if package not in self._trees:
-            self._trees[package] = self._unpack_source(package)
-        return self._trees[package]
+        wanted = package, patches
+        if wanted not in self._trees:
+            tree = self._unpack_source(
+                package, self.work_dir / f"source-{len(self._trees)}"
+            )
+            for patch in patches:
+                self._apply(patch, tree, f"{package} {self.versions[package]}")
+            self._trees[wanted] = tree
+        return self._trees[wanted]
 
-    def _unpack_source(self, package: str) -> Path:
+    def _unpack_source(self, package: str, directory: Path) -> Path:
         free = shutil.disk_usage(self.work_dir).free
         if free < NEEDED_BYTES:
             raise BuildError(
@@ -79,18 +85,29 @@ class Workshop:
             )
         deb = self.package(package, self.versions[package])
         progress.say(f"unpacking {package} (about 20 seconds)")
+        directory.mkdir()
         script = (
             "set -o pipefail\n"
             'dpkg-deb --fsys-tarfile "$1" | tar -xO "$2" | tar -xJ "${@:3}"'
         )
         tarball = f"./usr/src/{package}.tar.xz"
         excludes = [f"--exclude={package}/{pattern}" for pattern in NOT_NEEDED]
-        options = ["-C", str(self.work_dir), "--anchored", NO_SLASH, *excludes]
+        options = ["-C", str(directory), "--anchored", NO_SLASH, *excludes]
         progress.run(
             ["bash", "-ec", script, "-", str(deb), tarball, *options],
             self.log("unpack"),
         )
-        return self.work_dir / package
+        return directory / package
+
+    def _apply(self, patch: Path, tree: Path, source: str) -> None:
+        log = self.log("patch")
+        try:
+            progress.run(["patch", "-p1", "--batch", "-d", tree, "-i", patch], log)
+        except CommandFailedError:
+            raise BuildError(
+                f"{patch.name} does not fit {source}, see {log}; "
+                "--no-patches builds a kernel without our patches, slower on PVM"
+            ) from None
 
 
 @contextmanager

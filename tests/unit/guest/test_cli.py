@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from guestbuild import cli, progress
 from guestbuild.errors import CommandFailedError
+from guestbuild.target import key
 from guestbuild.workshop import GUEST_DIR
 
 SCRIPT = GUEST_DIR.parent / "scripts" / "build-guest"
@@ -41,6 +42,16 @@ def test_all_names_every_target_once() -> None:
     named = cli.guests()
     every = {target.name for targets in named.values() for target in targets}
     assert sorted(target.name for target in named["all"]) == sorted(every)
+
+
+def test_no_patches_leaves_them_out_and_makes_the_kernels_stale() -> None:
+    patched, _ = cli.guests()["tiny"]
+    plain, _ = cli.guests(patched=False)["tiny"]
+    patches = set(patched.sources) - set(plain.sources)
+    assert patches == set((GUEST_DIR / "linux" / "patches").glob("*.patch"))
+    assert len(patches) > 0
+    versions = dict.fromkeys(patched.packages, "1")
+    assert key(patched, versions) != key(plain, versions)
 
 
 def test_no_two_targets_make_the_same_output() -> None:
