@@ -18,12 +18,13 @@ from typing import Final
 
 PORTS: Final = ("control", "stdin", "stdout", "stderr")
 AGENT: Final = Path(__file__).with_name("agent.py")
-# Without XSAVE and what needs it: under TCG (QEMU 7.2) a nested guest's XSETBV
-# does not reach KVM, so CPUID leaf 0xD stays as for XCR0 = 1, and Linux warns.
+# Without XSAVE and what needs it: there (QEMU 7.2) Linux in a nested guest warns
+# that CPUID leaf 0xD is as for XCR0 = 1. It looks as if XSETBV didn't reach KVM.
 CPU: Final = "EPYC,+svm,+npt,-xsave,-avx,-avx2,-fma,-f16c"
-# With two, an inter-processor interrupt is lost now and then: on #VMEXIT, TCG
-# clears a bit of interrupt_request without a lock that another CPU's thread sets
-# bits in. Both CPUs then wait for ever (after some 30 VMs). One is faster, too.
+# With two, both wait for ever after some 30 VMs, for an interrupt from the other as
+# their lockup traces say. A likely cause: helper_vmrun in svm_helper.c sets a bit of
+# interrupt_request, which others change under a lock, without it (`|=`). One CPU is
+# faster, too.
 CPUS: Final = "1"
 KERNEL_PARAMETERS: Final = (
     "console=ttyS0",

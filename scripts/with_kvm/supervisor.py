@@ -94,9 +94,9 @@ class Control:
 class Heartbeat(threading.Thread):
     """Ticks at the machine, so that it can neither doze off nor die unnoticed.
 
-    On #VMEXIT, TCG changes the CPU's pending interrupts without the lock under
-    which timers set them. A timer interrupt that is lost so puts an idle machine
-    to sleep for good, unless something else interrupts it: this does.
+    It was seen to sleep for good when idle, and to wake at a signal, as if a timer
+    interrupt had been lost (see CPUS in qemu.py for how that may come). A tick is
+    another interrupt.
     """
 
     def __init__(self, control: Control) -> None:
