@@ -44,6 +44,17 @@ def test_the_tiny_bzimage_decompresses_itself_or_is_unpacked_on_pvm() -> None:
     assert result.reason is ExitReason.RESET
 
 
+def test_the_kernel_boots_without_our_patches_too() -> None:
+    """They spare instructions; nothing needs them."""
+    result, output = boot(
+        kernel=built("vmlinux-tiny-unpatched"),
+        initrd=built("initramfs-tiny.cpio"),
+        append="quiet",
+    )
+    assert MARKER in output
+    assert result.reason is ExitReason.RESET
+
+
 @pytest.mark.hardware
 @pytest.mark.parametrize("image", ["bzImage-debian", "vmlinux-debian"])
 def test_debians_kernel_runs_a_shell_script_in_256_mib(
