@@ -21,8 +21,9 @@ from .calendar_registers import (
     RTC_MINUTES_ALARM,
     RTC_SECONDS_ALARM,
 )
-from .clock import Clock, Timer
+from .clock import Clock
 from .cmos_rtc_state import CMOS_SIZE, END_NS, FIRST_NS, CmosRtcState
+from .soonest_timer import SoonestTimer
 from .trigger import Trigger
 
 RTC_PORT_INDEX: Final = 0
@@ -58,9 +59,6 @@ _FIRST_UPDATE_NS: Final = _SECOND // 2  # after the divider was let go
 # ticks merging as they do in a real chip when nobody reads register C in time:
 # a guest must not keep our thread of timers busy.
 MIN_INTERRUPT_NS: Final = _SECOND // 1024
-# No timer is set further ahead, so that the timers a guest makes us replace
-# are soon gone from the clock's queue.
-_HORIZON_NS: Final = 60 * _SECOND
 
 
 class CmosRtc:
@@ -82,8 +80,7 @@ class CmosRtc:
         self._clock = clock
         self._interrupt_line = interrupt
         self._wall_ns = wall_ns
-        self._timer: Timer | None = None
-        self._timer_due_ns = 0
+        self._timer = SoonestTimer(clock, self._lock, self._on_timer)
         self._power_on()
 
     @property
@@ -240,20 +237,11 @@ class CmosRtc:
         event_ns = self._next_event_ns()
         if event_ns is None:
             return  # a timer that is still set does no harm when it runs
-        due_ns = max(event_ns - self._offset_ns, self._quiet_until_ns)
-        due_ns = min(due_ns, self._seen_ns + _HORIZON_NS)
-        if self._timer is not None:
-            if self._timer_due_ns <= due_ns:
-                return  # it will set the next one
-            self._timer.cancel()
-        self._timer_due_ns = due_ns
-        self._timer = self._clock.call_at(due_ns, self._on_timer)
+        self._timer.run_by(max(event_ns - self._offset_ns, self._quiet_until_ns))
 
     def _on_timer(self) -> None:
-        with self._lock:
-            self._timer = None
-            self._catch_up()
-            self._set_timer()
+        self._catch_up()
+        self._set_timer()
 
     # --- registers -------------------------------------------------------
 

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
 
-from .clock import Clock, Timer
+from .clock import Clock
 from .errors import InvalidState
+from .soonest_timer import SoonestTimer
 from .trigger import Trigger
 
 RTCDR: Final = 0x000  # data: the counter, read only
@@ -30,8 +31,6 @@ AMBA_IDS: Final = bytes.fromhex("31 10 04 00 0d f0 05 b1")
 
 _SECOND: Final = 1_000_000_000
 _MASK: Final = 0xFFFF_FFFF
-# Timers that the guest makes us replace are gone from the clock by then.
-_HORIZON_NS: Final = 60 * _SECOND
 
 
 class RtcEvents:
@@ -102,8 +101,7 @@ class Rtc:
         self._clock = clock
         self._interrupt_line = interrupt
         self._wall_ns = wall_ns
-        self._timer: Timer | None = None
-        self._timer_due_ns = 0
+        self._timer = SoonestTimer(clock, self._lock, self._on_timer)
         self._seen_ns = 0  # matches are noticed up to then
         self._mis = 0  # the interrupt line, as far as it has been told
         self._power_on()
@@ -225,17 +223,9 @@ class Rtc:
             return
         counter_ns = self._counter_ns(self._seen_ns)
         seconds = (self._mr - counter_ns // _SECOND - 1 & _MASK) + 1
-        wait_ns = min(seconds * _SECOND - counter_ns % _SECOND, _HORIZON_NS)
-        due_ns = self._seen_ns + wait_ns
-        if self._timer is not None:
-            if self._timer_due_ns <= due_ns:
-                return  # it will set the next one
-            self._timer.cancel()
-        self._timer_due_ns = due_ns
-        self._timer = self._clock.call_at(due_ns, self._on_timer)
+        wait_ns = seconds * _SECOND - counter_ns % _SECOND
+        self._timer.run_by(self._seen_ns + wait_ns)
 
     def _on_timer(self) -> None:
-        with self._lock:
-            self._timer = None
-            self._catch_up()
-            self._set_timer()
+        self._catch_up()
+        self._set_timer()
