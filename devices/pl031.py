@@ -5,6 +5,12 @@ bytes of MMIO with registers of 32 bits.
 
 Source: ARM PrimeCell Real Time Clock (PL031) Technical Reference Manual,
 DDI 0224, section 3.
+
+The manual's issues differ on a write to RTCCR while the RTC runs. Here, as in
+issue B (2001), it has no effect. Issue C (2017) has it set the time to 0, and
+vm-superio to the host's: Linux, which writes 1 whenever it probes (pl031_probe
+in drivers/rtc/rtc-pl031.c), would lose the time that it had set. QEMU's
+hw/rtc/pl031.c ignores the write, too.
 """
 
 import threading
@@ -21,7 +27,7 @@ from .trigger import Trigger
 RTCDR: Final = 0x000  # data: the counter, read only
 RTCMR: Final = 0x004  # match
 RTCLR: Final = 0x008  # load: sets the counter
-RTCCR: Final = 0x00C  # control
+RTCCR: Final = 0x00C  # control: bit 0 starts the RTC
 RTCIMSC: Final = 0x010  # interrupt mask: 1 enables
 RTCRIS: Final = 0x014  # raw interrupt status, read only
 RTCMIS: Final = 0x018  # masked interrupt status, read only
@@ -121,7 +127,7 @@ class Rtc:
                 RTCDR: self._counter_ns(self._seen_ns) // _SECOND & _MASK,
                 RTCMR: self._mr,
                 RTCLR: self._lr,
-                RTCCR: 1,  # it always counts
+                RTCCR: 1,  # started, as firmware leaves it
                 RTCIMSC: self._imsc,
                 RTCRIS: self._ris,
                 RTCMIS: self._ris & self._imsc,
@@ -133,8 +139,8 @@ class Rtc:
     def write(self, offset: int, value: int) -> None:
         """Write 32 bits at `offset`; where there is no register, ignored.
 
-        RTCLR sets the counter. Bit 0 of RTCCR sets it back to the host's time,
-        as vm-superio does.
+        RTCLR sets the counter. RTCCR may be written, without effect: the RTC
+        has been started, which no write undoes.
         """
         with self._lock:
             self._catch_up()
@@ -144,16 +150,11 @@ class Rtc:
             elif offset == RTCLR:
                 self._lr = value & _MASK
                 self._load_counter(self._lr)
-            elif offset == RTCCR:
-                if value & 1:
-                    self._lr = 0
-                    self._offset_ns = self._wall_ns() - self._seen_ns
-                    self._match(0)
             elif offset == RTCIMSC:
                 self._imsc = value & 1
             elif offset == RTCICR:
                 self._ris &= ~value
-            else:
+            elif offset != RTCCR:
                 self.events.invalid_write()
             self._raise()
             self._set_timer()

@@ -80,12 +80,44 @@ def test_the_counter_wraps_after_32_bits(rig: Rig) -> None:
     assert rig.rtc.read(RTCDR) == 1
 
 
-def test_rtccr_bit_0_sets_the_hosts_time_again(rig: Rig) -> None:
+@pytest.mark.parametrize("value", [0, 1, 2, 0xFFFF_FFFF])
+def test_rtccr_has_no_effect_once_the_rtc_is_enabled(rig: Rig, value: int) -> None:
     rig.rtc.write(RTCLR, 1_000)
+    rig.alarm_in(5)
+    before = rig.rtc.state()
+    rig.rtc.write(RTCCR, value)
+    assert rig.rtc.state() == before
+    assert rig.events.invalid_writes == 0
+
+
+def test_rtccr_reads_1_and_can_not_be_cleared(rig: Rig) -> None:
     rig.rtc.write(RTCCR, 0)
-    assert rig.rtc.read(RTCDR) == 1_000
+    assert rig.rtc.read(RTCCR) == 1
+    rig.clock.advance(5 * SECOND)
+    assert rig.rtc.read(RTCDR) == NOW + 5
+
+
+def test_rtccr_does_not_restart_the_second_that_has_begun(rig: Rig) -> None:
+    rig.clock.advance(SECOND // 2)
     rig.rtc.write(RTCCR, 1)
-    assert (rig.rtc.read(RTCLR), rig.rtc.read(RTCDR)) == (0, NOW)
+    rig.clock.advance(SECOND // 4)
+    assert rig.rtc.read(RTCDR) == NOW + 1
+
+
+def test_rtccr_does_not_restart_a_match_that_was_cleared(rig: Rig) -> None:
+    rig.alarm_in(0)
+    rig.rtc.write(RTCICR, 1)
+    rig.rtc.write(RTCCR, 1)
+    assert (rig.rtc.read(RTCRIS), rig.irq.edges) == (0, 1)
+
+
+def test_linux_finds_the_time_it_set_when_it_probes_again(rig: Rig) -> None:
+    """pl031_probe sets bit 0 of RTCCR, pl031_set_time writes RTCLR."""
+    rig.rtc.write(RTCCR, rig.rtc.read(RTCCR) | 1)
+    rig.rtc.write(RTCLR, NOW + 3_600)
+    rig.clock.advance(10 * SECOND)
+    rig.rtc.write(RTCCR, rig.rtc.read(RTCCR) | 1)
+    assert rig.rtc.read(RTCDR) == NOW + 3_610
 
 
 def test_a_match_interrupts_when_the_counter_gets_there(rig: Rig) -> None:
@@ -135,6 +167,12 @@ def test_rtcicr_clears_and_the_next_match_interrupts_again(rig: Rig) -> None:
     rig.alarm_in(2)
     rig.clock.advance(2 * SECOND)
     assert rig.irq.edges == 2
+
+
+def test_rtcicr_clears_nothing_when_0_is_written(rig: Rig) -> None:
+    rig.alarm_in(0)
+    rig.rtc.write(RTCICR, 0)
+    assert rig.rtc.read(RTCRIS) == 1
 
 
 def test_an_earlier_match_replaces_a_later_one(rig: Rig) -> None:
