@@ -1,0 +1,66 @@
+"""A console with a guest at its inner end."""
+
+import threading
+from collections.abc import Callable
+
+from vmm.config import MachineConfig
+from vmm.console import Console
+from vmm.devices.serial import Serial
+from vmm.event_loop import EventLoop
+
+DEADLINE = 10.0
+RX, IER, FCR, LSR = 0, 1, 2, 5  # offsets of registers
+DATA_READY = 1
+PIPE_SIZE = 4096
+
+OnLoop = Callable[[Callable[[], object]], None]
+
+
+class Guest:
+    """A driver that reads its UART by interrupt."""
+
+    def __init__(self, console: Console, loop: EventLoop) -> None:
+        self._interrupt = threading.Event()
+        self.serial = Serial(self, console.sink, clock=loop, events=console)
+
+    def trigger(self) -> None:
+        self._interrupt.set()
+
+    def listen(self) -> None:
+        """Turn the FIFOs and the receive interrupt on."""
+        self.serial.write(FCR, 1)
+        self.serial.write(IER, 1)
+
+    @property
+    def has_input(self) -> bool:
+        return bool(self.serial.read(LSR) & DATA_READY)
+
+    def read(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            assert self._interrupt.wait(DEADLINE)
+            self._interrupt.clear()
+            while self.has_input:
+                data.append(self.serial.read(RX))
+        return bytes(data)
+
+
+class Rig:
+    """A console with a guest at its inner end."""
+
+    def __init__(self, loop: EventLoop, serial: str) -> None:
+        self.failures: list[str] = []
+        self.failed = threading.Event()
+        self.console = Console(loop, MachineConfig(serial=serial), self._fail)
+        self.guest = Guest(self.console, loop)
+        self.console.connect(self.guest.serial)
+
+    def _fail(self, detail: str) -> None:
+        self.failures.append(detail)
+        self.failed.set()
+
+    def print(self, data: bytes) -> None:
+        assert self.console.sink.write(data) == len(data)
+
+
+Start = Callable[[str], Rig]
