@@ -1,23 +1,11 @@
 """Endpoints: input, its pauses and its end."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from endpoint_rig import OnLoop, Rig
+from endpoint_rig import Rig
 
-from vmm.event_loop import EventLoop
-
-pytest_plugins = ("loop_fixtures",)
-
-
-@pytest.fixture
-def rig(loop: EventLoop, on_loop: OnLoop) -> Iterator[Rig]:
-    rig = Rig(loop, on_loop)
-    yield rig
-    loop.stop()
-    rig.stack.close()
+pytest_plugins = ("loop_fixtures", "endpoint_fixtures")
 
 
 def test_input_of_a_pipe_reaches_the_host(rig: Rig) -> None:

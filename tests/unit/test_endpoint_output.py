@@ -1,26 +1,16 @@
 """Endpoints: what is written, and not blocked by."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from endpoint_rig import PIPE_SIZE, OnLoop, Rig
+from endpoint_rig import PIPE_SIZE, Rig
 
 from vmm import endpoint as endpoint_module
 from vmm.endpoint import NullEndpoint, open_output_file
 from vmm.errors import ConfigError
-from vmm.event_loop import EventLoop
 
-pytest_plugins = ("loop_fixtures",)
-
-
-@pytest.fixture
-def rig(loop: EventLoop, on_loop: OnLoop) -> Iterator[Rig]:
-    rig = Rig(loop, on_loop)
-    yield rig
-    loop.stop()
-    rig.stack.close()
+pytest_plugins = ("loop_fixtures", "endpoint_fixtures")
 
 
 def test_null_takes_everything() -> None:

@@ -1,24 +1,15 @@
 """UnixEndpoint: one client at a time, and what is kept for the next."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from endpoint_rig import OnLoop, Rig
+from endpoint_rig import Rig
 
 from vmm.errors import ConfigError
-from vmm.event_loop import EventLoop
 
-pytest_plugins = ("loop_fixtures",)
-
-
-@pytest.fixture
-def rig(loop: EventLoop, on_loop: OnLoop) -> Iterator[Rig]:
-    rig = Rig(loop, on_loop)
-    yield rig
-    loop.stop()
-    rig.stack.close()
+pytest_plugins = ("loop_fixtures", "endpoint_fixtures")
 
 
 @pytest.fixture
