@@ -33,12 +33,11 @@ class SoonestTimer:
         A time that has passed means as soon as possible, but never inside
         this call.
         """
-        due_ns = min(when_ns, self._clock.now_ns() + HORIZON_NS)
         if self._timer is not None:
-            if self._due_ns <= due_ns:
+            if self._due_ns <= when_ns:
                 return  # the callback will ask again
             self._timer.cancel()
-        self._due_ns = due_ns
+        self._due_ns = due_ns = min(when_ns, self._clock.now_ns() + HORIZON_NS)
         self._timer = self._clock.call_at(due_ns, partial(self._on_timer, due_ns))
 
     def _on_timer(self, due_ns: int) -> None:
