@@ -1,0 +1,1 @@
+"""Where the time of a run goes: recorded while it runs, reported at its end."""

@@ -1,0 +1,33 @@
+"""`--profile FILE`: a trace for Perfetto, or a page to read, by the file's name."""
+
+import json
+import os
+
+from ..errors import ConfigError
+from ..result import RunResult
+from ..result_file import check_result_path, write_whole
+from .recorder import Profile
+
+
+def check_profile_path(path: str) -> None:
+    """Raises ConfigError now where `write_profile` would fail after the run."""
+    if _suffix(path) not in (".json", ".html"):
+        raise ConfigError(f"profile: {path!r} ends neither in .json nor in .html")
+    check_result_path(path, "profile")
+
+
+def write_profile(path: str, profile: Profile, result: RunResult) -> None:
+    """Put the report in place of what `path` was. Raises VmmError."""
+    if _suffix(path) == ".html":
+        from .page import page
+
+        text = page(profile, result)
+    else:
+        from .trace import trace
+
+        text = json.dumps(trace(profile, result))
+    write_whole(path, text, "profile")
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
