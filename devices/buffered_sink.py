@@ -92,6 +92,16 @@ class BufferedSink:
             self.on_data()
         return taken
 
+    def room(self) -> int:
+        """Bytes that `write` would take now and keep; only a write makes it less."""
+        with self._lock:
+            room = self._capacity - len(self._buffer)
+            if self._left is not None:
+                room = min(room, self._left)
+            if self._bucket is not None:
+                room = min(room, self._bucket.tokens())
+            return room
+
     def peek(self, limit: int = 1 << 16) -> bytes:
         """The oldest bytes, at most `limit` of them. They stay in the buffer."""
         with self._lock:

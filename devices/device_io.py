@@ -7,14 +7,17 @@ device that would rather not think of threads derives from
 """
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .resources import DeviceResources
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from .doorbell import Doorbell
+    from .fast_port import FastPort
     from .resources import ResourceConstraint
     from .trigger import Trigger
 
@@ -68,6 +71,14 @@ class _Callbacks:
     def get_trapped_io_resources(self) -> "DeviceResources":
         """The PIO and MMIO ranges to be trapped. Default: the assigned ones."""
         return self.get_assigned_resources()
+
+    def get_fast_ports(self) -> "Mapping[int, FastPort]":
+        """Trapped ports that a run loop may serve by itself. Default: none."""
+        return {}
+
+    def get_doorbells(self) -> "Sequence[Doorbell]":
+        """Trapped writes that need no answer, for KVM to signal. Default: none."""
+        return ()
 
     def reset(self) -> None:
         """Return to the power-on state: the machine is about to boot again."""
@@ -129,6 +140,22 @@ class Locked(DeviceIo):
     def get_trapped_io_resources(self) -> "DeviceResources":
         with self.lock:
             return self.device.get_trapped_io_resources()
+
+    def get_fast_ports(self) -> "Mapping[int, FastPort]":
+        with self.lock:
+            return self.device.get_fast_ports()
+
+    def get_doorbells(self) -> "Sequence[Doorbell]":
+        with self.lock:
+            bells = self.device.get_doorbells()
+        return [replace(bell, on_ring=self._locked(bell.on_ring)) for bell in bells]
+
+    def _locked(self, ring: "Callable[[], None]") -> "Callable[[], None]":
+        def locked() -> None:
+            with self.lock:
+                ring()
+
+        return locked
 
     def reset(self) -> None:
         with self.lock:

@@ -20,6 +20,7 @@ from .errors import (
     TransactionConflict,
     TransactionError,
 )
+from .fast_port import FastPort, FastPorts
 from .resources import MmioAddressRange, PioAddressRange, Resource
 
 # Stray places that `on_stray` is told of; a guest must not make us grow.
@@ -89,18 +90,20 @@ class _Bus:
 class _Table:
     """Both buses. Changed only before it is published."""
 
-    __slots__ = ("mmio", "pio", "ports")
+    __slots__ = ("fast", "mmio", "pio", "ports")
 
     def __init__(self) -> None:
         self.pio = _Bus("PIO")
         self.mmio = _Bus("MMIO")
         self.ports: dict[int, _Entry] = {}  # pio, by every port: O(1)
+        self.fast: dict[int, FastPort] = {}
 
     def copy(self) -> "_Table":
         table = _Table()
         table.pio = self.pio.copy()
         table.mmio = self.mmio.copy()
         table.ports = self.ports.copy()
+        table.fast = self.fast.copy()
         return table
 
     def add(self, device: DeviceIo, resources: Iterable[Resource]) -> None:
@@ -123,6 +126,9 @@ class _Table:
             if bus is self.pio:
                 entry = bus.entries[bus.index(base, end)]
                 self.ports.update(dict.fromkeys(range(base, end), entry))
+        for port, fast in device.get_fast_ports().items():
+            if port in self.ports and self.ports[port][4] is device:
+                self.fast[port] = fast
 
     def discard(self, resources: Iterable[Resource]) -> None:
         """Remove all trapped ranges, or raise and leave the table as it was."""
@@ -134,6 +140,7 @@ class _Table:
             if bus is self.pio:
                 for port in range(base, end):
                     del self.ports[port]
+                    self.fast.pop(port, None)
 
     def _trapped(
         self, resources: Iterable[Resource]
@@ -160,7 +167,8 @@ class IoManager:
         self.on_stray = on_stray
         self.unclaimed_accesses = 0
         self.crossing_accesses = 0
-        self._table = _Table()
+        self._fast_ports = FastPorts({}, bytearray(1))
+        self._publish(_Table())
         self._write_lock = threading.Lock()  # for those who replace _table
         self._stray_lock = threading.Lock()  # for the counters and _reported
         self._reported: set[tuple[str, int]] = set()
@@ -176,7 +184,7 @@ class IoManager:
         with self._write_lock:
             table = self._table.copy()
             table.add(device, resources)
-            self._table = table
+            self._publish(table)
 
     def unregister_device_io(self, resources: Iterable[Resource]) -> None:
         """Free every PIO and MMIO range of `resources`, or none.
@@ -187,7 +195,19 @@ class IoManager:
         with self._write_lock:
             table = self._table.copy()
             table.discard(resources)
-            self._table = table
+            self._publish(table)
+
+    @property
+    def fast_ports(self) -> FastPorts:
+        """The fast ports as of now, and a flag that says when to ask again."""
+        return self._fast_ports
+
+    def _publish(self, table: _Table) -> None:
+        """Let accesses see `table` from now on; last, tell who keeps its own copy."""
+        before = self._fast_ports
+        self._table = table
+        self._fast_ports = FastPorts(table.fast, bytearray(1))
+        before.replaced[0] = 1
 
     def pio_read(self, port: int, data: memoryview) -> None:
         """Fill `data` from `port` on."""
@@ -246,7 +266,7 @@ class IoManager:
     def clone(self) -> "IoManager":
         """Another manager with the same devices; counters start at zero."""
         other = IoManager(self.on_stray)
-        other._table = self._table  # shared until either replaces its own
+        other._publish(self._table)  # shared until either replaces its own
         return other
 
     def __eq__(self, other: object) -> bool:
@@ -332,7 +352,7 @@ class IoManagerContext:
                 raise TransactionConflict(
                     "the buses have changed since the transaction began"
                 )
-            manager._table = table
+            manager._publish(table)
 
     def cancel_tx(self, tx: IoTransaction) -> None:
         """Forget all of it."""

@@ -5,11 +5,12 @@ it was made; its adapter connects them to what the resource manager found, and
 cuts them again when the device is unplugged. All resources are exclusive.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from .cmos_rtc import CmosRtc
 from .device_io import DeviceIo
+from .fast_port import FastPort
 from .i8042 import I8042Device
 from .pl031 import Rtc
 from .resources import (
@@ -36,6 +37,14 @@ class ByteRegisters(Protocol):
 
     def reset(self) -> None:
         """Return to the power-on state."""
+
+
+class Uart(ByteRegisters, Protocol):
+    """A chip some of whose registers a run loop may serve."""
+
+    @property
+    def fast_ports(self) -> Mapping[int, FastPort]:
+        """Those registers, by their offsets."""
 
 
 class _Adapter(DeviceIo):
@@ -108,13 +117,17 @@ class SerialPio(IsaAdapter):
 
     def __init__(
         self,
-        serial: ByteRegisters,
+        serial: Uart,
         line: InterruptLine,
         *,
         base: int = COM1,
         irq: int = 4,
     ) -> None:
         super().__init__(serial, base, [(0, 8)], {irq: line})
+        self._fast_ports = {base + at: port for at, port in serial.fast_ports.items()}
+
+    def get_fast_ports(self) -> Mapping[int, FastPort]:
+        return self._fast_ports
 
 
 class I8042Pio(IsaAdapter):

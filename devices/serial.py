@@ -14,7 +14,17 @@ from typing import Final
 
 from .clock import Clock
 from .errors import FullFifo
-from .serial_events import SerialEvents, SerialMetrics, overrides
+from .fast_port import FastPort
+from .serial_events import SerialEvents, SerialMetrics
+from .serial_interrupts import (
+    LINE_STATUS,
+    MODEM_STATUS,
+    RECEIVER,
+    RX_DATA,
+    RX_TIMEOUT,
+    THR_EMPTY,
+    Interrupts,
+)
 from .serial_modem import ModemStatus
 from .serial_receiver import CLEARED_BY_LSR_READ, FIFO_SIZE, Receiver
 from .serial_reg import (
@@ -31,11 +41,6 @@ from .serial_reg import (
     UART_IER_THRI,
     UART_IIR,
     UART_IIR_FIFO_ENABLED,
-    UART_IIR_MSI,
-    UART_IIR_NO_INT,
-    UART_IIR_RDI,
-    UART_IIR_RLSI,
-    UART_IIR_RX_TIMEOUT,
     UART_IIR_THRI,
     UART_LCR,
     UART_LCR_DLAB,
@@ -47,8 +52,6 @@ from .serial_reg import (
     UART_LSR_FE,
     UART_LSR_OE,
     UART_LSR_PE,
-    UART_LSR_TEMT,
-    UART_LSR_THRE,
     UART_MCR,
     UART_MCR_LOOP,
     UART_MCR_OUT2,
@@ -64,7 +67,8 @@ from .serial_reg import (
 )
 from .serial_state import SerialState
 from .serial_timeout import timeout_ns
-from .sink import LossySink, Sink
+from .serial_transmitter import Transmitter
+from .sink import Sink
 from .trigger import Trigger
 
 __all__ = ["FIFO_SIZE", "Serial", "SerialEvents", "SerialMetrics", "SerialState"]
@@ -72,32 +76,7 @@ __all__ = ["FIFO_SIZE", "Serial", "SerialEvents", "SerialMetrics", "SerialState"
 _IER_VALID: Final = 0x0F
 _MCR_VALID: Final = 0x1F
 _FCR_STORED: Final = UART_FCR_ENABLE_FIFO | UART_FCR_DMA_SELECT | UART_FCR_TRIGGER_MASK
-_TX_IDLE: Final = UART_LSR_THRE | UART_LSR_TEMT
 _RESET_DIVISOR: Final = 0x000C  # 9600 baud
-
-# The interrupt causes, highest priority first: the lowest bit that is set is
-# the one that IIR reports.
-_LINE_STATUS: Final = 0x01
-_RX_DATA: Final = 0x02
-_RX_TIMEOUT: Final = 0x04
-_THR_EMPTY: Final = 0x08
-_MODEM_STATUS: Final = 0x10
-_RECEIVER: Final = _LINE_STATUS | _RX_DATA | _RX_TIMEOUT
-_PRIORITY: Final = (
-    (_LINE_STATUS, UART_IIR_RLSI),
-    (_RX_DATA, UART_IIR_RDI),
-    (_RX_TIMEOUT, UART_IIR_RX_TIMEOUT),
-    (_THR_EMPTY, UART_IIR_THRI),
-    (_MODEM_STATUS, UART_IIR_MSI),
-)
-
-
-def _identify(causes: int) -> int:
-    return next((iir for bit, iir in _PRIORITY if causes & bit), UART_IIR_NO_INT)
-
-
-_IIR_OF_CAUSES: Final = tuple(_identify(causes) for causes in range(32))
-_BYTE: Final = tuple(bytes((value,)) for value in range(256))
 
 
 class Serial:
@@ -125,21 +104,14 @@ class Serial:
     ) -> None:
         """Power on. Takes `out.on_room` for itself."""
         self._lock = Lock()
-        self._trigger = trigger
-        self._out = out
-        self._out_write = out.write
         self._events = events
-        # What is called for each byte has to be worth it.
-        self._tx_events = events
-        if events is None or not overrides(events, "out_byte", "tx_lost_byte"):
-            self._tx_events = None
-        self._lossy = out if isinstance(out, LossySink) else None
-        self._dropped = 0 if self._lossy is None else self._lossy.dropped
+        self._interrupts = Interrupts(trigger)
         self._rx = Receiver(clock, self._lock, self._update)
-        self._tx = bytearray()  # what the sink had no room for
-        self._tx_direct = True
-        self._thre_pending = False
+        self._tx = Transmitter(out, events, clock, self._lock, self._update)
         self._modem = ModemStatus()
+        self._lsr_port = FastPort()
+        self.fast_ports = {UART_TX: self._tx.thr, UART_LSR: self._lsr_port}
+        """Registers that a run loop may serve, by their offsets."""
         self.ignored_accesses = 0
         """Writes to read-only registers, and accesses above offset 7."""
         self._power_on()
@@ -178,7 +150,7 @@ class Serial:
         if offset == UART_LSR and not (lsr := self._rx.lsr) & CLEARED_BY_LSR_READ:
             # Nothing is cleared, so it needs no lock: printk comes here before
             # each byte.
-            return lsr | self._tx_lsr
+            return lsr | self._tx.lsr
         with self._lock:
             if offset == UART_RX:
                 return self._read_data()
@@ -199,14 +171,7 @@ class Serial:
         value &= 0xFF
         with self._lock:
             if offset == UART_TX:
-                if self._tx_direct and self._out_write(_BYTE[value]):
-                    if self._tx_events is not None:
-                        self._tell_sent(self._tx_events, 1)
-                    if self._ier & UART_IER_THRI and not self._thre_pending:
-                        self._thre_pending = True
-                        self._update()
-                else:
-                    self._write_data(value)
+                self._write_data(value)
             elif offset == UART_IER:
                 self._write_ier(value)
             elif offset == UART_FCR:
@@ -239,7 +204,7 @@ class Serial:
             taken = self._rx.enqueue(data)
             if not taken:
                 raise FullFifo(f"all {FIFO_SIZE} bytes of the RX FIFO are in use")
-            self._forget(_RECEIVER)
+            self._interrupts.forget(RECEIVER)
             self._update()
             return taken
 
@@ -275,7 +240,7 @@ class Serial:
             if self._mcr & UART_MCR_LOOP:
                 return False
             self._rx.lsr |= UART_LSR_OE
-            self._forget(_LINE_STATUS)
+            self._interrupts.forget(LINE_STATUS)
             self._update()
             return True
 
@@ -299,7 +264,7 @@ class Serial:
             self._modem.drive(UART_MSR_RI, ri)
             self._modem.drive(UART_MSR_DCD, dcd)
             if self._modem.update(self._mcr):
-                self._forget(_MODEM_STATUS)
+                self._interrupts.forget(MODEM_STATUS)
             self._update()
 
     def fifo_capacity(self) -> int:
@@ -309,11 +274,11 @@ class Serial:
 
     def interrupt_evt(self) -> Trigger:
         """The Trigger that it was made with."""
-        return self._trigger
+        return self._interrupts.trigger
 
     def writer(self) -> Sink:
         """The sink that it was made with."""
-        return self._out
+        return self._tx.out
 
     def events(self) -> SerialEvents | None:
         """The events object that it was made with."""
@@ -326,29 +291,34 @@ class Serial:
         Source: PC16550D, Table I, UART Reset Configuration.
         """
         with self._lock:
-            self._lose(len(self._tx))
             self._power_on()
             if self._events is not None:
                 self._events.in_buffer_empty()
 
+    def flush(self) -> None:
+        """Give the sink now what a run loop has collected for it."""
+        with self._lock:
+            self._tx.collect()
+
     def state(self) -> SerialState:
         """All of the device's state, to go on from with `from_state`."""
         with self._lock:
+            self._tx.collect()
             return SerialState(
                 baud_divisor_low=self._divisor & 0xFF,
                 baud_divisor_high=self._divisor >> 8,
                 interrupt_enable=self._ier,
-                interrupt_identification=self._iir,
+                interrupt_identification=self._interrupts.iir,
                 line_control=self._lcr,
-                line_status=self._rx.lsr | self._tx_lsr,
+                line_status=self._rx.lsr | self._tx.lsr,
                 modem_control=self._mcr,
                 modem_status=self._modem.msr,
                 scratch=self._scr,
                 in_buffer=tuple(entry & 0xFF for entry in self._rx.fifo),
                 in_buffer_errors=tuple(entry >> 8 for entry in self._rx.fifo),
                 fifo_control=self._fcr,
-                tx_buffer=tuple(self._tx),
-                thre_pending=self._thre_pending,
+                tx_buffer=tuple(self._tx.fifo),
+                thre_pending=self._tx.empty_pending,
                 rx_timeout_pending=self._rx.timeout_pending,
                 rx_timeout_ns=self._rx.timeout.remaining_ns(),
                 modem_lines=self._modem.lines,
@@ -358,19 +328,16 @@ class Serial:
 
     def _power_on(self) -> None:
         self._rx.reset()
-        self._tx.clear()
+        self._tx.reset()
         self._modem.reset()
+        self._interrupts.reset()
         self._ier = 0
         self._fcr = 0
         self._lcr = UART_LCR_WLEN8
-        self._tx_lsr = _TX_IDLE
         self._mcr = UART_MCR_OUT2
         self._scr = 0
-        self._thre_pending = False
-        self._tx_direct = True  # THR goes straight to the sink
-        self._causes = 0
-        self._iir = UART_IIR_NO_INT
         self._set_divisor(_RESET_DIVISOR)
+        self._update()
 
     def _restore(self, state: SerialState) -> None:
         self._ier = state.interrupt_enable & _IER_VALID
@@ -383,38 +350,30 @@ class Serial:
         self._rx.configure(self._fcr)
         self._rx.restore(state.line_status, state.in_buffer, state.in_buffer_errors)
         self._rx.restore_timeout(state.rx_timeout_pending, state.rx_timeout_ns)
-        self._tx += bytes(state.tx_buffer)
-        self._tx_lsr = 0 if self._tx else _TX_IDLE
-        self._thre_pending = state.thre_pending and not self._tx
-        self._choose_tx_path()
-        self._drain()
+        self._tx.restore(state.tx_buffer, state.thre_pending)
+        self._tx.drain()
         self._update()
 
     def _update(self) -> None:
-        """Recompute the causes and IIR; pull the trigger if a cause arose."""
-        ier = self._ier
+        """Something has changed: tell the interrupt line and whoever serves ports."""
+        ier, rx, tx = self._ier, self._rx, self._tx
+        lsr = rx.lsr | tx.lsr
+        self._lsr_port.answer(None if lsr & CLEARED_BY_LSR_READ else lsr)
+        plain = not (self._lcr & UART_LCR_DLAB or self._mcr & UART_MCR_LOOP)
+        tx.let_lend(plain and not ier & UART_IER_THRI)
         causes = 0
         if ier & UART_IER_RDI:
-            if len(self._rx.fifo) >= self._rx.trigger_level:
-                causes = _RX_DATA
-            if self._rx.timeout_pending:
-                causes |= _RX_TIMEOUT
-        if ier & UART_IER_THRI and self._thre_pending:
-            causes |= _THR_EMPTY
-        if ier & UART_IER_RLSI and self._rx.lsr & UART_LSR_BRK_ERROR_BITS:
-            causes |= _LINE_STATUS
+            if len(rx.fifo) >= rx.trigger_level:
+                causes = RX_DATA
+            if rx.timeout_pending:
+                causes |= RX_TIMEOUT
+        if ier & UART_IER_THRI and tx.empty_pending:
+            causes |= THR_EMPTY
+        if ier & UART_IER_RLSI and rx.lsr & UART_LSR_BRK_ERROR_BITS:
+            causes |= LINE_STATUS
         if ier & UART_IER_MSI and self._modem.msr & UART_MSR_ANY_DELTA:
-            causes |= _MODEM_STATUS
-        arose = causes & ~self._causes
-        self._causes = causes
-        self._iir = _IIR_OF_CAUSES[causes]
-        if arose:
-            # Last, because it may raise.
-            self._trigger.trigger()
-
-    def _forget(self, causes: int) -> None:
-        """Let the next `_update` find that these arose: an edge per host input."""
-        self._causes &= ~causes
+            causes |= MODEM_STATUS
+        self._interrupts.update(causes)  # last, because it may raise
 
     # Receiver
 
@@ -442,7 +401,7 @@ class Serial:
 
     def _receive(self, value: int, errors: int) -> None:
         self._rx.receive(value, errors)
-        self._forget(_RECEIVER)
+        self._interrupts.forget(RECEIVER)
 
     def _clear_rx(self) -> None:
         had_bytes = bool(self._rx.fifo)
@@ -453,77 +412,25 @@ class Serial:
     # Transmitter
 
     def _write_data(self, value: int) -> None:
-        """THR off the fast path, or DLL."""
+        """THR; or DLL."""
         if self._lcr & UART_LCR_DLAB:
             self._set_divisor(self._divisor & 0xFF00 | value)
-            return
-        if self._mcr & UART_MCR_LOOP:
-            self._loop_back(value)
-            return
-        capacity = FIFO_SIZE if self._fcr & UART_FCR_ENABLE_FIFO else 1
-        if len(self._tx) >= capacity:
-            self._lose(1)
-            return
-        self._tx.append(value)
-        self._tx_lsr = 0
-        self._thre_pending = False
-        self._choose_tx_path()
-        self._update()
-
-    def _loop_back(self, value: int) -> None:
-        self._rx.loop_back(value)
-        self._forget(_RECEIVER)
-        if not self._tx:
-            self._note_thr_empty()
-        self._update()
-
-    def _note_thr_empty(self) -> None:
-        """THR, or the TX FIFO, became empty."""
-        self._tx_lsr = _TX_IDLE
-        self._thre_pending = True
-        self._choose_tx_path()
+        elif self._mcr & UART_MCR_LOOP:
+            self._rx.loop_back(value)
+            self._interrupts.forget(RECEIVER)
+            if not self._tx.fifo:
+                self._tx.note_empty()
+            self._update()
+        elif not self._tx.send(value, self._fcr):
+            self._update()
+        elif self._ier & UART_IER_THRI and not self._tx.empty_pending:
+            self._tx.empty_pending = True
+            self._update()
 
     def _on_room(self) -> None:
         with self._lock:
-            self._drain()
+            self._tx.drain()
             self._update()
-
-    def _drain(self) -> None:
-        """Give the sink what waits; THRE returns when nothing is left."""
-        if not self._tx:
-            return
-        taken = self._out_write(bytes(self._tx))
-        del self._tx[:taken]
-        if self._tx_events is not None:
-            self._tell_sent(self._tx_events, taken)
-        if not self._tx:
-            self._note_thr_empty()
-
-    def _clear_tx(self) -> None:
-        if self._tx:
-            self._lose(len(self._tx))
-            self._tx.clear()
-            self._note_thr_empty()
-
-    def _tell_sent(self, events: SerialEvents, count: int) -> None:
-        """Tell of `count` bytes that the sink took, and which of them it dropped."""
-        lost = 0
-        if self._lossy is not None:
-            lost = self._lossy.dropped - self._dropped
-            self._dropped += lost
-        for _ in range(count - lost):
-            events.out_byte()
-        self._lose(lost)
-
-    def _lose(self, count: int) -> None:
-        if self._tx_events is not None:
-            for _ in range(count):
-                self._tx_events.tx_lost_byte()
-
-    def _choose_tx_path(self) -> None:
-        self._tx_direct = not (
-            self._tx or self._lcr & UART_LCR_DLAB or self._mcr & UART_MCR_LOOP
-        )
 
     # The other registers
 
@@ -541,16 +448,16 @@ class Serial:
         return 0
 
     def _read_iir(self) -> int:
-        iir = self._iir
+        iir = self._interrupts.iir
         if iir == UART_IIR_THRI:
-            self._thre_pending = False
+            self._tx.empty_pending = False
             self._update()
         if self._fcr & UART_FCR_ENABLE_FIFO:
             return iir | UART_IIR_FIFO_ENABLED
         return iir
 
     def _read_lsr(self) -> int:
-        lsr = self._rx.lsr | self._tx_lsr
+        lsr = self._rx.lsr | self._tx.lsr
         self._rx.acknowledge_errors()
         self._update()
         return lsr
@@ -570,7 +477,7 @@ class Serial:
         if enabled & UART_IER_THRI:
             # Enabling it with THR empty interrupts, though IIR was read before:
             # drivers start their output so, and Linux tests for it.
-            self._thre_pending = not self._tx
+            self._tx.empty_pending = not self._tx.fifo
         self._update()
 
     def _write_fcr(self, value: int) -> None:
@@ -587,7 +494,7 @@ class Serial:
         if clear & UART_FCR_CLEAR_RCVR:
             self._clear_rx()
         if clear & UART_FCR_CLEAR_XMIT:
-            self._clear_tx()
+            self._tx.clear()
         self._update()
 
     def _set_divisor(self, divisor: int) -> None:
@@ -598,15 +505,13 @@ class Serial:
         break_begins = value & ~self._lcr & UART_LCR_SBC
         self._lcr = value
         self._rx.timeout.delay_ns = timeout_ns(self._divisor, value)
-        self._choose_tx_path()
         if break_begins and self._mcr & UART_MCR_LOOP:
             self._receive(0, UART_LSR_BI)
-            self._update()
+        self._update()
 
     def _write_mcr(self, value: int) -> None:
         changed = value ^ self._mcr
         self._mcr = value & _MCR_VALID
-        self._choose_tx_path()
         self._modem.update(self._mcr)
         if changed & UART_MCR_LOOP:
             if value & UART_MCR_LOOP:

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from threading import Lock
 
-from .clock import Clock, Timer
+from .clock import Clock
 from .serial_reg import (
     UART_LCR_PARITY,
     UART_LCR_STOP,
     UART_LCR_WLEN5,
     UART_LCR_WLEN8,
 )
+from .soonest_timer import SoonestTimer
 
 _INPUT_CLOCK_HZ = 1_843_200  # the PC's crystal: divisor 1 is 115200 baud
 _CLOCKS_PER_BIT = 16
@@ -46,11 +47,9 @@ class RxTimeout:
     def __init__(self, clock: Clock, lock: Lock, expired: Callable[[], None]) -> None:
         self.delay_ns = 0
         self._clock = clock
-        self._lock = lock
         self._expired = expired
         self._deadline_ns: int | None = None
-        self._timer: Timer | None = None
-        self._timer_ns = 0
+        self._timer = SoonestTimer(clock, lock, self._on_timer)
 
     def restart(self) -> None:
         """Expire `delay_ns` from now, and not before."""
@@ -58,12 +57,8 @@ class RxTimeout:
 
     def expire_in(self, ns: int) -> None:
         """Expire `ns` from now, and not before."""
-        self._deadline_ns = when = self._clock.now_ns() + ns
-        if self._timer is not None:
-            if self._timer_ns <= when:
-                return
-            self._timer.cancel()  # the baud rate went up
-        self._set_timer(when)
+        self._deadline_ns = self._clock.now_ns() + ns
+        self._timer.run_by(self._deadline_ns)
 
     def stop(self) -> None:
         """Don't expire until restarted."""
@@ -75,20 +70,11 @@ class RxTimeout:
             return None
         return max(0, self._deadline_ns - self._clock.now_ns())
 
-    def _set_timer(self, when_ns: int) -> None:
-        self._timer_ns = when_ns
-        self._timer = self._clock.call_at(when_ns, self._on_timer)
-
     def _on_timer(self) -> None:
-        with self._lock:
-            now = self._clock.now_ns()
-            if now < self._timer_ns:
-                return  # was cancelled too late; its successor is outstanding
-            self._timer = None
-            if self._deadline_ns is None:
-                return
-            if now < self._deadline_ns:
-                self._set_timer(self._deadline_ns)
-                return
-            self._deadline_ns = None
-            self._expired()
+        if self._deadline_ns is None:
+            return
+        if self._clock.now_ns() < self._deadline_ns:
+            self._timer.run_by(self._deadline_ns)
+            return
+        self._deadline_ns = None
+        self._expired()

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from .buffered_sink import BufferedSink
 
-__all__ = ["BufferedSink", "LossySink", "Sink"]
+__all__ = ["BufferedSink", "LossySink", "RoomySink", "Sink"]
 
 
 class Sink(Protocol):
@@ -25,3 +25,11 @@ class LossySink(Sink, Protocol):
 
     dropped: int
     """Bytes taken and thrown away so far; grows only within `write`."""
+
+
+@runtime_checkable
+class RoomySink(Sink, Protocol):
+    """A Sink that can promise."""
+
+    def room(self) -> int:
+        """Bytes that it surely takes and keeps until the next `write`, 0 or more."""

@@ -1,6 +1,7 @@
 """The bus adapters: constraints, wiring, and how accesses reach the chips."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 from serial_rig import CountingTrigger, StallSink
@@ -24,12 +25,16 @@ from vmm.devices.resources import DeviceResources, LegacyIrq, PioAddressRange
 from vmm.devices.serial import Serial
 from vmm.devices.trigger import InterruptLine
 
+if TYPE_CHECKING:
+    from vmm.devices.fast_port import FastPort
+
 
 class Recorder:
     """A chip that tells which registers were touched."""
 
     def __init__(self) -> None:
         self.log: list[tuple[str, int, int]] = []
+        self.fast_ports: dict[int, FastPort] = {}
 
     def read(self, offset: int) -> int:
         self.log.append(("read", offset, 0))

@@ -135,3 +135,4 @@ def test_long_run_agrees_with_the_oracle() -> None:
     print(f"{count} steps, {step.oracle.edges} edges, {dict(told)}")
     assert min(told["read"], told["out"], told["lost"], told["empty"]) > count // 200
     assert step.oracle.edges > count // 50
+    assert step.fast.served > count // 20

@@ -105,7 +105,7 @@ def test_16450_mode_holds_one_byte() -> None:
 
 def test_byte_behind_waiting_ones_does_not_overtake(stalled: Rig) -> None:
     send(stalled, b"a")
-    stalled.sink.room = 10  # but the sink has not said so yet
+    stalled.sink.left = 10  # but the sink has not said so yet
     send(stalled, b"b")
     assert stalled.sink.data == b""
     stalled.sink.make_room(0)
