@@ -30,6 +30,17 @@ PATIENCE_NS: Final = 10_000_000_000  # with a guest that doesn't
 HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
 
 
+class _TappedSink(BufferedSink):
+    """A BufferedSink that shows what it takes, at the moment when it does."""
+
+    tap: Callable[[bytes], None]
+
+    def write(self, data: bytes, /) -> int:
+        taken = super().write(data)
+        self.tap(data[:taken])
+        return taken
+
+
 class Console(SerialEvents):
     """Moves bytes both ways on the loop's thread; a user may call from any.
 
@@ -43,8 +54,12 @@ class Console(SerialEvents):
         loop: EventLoop,
         config: MachineConfig,
         on_failure: Callable[[str], None],
+        tap: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Raises ConfigError if `config.serial` can't be opened."""
+        """Raises ConfigError if `config.serial` can't be opened.
+
+        `tap` is told all output as it comes, under the UART's lock.
+        """
         self._loop = loop
         self._on_failure = on_failure
         self._panic = PanicWatch()
@@ -62,7 +77,8 @@ class Console(SerialEvents):
         assert not isinstance(rate, str)
         if limit is None and isinstance(self._endpoint, FdEndpoint):
             limit = FILE_LIMIT if self._endpoint.is_file else None
-        self.sink = BufferedSink(
+        sink_type = BufferedSink if tap is None else _TappedSink
+        self.sink = sink_type(
             capacity,
             policy=config.serial_policy,
             total_limit=limit,
@@ -70,6 +86,9 @@ class Console(SerialEvents):
             clock=loop,
             on_data=self._on_data,
         )
+        if tap is not None:
+            assert isinstance(self.sink, _TappedSink)
+            self.sink.tap = tap
         self._lock = threading.Lock()  # for the input queue
         self._input = bytearray()
         self._feed_is_due = False
@@ -154,6 +173,8 @@ class Console(SerialEvents):
 
         For when the guest has stopped.
         """
+        if self._serial is not None:
+            self._serial.flush()
         self._drained.clear()
         self._loop.call_soon(self.endpoint_ready)
         self._drained.wait(HURRY_S if self._abandoned else timeout)

@@ -6,7 +6,6 @@ assign, ask which ranges it wants trapped, register.
 
 import threading
 from contextlib import ExitStack
-from typing import Final
 
 from .devices.device_io import DeviceIo
 from .devices.errors import NoDevice
@@ -14,26 +13,32 @@ from .devices.io_manager import IoManager, IoManagerContext
 from .devices.resource_manager import ResourceManager
 from .devices.resources import DeviceResources
 from .errors import ConfigError
-from .eventfd import EventFdTrigger
+from .event_loop import EventLoop
 from .kvm.vm import Vm
-
-IOAPIC_PINS: Final = 24
-_Line = tuple[int, EventFdTrigger]  # GSI, and what raises it
+from .wiring import Wiring
 
 
 class DeviceManager:
-    """Owns the devices' resources and interrupt lines. Thread-safe.
+    """Owns the devices' resources and what KVM does for them. Thread-safe.
 
-    While a VM is powered on, a device's interrupt lines are irqfds in it.
+    While a VM is powered on, a device's interrupt lines are irqfds in it, its
+    doorbells ioeventfds, and with `posts` its posted ports are coalesced.
     """
 
     def __init__(
-        self, resource_manager: ResourceManager, io_manager: IoManager
+        self,
+        resource_manager: ResourceManager,
+        io_manager: IoManager,
+        loop: EventLoop,
+        *,
+        posts: bool = False,
     ) -> None:
         self._resource_manager = resource_manager
         self.io_manager = io_manager
+        self._loop = loop
+        self._posts = posts
         self._io_context = IoManagerContext(io_manager)
-        self._lines: dict[DeviceIo, list[_Line]] = {}
+        self._wirings: dict[DeviceIo, Wiring] = {}
         self._vm: Vm | None = None
         self._lock = threading.Lock()
 
@@ -44,7 +49,7 @@ class DeviceManager:
         changed.
         """
         with self._lock, ExitStack() as undo:
-            if device in self._lines:
+            if device in self._wirings:
                 raise ConfigError(f"{type(device).__name__} is plugged in already")
 
             constraints = device.get_resource_constraints()
@@ -52,15 +57,19 @@ class DeviceManager:
             resources = self._resource_manager.allocate_device_resources(constraints)
             undo.callback(self._resource_manager.free_device_resources, resources)
 
-            lines = self._make_lines(resources, undo)
+            wiring = Wiring(resources.get_interrupts(), self._loop)
+            undo.callback(wiring.close)
             undo.callback(device.assign_resources, DeviceResources(), [])
-            device.assign_resources(resources, [trigger for _, trigger in lines])
+            device.assign_resources(resources, wiring.triggers)
 
             trapped = device.get_trapped_io_resources()
 
             with self._io_context.transaction() as tx:
                 self._io_context.register_device_io(tx, device, trapped)
-            self._lines[device] = lines
+                wiring.take_accesses(device, self._posts)
+                if self._vm is not None:
+                    wiring.connect(self._vm)
+            self._wirings[device] = wiring
             undo.pop_all()
 
     def remove(self, device: DeviceIo) -> None:
@@ -70,7 +79,7 @@ class DeviceManager:
         Raises NoDevice if it isn't plugged in.
         """
         with self._lock:
-            if device not in self._lines:
+            if device not in self._wirings:
                 raise NoDevice(f"{type(device).__name__} is not plugged in")
             with self._io_context.transaction() as tx:
                 self._io_context.unregister_device_io(
@@ -78,55 +87,32 @@ class DeviceManager:
                 )
             resources = device.get_assigned_resources()
             device.assign_resources(DeviceResources(), [])
-            for line in self._lines.pop(device):
-                self._disconnect(line)
-                line[1].close()
+            self._wirings.pop(device).close()
             self._resource_manager.free_device_resources(resources)
 
     def power_on(self, vm: Vm) -> None:
-        """Connect every interrupt line to a new VM."""
+        """Connect every device to a new VM."""
         with self._lock:
             self._vm = vm
-            for lines in self._lines.values():
-                for gsi, trigger in lines:
-                    vm.assign_irqfd(trigger.eventfd.fd, gsi)
+            for wiring in self._wirings.values():
+                wiring.connect(vm)
 
     def power_off(self) -> None:
-        """Disconnect the lines: the VM is about to go."""
+        """Disconnect them: the VM is about to go."""
         with self._lock:
-            for lines in self._lines.values():
-                for line in lines:
-                    self._disconnect(line)
+            for wiring in self._wirings.values():
+                wiring.disconnect()
             self._vm = None
 
     def reset(self) -> None:
         """Return every device to its power-on state."""
         with self._lock:
-            for device in self._lines:
+            for device in self._wirings:
                 device.reset()
 
     def close(self) -> None:
-        """Close the interrupt lines; devices that trigger get TriggerError."""
+        """Close what was opened for the devices; their interrupts go nowhere then."""
         with self._lock:
-            for lines in self._lines.values():
-                for _, trigger in lines:
-                    trigger.close()
-            self._lines.clear()
-
-    def _make_lines(self, resources: DeviceResources, undo: ExitStack) -> list[_Line]:
-        lines: list[_Line] = []
-        for gsi in resources.get_interrupts():
-            if gsi >= IOAPIC_PINS:
-                raise ConfigError(f"interrupt {gsi} is an MSI, which needs a PCI bus")
-            trigger = EventFdTrigger()
-            undo.callback(trigger.close)
-            lines.append((gsi, trigger))
-            if self._vm is not None:
-                self._vm.assign_irqfd(trigger.eventfd.fd, gsi)
-                undo.callback(self._disconnect, lines[-1])
-        return lines
-
-    def _disconnect(self, line: _Line) -> None:
-        if self._vm is not None:
-            gsi, trigger = line
-            self._vm.deassign_irqfd(trigger.eventfd.fd, gsi)
+            for wiring in self._wirings.values():
+                wiring.close()
+            self._wirings.clear()

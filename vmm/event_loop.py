@@ -98,6 +98,21 @@ class EventLoop:
         ):
             self._selector.unregister(fd)
 
+    def forget(self, fd: int, close: Callback) -> None:
+        """Stop watching `fd`, then `close` it; from any thread.
+
+        At once if the loop doesn't run, else as soon as it is free.
+        """
+
+        def unwatch() -> None:
+            self.unwatch(fd)
+            close()
+
+        if self._thread.is_alive():
+            self.call_soon(unwatch)
+        else:
+            unwatch()
+
     # The thread
 
     def start(self) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import ExitStack
-from typing import Self
+from typing import TYPE_CHECKING, Final, Self
 
 from .board import Board
 from .boot.image import ImageFile
@@ -22,10 +22,17 @@ from .host import host_kind
 from .kvm._libc import install_kick_handler
 from .kvm.kvm import Kvm
 from .memory import GuestMemory
-from .power_cycle import PowerCycle
+from .power_cycle import PowerCycle, survey
 from .quirks import Quirks, quirks_for
 from .result import EXIT_CODES, ExitReason, RunResult
 from .run_control import End, RunControl
+
+if TYPE_CHECKING:  # a run without a profile doesn't import it
+    from .profile.recorder import Profile
+
+# Between two looks for writes that KVM has collected. A guest that polls or takes
+# interrupts has exits that bring them out; this is for one that stops after a write.
+POKE_NS: Final = 20_000_000
 
 
 class Machine:
@@ -35,17 +42,20 @@ class Machine:
     (a field of the configuration), ImageError (a file), KvmUnavailable (the
     host). `start`, `wait`, `stop` and `close` may be called from any thread;
     leaving the `with` block stops the guest and releases everything. `warnings`
-    are lines about what may not work, or take long, on this host.
+    are lines about what may not work, or take long, on this host. A `profile`
+    records where the time goes; such a run uses the run loop in Python.
 
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
     does all host I/O. Lock order: DeviceManager, a device, its sink, RunControl.
     """
 
-    def __init__(self, config: MachineConfig | None = None) -> None:
+    def __init__(
+        self, config: MachineConfig | None = None, profile: "Profile | None" = None
+    ) -> None:
         self.config = config or MachineConfig()
+        self._profile = profile
         self._control = RunControl()
         self._io_manager = IoManager()
-        self._devices = DeviceManager(ResourceManager(), self._io_manager)
         self._result: RunResult | None = None
         self._done = threading.Event()
         self._exits: dict[str, int] = {}
@@ -56,12 +66,20 @@ class Machine:
             self._quirks = _quirks(self.config)
             self._boot = _open_boot(self.config, self._quirks, stack)
             self.warnings = self._quirks.warnings(self._boot.kernel, self.config.cpus)
-            self._kvm = stack.enter_context(Kvm())
+            kvm = stack.enter_context(Kvm())
+            self._host = survey(kvm, self._quirks, self.config.cpus)
             self._memory = GuestMemory(ram_ranges(self.config.memory_size))
             stack.callback(self._memory.close)
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
-            self.console = Console(self._loop, self.config, self._fail)
+            self._devices = DeviceManager(
+                ResourceManager(),
+                self._io_manager,
+                self._loop,
+                posts=self._host.posts,
+            )
+            tap = None if profile is None else profile.console
+            self.console = Console(self._loop, self.config, self._fail, tap)
             stack.callback(self.console.close)
             stack.callback(self._devices.close)
             stack.callback(self._loop.stop)  # before what its callbacks use is closed
@@ -84,6 +102,8 @@ class Machine:
         if self.config.timeout is not None:
             due = self._started_ns + int(self.config.timeout * 1e9)
             self._loop.call_at(due, self._on_timeout)
+        if self._host.posts:
+            self._poke()
         self._loop.start()
         self._thread.start()
 
@@ -166,17 +186,20 @@ class Machine:
         self._control.finish(End(ExitReason.ERROR, detail, error=error))
         self.console.abandon()
 
+    def _poke(self) -> None:
+        """Now and then: what a guest has written without an exit is to be seen."""
+        self._control.poke()
+        if not self._done.is_set():
+            self._loop.call_at(self._loop.now_ns() + POKE_NS, self._poke)
+
     # Its life, on vCPU 0's thread
 
     def _power_on(self) -> PowerCycle:
+        if self._profile is not None:
+            self._profile.power_on()
         self.console.power_on()
         return PowerCycle(
-            self._kvm,
-            self._memory,
-            self._boot,
-            self._devices,
-            self._control,
-            self._quirks,
+            self._host, self._memory, self._boot, self._devices, self._control
         )
 
     def _main(self) -> None:
@@ -200,6 +223,8 @@ class Machine:
         try:
             self._cycle.run()
         finally:
+            if self._profile is not None:
+                self._profile.power_off()
             for kind, count in self._cycle.exits.items():
                 self._exits[kind] = self._exits.get(kind, 0) + count
             self._insn_emulation += self._cycle.insn_emulation

@@ -1,14 +1,21 @@
 """PowerCycle: a VM from power-on to its end. A machine that resets has several."""
 
+import os
 import threading
 from contextlib import ExitStack
+from typing import Final, NamedTuple
 
 from .boot import layout
 from .boot.cpu_state import set_boot_cpu, set_boot_msrs
 from .boot.cpuid import GuestCpuid
 from .boot.linux import LinuxBoot
 from .device_manager import DeviceManager
-from .kvm.abi import KVM_CAP_BINARY_STATS_FD
+from .guest_entry import Kind, entry_kind, new_entry
+from .kvm.abi import (
+    KVM_CAP_BINARY_STATS_FD,
+    KVM_CAP_COALESCED_MMIO,
+    KVM_CAP_COALESCED_PIO,
+)
 from .kvm.kvm import Kvm
 from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
@@ -17,6 +24,35 @@ from .quirks import Quirks
 from .result import ExitReason
 from .run_control import End, RunControl
 from .run_loop import RunLoop
+
+# 0 does without it, to measure what it is worth.
+COALESCED_PIO: Final = "VMM_COALESCED_PIO"
+
+
+class Host(NamedTuple):
+    """What the host gives a machine: KVM, its quirks, and the way out of a guest.
+
+    `posts`: KVM collects writes to posted ports.
+    """
+
+    kvm: Kvm
+    quirks: Quirks
+    entry: Kind
+    posts: bool
+
+
+def survey(kvm: Kvm, quirks: Quirks, cpus: int) -> Host:
+    """Find out. Raises ConfigError where VMM_RUN_LOOP asks for what isn't there.
+
+    The ring of collected writes is the VM's and has one reader, so that only a
+    machine with one CPU has it.
+    """
+    posts = (
+        cpus == 1
+        and os.environ.get(COALESCED_PIO) != "0"
+        and kvm.check_extension(KVM_CAP_COALESCED_PIO) > 0
+    )
+    return Host(kvm, quirks, entry_kind(), posts)
 
 
 class PowerCycle:
@@ -28,19 +64,19 @@ class PowerCycle:
 
     def __init__(
         self,
-        kvm: Kvm,
+        host: Host,
         memory: GuestMemory,
         boot: LinuxBoot,
         devices: DeviceManager,
         control: RunControl,
-        quirks: Quirks,
     ) -> None:
+        kvm, quirks = host.kvm, host.quirks
         with ExitStack() as stack:
             vm = kvm.create_vm()
             stack.callback(vm.close)
             _set_up_board(vm, memory)
             quirks.prepare(vm)
-            entry = boot.load(memory)
+            start = boot.load(memory)
             cpuid = GuestCpuid(kvm, boot.cpus)
             self._loops: list[RunLoop] = []
             for index in range(boot.cpus):
@@ -49,11 +85,13 @@ class PowerCycle:
                 table = cpuid.for_cpu(index)
                 quirks.cpuid(table)
                 vcpu.set_cpuid2(table)
-                _set_up_vcpu(vcpu, entry)
+                _set_up_vcpu(vcpu, start)
+                if host.posts:
+                    vcpu.take_posted(kvm.check_extension(KVM_CAP_COALESCED_MMIO))
                 rescue = quirks.rescue(vcpu, memory)
-                self._loops.append(
-                    RunLoop(vcpu, memory, devices.io_manager, control, rescue)
-                )
+                bus = devices.io_manager
+                entry = new_entry(host.entry, vcpu, bus)
+                self._loops.append(RunLoop(vcpu, memory, bus, control, rescue, entry))
             stack.callback(devices.power_off)
             devices.power_on(vm)
             self._control = control

@@ -45,6 +45,14 @@ class RunControl:
                 vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = 1
                 signal.pthread_kill(thread, KICK_SIGNAL)
 
+    def poke(self) -> None:
+        """Make a vCPU for which KVM has collected writes come and take them."""
+        with self._lock:
+            for vcpu, thread in self._running.items():
+                posted = vcpu.posted
+                if posted is not None and posted.ends[0] != posted.ends[1]:
+                    signal.pthread_kill(thread, KICK_SIGNAL)
+
     def rearm(self) -> None:
         """The end was a reset and the machine boots again.
 

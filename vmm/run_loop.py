@@ -3,8 +3,6 @@
 Source: KVM API section 5, "The kvm_run structure".
 """
 
-import sys
-from fcntl import ioctl
 from struct import Struct
 from typing import Final
 
@@ -12,7 +10,7 @@ from .devices.device_io import Locked
 from .devices.io_manager import IoManager
 from .errors import KvmError
 from .exit_detail import describe_exit
-from .kvm._libc import run_ioctl
+from .guest_entry import Entry, PythonEntry
 from .kvm.abi import (
     KVM_EXIT_INTR,
     KVM_EXIT_IO,
@@ -43,17 +41,13 @@ _SYSTEM_EVENTS: Final = {
     KVM_SYSTEM_EVENT_SHUTDOWN: End(ExitReason.POWEROFF),
 }
 
-# From 3.14 on fcntl.ioctl retries EINTR in C, so that a vCPU whose immediate_exit
-# is set would spin for ever; before, it is twice as fast as ctypes.
-_run = run_ioctl if sys.version_info >= (3, 14) else ioctl
-
 
 class RunLoop:
     """Runs one vCPU on the calling thread until its RunControl has an end.
 
     `rescue` is asked about an exit that would end the run: quirks of the host.
-    `exits` counts by kind. An exception that a device raises passes through
-    `run`; `blame` then tells whose and where.
+    `entry` is how it enters the guest. An exception that a device raises passes
+    through `run`; `blame` then tells whose and where.
     """
 
     def __init__(
@@ -63,38 +57,60 @@ class RunLoop:
         io_manager: IoManager,
         control: RunControl,
         rescue: Rescue | None = None,
+        entry: Entry | None = None,
     ) -> None:
         self.vcpu = vcpu
         self._memory = memory
         self._io_manager = io_manager
         self._control = control
         self._rescue = rescue
-        self.exits = {"io": 0, "mmio": 0, "intr": 0, "other": 0}
+        self._entry = entry or PythonEntry()
+        self._posted_write: tuple[int, int] | None = None  # port, size: being delivered
+        self._exits = {"io": 0, "mmio": 0, "intr": 0, "other": 0}
+
+    @property
+    def exits(self) -> dict[str, int]:
+        """How many there were, by kind.
+
+        `fast` are those of `io` that were served in C; `coalesced` are writes that
+        made no exit.
+        """
+        served, collected = self._entry.served, self._entry.collected
+        if self.vcpu.posted is not None:
+            collected += self.vcpu.posted.taken
+        total = self._exits["io"] + served
+        return {**self._exits, "io": total, "fast": served, "coalesced": collected}
 
     def run(self) -> None:
         """Run until the end. Raises what devices raise, and KvmError."""
         self._control.enter(self.vcpu)
         try:
             self._loop()
+            self._deliver_posted()
         finally:
             self._control.leave(self.vcpu)
 
     def _loop(self) -> None:
-        control, exits = self._control, self.exits
-        fd, run = self.vcpu.fd, self.vcpu.run
+        control, exits = self._control, self._exits
+        fd, run, enter = self.vcpu.fd, self.vcpu.run, self._entry.enter
+        posted = self.vcpu.posted
+        ends = (0, 0) if posted is None else posted.ends
         pio_read, pio_write = self._io_manager.pio_read, self._io_manager.pio_write
         while control.end is None:
             try:
-                _run(fd, KVM_RUN, 0)
+                enter(fd, KVM_RUN, 0)
             except (InterruptedError, BlockingIOError):
                 # EINTR for a kick; EAGAIN when INIT or SIPI has woken this CPU.
                 exits["intr"] += 1
+                self._deliver_posted()
                 continue
             except OSError as error:
                 # What kvm_run says is the exit before: blame() must not read it.
                 run[KVM_RUN_EXIT_REASON] = KVM_EXIT_UNKNOWN
                 code, why = error.errno, error.strerror
                 raise KvmError(code, f"KVM_RUN failed: {why}") from None
+            if ends[0] != ends[1]:
+                self._deliver_posted()  # they came before what the exit asks for
             reason, is_write, size, port, count, start = _EXIT_IO(
                 run, KVM_RUN_EXIT_REASON
             )
@@ -118,6 +134,18 @@ class RunLoop:
                 exits["other"] += 1
                 self._rare(reason)
 
+    def _deliver_posted(self) -> None:
+        """Do the writes that KVM has collected."""
+        if self.vcpu.posted is None:
+            return
+        for is_pio, address, data in self.vcpu.posted.take():
+            self._posted_write = address, len(data)
+            if is_pio:
+                self._io_manager.pio_write(address, data)
+            else:
+                self._io_manager.mmio_write(address, data)
+        self._posted_write = None
+
     def _rare(self, reason: int) -> None:
         """An exit that is no access: nothing to do, or the end of the run."""
         if reason in (KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN):
@@ -136,6 +164,8 @@ class RunLoop:
         reason, is_write, size, port, _, _ = _EXIT_IO(
             self.vcpu.run, KVM_RUN_EXIT_REASON
         )
+        if self._posted_write is not None:
+            (port, size), is_write, reason = self._posted_write, True, KVM_EXIT_IO
         if reason == KVM_EXIT_IO:
             device: object = self._io_manager.device_at_port(port)
             where = f"port {port:#x}"

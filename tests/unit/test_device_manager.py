@@ -1,6 +1,7 @@
 """DeviceManager: plug, unplug, power; all of it or nothing."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -9,7 +10,9 @@ from open_fds import open_fds
 
 from vmm.device_manager import DeviceManager
 from vmm.devices.device_io import DeviceIo
+from vmm.devices.doorbell import Doorbell
 from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError
+from vmm.devices.fast_port import FastPort
 from vmm.devices.io_manager import IoManager
 from vmm.devices.resource_manager import ResourceManager
 from vmm.devices.resources import (
@@ -22,12 +25,16 @@ from vmm.devices.resources import (
     ResourceConstraint,
 )
 from vmm.errors import ConfigError
+from vmm.event_loop import EventLoop
 
 if TYPE_CHECKING:
     from vmm.devices.trigger import Trigger
     from vmm.kvm.vm import Vm
 
+pytest_plugins = ("loop_fixtures",)
+
 PORT = 0x500
+DEADLINE = 10.0  # seconds; for what takes a millisecond when all is well
 CONSTRAINTS = (
     PioAddressConstraint.at(PORT, 4),
     MmioAddressConstraint(size=0x1000, align=0x1000),
@@ -61,10 +68,12 @@ class Device(DeviceIo):
 
 
 class FakeVm:
-    """Keeps which eventfd is on which line."""
+    """Keeps what it was told."""
 
     def __init__(self) -> None:
         self.irqfds: dict[int, int] = {}
+        self.ioeventfds: dict[int, Doorbell] = {}
+        self.coalesced: list[int] = []
 
     def assign_irqfd(self, eventfd: int, gsi: int) -> None:
         os.fstat(eventfd)  # it is open
@@ -74,14 +83,28 @@ class FakeVm:
         os.fstat(eventfd)
         assert self.irqfds.pop(eventfd) == gsi
 
+    def assign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
+        os.fstat(eventfd)
+        self.ioeventfds[eventfd] = bell
+
+    def deassign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
+        os.fstat(eventfd)
+        assert self.ioeventfds.pop(eventfd) == bell
+
+    def register_coalesced_pio(self, port: int) -> None:
+        self.coalesced.append(port)
+
+    def unregister_coalesced_pio(self, port: int) -> None:
+        self.coalesced.remove(port)
+
 
 class Rig:
     """A DeviceManager with what it manages."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: EventLoop) -> None:
         self.resources = ResourceManager()
         self.bus = IoManager()
-        self.manager = DeviceManager(self.resources, self.bus)
+        self.manager = DeviceManager(self.resources, self.bus, loop, posts=True)
         self.vm = FakeVm()
 
     def power_on(self) -> None:
@@ -96,8 +119,8 @@ class Rig:
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
+def rig(loop: EventLoop) -> Iterator[Rig]:
+    rig = Rig(loop)
     yield rig
     rig.manager.close()
 
@@ -178,6 +201,57 @@ def test_device_plugged_while_it_runs_is_connected_at_once(rig: Rig) -> None:
     rig.power_on()
     rig.manager.add(Device())
     assert list(rig.vm.irqfds.values()) == [5]
+
+
+# Doorbells and posted ports
+
+
+class Rung(Device):
+    """Has both, and tells when it was rung."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung = threading.Event()
+        self.bell = Doorbell(
+            base=PORT, size=2, value=7, is_pio=True, on_ring=self.rung.set
+        )
+
+    def get_doorbells(self) -> "Sequence[Doorbell]":
+        return [self.bell]
+
+    def get_fast_ports(self) -> "dict[int, FastPort]":
+        return {PORT: FastPort(posted=True), PORT + 1: FastPort()}
+
+
+def test_power_on_connects_doorbells_and_posted_ports(rig: Rig) -> None:
+    device = Rung()
+    rig.manager.add(device)
+    rig.power_on()
+    assert list(rig.vm.ioeventfds.values()) == [device.bell]
+    assert rig.vm.coalesced == [PORT]
+    rig.manager.power_off()
+    assert (rig.vm.ioeventfds, rig.vm.coalesced) == ({}, [])
+
+
+def test_what_rings_is_told_on_the_loop(rig: Rig, loop: EventLoop) -> None:
+    device = Rung()
+    rig.power_on()
+    rig.manager.add(device)
+    loop.start()
+    (eventfd,) = rig.vm.ioeventfds
+    os.eventfd_write(eventfd, 3)
+    assert device.rung.wait(DEADLINE)
+    rig.manager.remove(device)
+    assert rig.vm.ioeventfds == {}
+
+
+def test_without_leave_to_post_nothing_is_coalesced(loop: EventLoop) -> None:
+    rig = Rig(loop)
+    rig.manager._posts = False
+    rig.manager.add(Rung())
+    rig.power_on()
+    assert rig.vm.coalesced == []
+    rig.manager.close()
 
 
 # Unplugging

@@ -12,8 +12,8 @@ import fake_vcpu
 import pytest
 from fake_vcpu import DATA, Exit, FakeVcpu, io, mmio, plain
 from open_fds import open_fds
+from scripted_entry import scripted_entry
 
-from vmm import run_loop
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.io_manager import IoManager
 from vmm.devices.resources import DeviceResources, MmioAddressRange, PioAddressRange
@@ -62,17 +62,32 @@ class Broken(DeviceIoMut):
 
 
 class Rig:
-    """A RunLoop with RAM, buses and an end."""
+    """A RunLoop with RAM, buses and an end; its guest is a list of exits."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._monkeypatch = monkeypatch
+    def __init__(self, kind: str) -> None:
         self.vcpu = FakeVcpu()
         self.memory = GuestMemory([Range(0, 0x4000)])
         self.bus = IoManager()
         self.control = RunControl()
         self.rescued: list[int] = []  # exits that a quirk takes care of
         self.asked: list[int] = []
-        self.loop = RunLoop(self.vcpu, self.memory, self.bus, self.control, self.rescue)
+        self._script: Iterator[Exit] = iter(())
+        self.loop = RunLoop(
+            self.vcpu,
+            self.memory,
+            self.bus,
+            self.control,
+            self.rescue,
+            scripted_entry(kind, self.vcpu, self.bus, self.kvm_run),
+        )
+
+    def kvm_run(self) -> None:
+        """What KVM does here: the next exit, or an OSError."""
+        fill = next(self._script, None)
+        if fill is None:
+            self.control.finish(End(ExitReason.STOPPED))
+            raise InterruptedError(errno.EINTR, "Interrupted system call")
+        fill(self.vcpu.run)
 
     def rescue(self, reason: int) -> bool:
         self.asked.append(reason)
@@ -84,17 +99,7 @@ class Rig:
 
     def run(self, *script: Exit) -> End:
         """Run until an exit ends it, or the script has ended."""
-        exits = iter(script)
-
-        def kvm_run(fd: int, request: int, argument: int) -> None:
-            assert (fd, request, argument) == (self.vcpu.fd, abi.KVM_RUN, 0)
-            fill = next(exits, None)
-            if fill is None:
-                self.control.finish(End(ExitReason.STOPPED))
-                raise InterruptedError(errno.EINTR, "Interrupted system call")
-            fill(self.vcpu.run)
-
-        self._monkeypatch.setattr(run_loop, "_run", kvm_run)
+        self._script = iter(script)
         self.loop.run()
         assert self.control.end is not None
         return self.control.end
@@ -110,9 +115,9 @@ def no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("signal.pthread_kill", lambda thread, number: None)
 
 
-@pytest.fixture
-def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    rig = Rig(monkeypatch)
+@pytest.fixture(params=["python", "compiled"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    rig = Rig(request.param)
     yield rig
     rig.close()
 
@@ -197,7 +202,8 @@ def test_unclaimed_writes_are_ignored(rig: Rig) -> None:
 
 def test_exits_are_counted_by_kind(rig: Rig) -> None:
     rig.run(io(PORT, 1), io(PORT, 1), mmio(ADDRESS, 1), plain(abi.KVM_EXIT_INTR))
-    assert rig.loop.exits == {"io": 2, "mmio": 1, "intr": 1, "other": 1}
+    counts = {"io": 2, "mmio": 1, "intr": 1, "other": 1, "fast": 0, "coalesced": 0}
+    assert rig.loop.exits == counts
 
 
 # Exits at which the run goes on

@@ -9,6 +9,7 @@ from ctypes import (
     Array,
     Structure,
     c_int16,
+    c_int32,
     c_uint8,
     c_uint16,
     c_uint32,
@@ -66,6 +67,21 @@ class kvm_irqfd(Structure):
         ("resamplefd", c_uint32),
         ("pad", c_uint8 * 16),
     ]
+
+
+class kvm_ioeventfd(Structure):
+    _fields_ = [
+        ("datamatch", c_uint64),
+        ("addr", c_uint64),
+        ("len", c_uint32),
+        ("fd", c_int32),
+        ("flags", c_uint32),
+        ("pad", c_uint8 * 36),
+    ]
+
+
+class kvm_coalesced_mmio_zone(Structure):
+    _fields_ = [("addr", c_uint64), ("size", c_uint32), ("pio", c_uint32)]
 
 
 class kvm_enable_cap(Structure):
@@ -287,8 +303,15 @@ KVM_SET_USER_MEMORY_REGION: Final = _IOW(
 KVM_SET_TSS_ADDR: Final = _IO(0x47)  # API 4.36
 KVM_SET_IDENTITY_MAP_ADDR: Final = _IOW(0x48, sizeof(c_uint64))  # API 4.41
 KVM_CREATE_IRQCHIP: Final = _IO(0x60)  # API 4.24
+KVM_REGISTER_COALESCED_MMIO: Final = _IOW(
+    0x67, sizeof(kvm_coalesced_mmio_zone)
+)  # API 4.116
+KVM_UNREGISTER_COALESCED_MMIO: Final = _IOW(
+    0x68, sizeof(kvm_coalesced_mmio_zone)
+)  # API 4.116
 KVM_IRQFD: Final = _IOW(0x76, sizeof(kvm_irqfd))  # API 4.75
 KVM_CREATE_PIT2: Final = _IOW(0x77, sizeof(kvm_pit_config))  # API 4.71
+KVM_IOEVENTFD: Final = _IOW(0x79, sizeof(kvm_ioeventfd))  # API 4.59
 KVM_ENABLE_CAP: Final = _IOW(0xA3, sizeof(kvm_enable_cap))  # API 4.37
 KVM_X86_SET_MSR_FILTER: Final = _IOW(0xC6, sizeof(kvm_msr_filter))  # API 4.97
 # ioctls on a vCPU
@@ -308,6 +331,9 @@ KVM_GET_STATS_FD: Final = _IO(0xCE)  # API 4.133
 
 KVM_API_VERSION: Final = 12  # "applications should refuse to run" on any other
 KVM_IRQFD_FLAG_DEASSIGN: Final = 1 << 0
+KVM_IOEVENTFD_FLAG_DATAMATCH: Final = 1 << 0
+KVM_IOEVENTFD_FLAG_PIO: Final = 1 << 1
+KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 1 << 2
 KVM_PIT_SPEAKER_DUMMY: Final = 1
 KVM_CPUID_FLAG_SIGNIFCANT_INDEX: Final = 1 << 0  # the kernel's spelling
 
@@ -324,12 +350,15 @@ KVM_CAP_USER_MEMORY: Final = 3
 KVM_CAP_SET_TSS_ADDR: Final = 4
 KVM_CAP_EXT_CPUID: Final = 7
 KVM_CAP_NR_MEMSLOTS: Final = 10
+KVM_CAP_COALESCED_MMIO: Final = 15  # where its ring is in kvm_run, in pages
 KVM_CAP_IRQFD: Final = 32
 KVM_CAP_PIT2: Final = 33
+KVM_CAP_IOEVENTFD: Final = 36
 KVM_CAP_SET_IDENTITY_MAP_ADDR: Final = 37
 KVM_CAP_MAX_VCPUS: Final = 66
 KVM_CAP_TSC_DEADLINE_TIMER: Final = 72
 KVM_CAP_IMMEDIATE_EXIT: Final = 136
+KVM_CAP_COALESCED_PIO: Final = 162
 KVM_CAP_X86_USER_SPACE_MSR: Final = 188
 KVM_CAP_X86_MSR_FILTER: Final = 189
 KVM_CAP_BINARY_STATS_FD: Final = 203

@@ -30,6 +30,7 @@ from .abi import (
     kvm_translation,
     kvm_vcpu_events,
 )
+from .coalesced import PAGE_SIZE, CoalescedRing
 from .stats import read_stats
 
 DR7_L0 = 1 << 0  # breakpoint 0, on execution: Intel SDM volume 3, figure 18-1
@@ -51,15 +52,26 @@ class Vcpu(KvmFd):
             super().close()
             raise
         self.run = memoryview(self._mmap)
+        self.posted: CoalescedRing | None = None
+        """The VM's coalesced writes, for the one vCPU that takes them."""
 
     def close(self) -> None:
         """Unmap kvm_run and close the descriptor."""
         if self.fd >= 0:
             self.run.release()
+            self.posted = None
             # Dropped, not closed: the traceback of a device that raised may still
             # hold a view, which would make mmap.close() fail.
             del self._mmap
         super().close()
+
+    def take_posted(self, page: int) -> None:
+        """Make this the vCPU that takes coalesced writes.
+
+        `page` is what KVM_CAP_COALESCED_MMIO says: where in kvm_run their ring is.
+        """
+        start = page * PAGE_SIZE
+        self.posted = CoalescedRing(self.run[start : start + PAGE_SIZE])
 
     def get_regs(self) -> kvm_regs:
         """The general registers, RIP and RFLAGS."""

@@ -2,6 +2,7 @@
 
 from ctypes import addressof, c_uint8, c_uint64
 
+from ..devices.doorbell import Doorbell
 from ._fd import KvmFd
 from ._libc import ioctl
 from .abi import (
@@ -10,17 +11,25 @@ from .abi import (
     KVM_CREATE_PIT2,
     KVM_CREATE_VCPU,
     KVM_ENABLE_CAP,
+    KVM_IOEVENTFD,
+    KVM_IOEVENTFD_FLAG_DATAMATCH,
+    KVM_IOEVENTFD_FLAG_DEASSIGN,
+    KVM_IOEVENTFD_FLAG_PIO,
     KVM_IRQFD,
     KVM_IRQFD_FLAG_DEASSIGN,
     KVM_MSR_EXIT_REASON_FILTER,
     KVM_MSR_FILTER_DEFAULT_ALLOW,
     KVM_MSR_FILTER_WRITE,
     KVM_PIT_SPEAKER_DUMMY,
+    KVM_REGISTER_COALESCED_MMIO,
     KVM_SET_IDENTITY_MAP_ADDR,
     KVM_SET_TSS_ADDR,
     KVM_SET_USER_MEMORY_REGION,
+    KVM_UNREGISTER_COALESCED_MMIO,
     KVM_X86_SET_MSR_FILTER,
+    kvm_coalesced_mmio_zone,
     kvm_enable_cap,
+    kvm_ioeventfd,
     kvm_irqfd,
     kvm_msr_filter,
     kvm_msr_filter_range,
@@ -72,6 +81,25 @@ class Vm(KvmFd):
         """Undo `assign_irqfd`; pending edges are delivered first."""
         ioctl(self.fd, KVM_IRQFD, kvm_irqfd(eventfd, gsi, KVM_IRQFD_FLAG_DEASSIGN))
 
+    def assign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
+        """Let the guest's writes to a doorbell signal `eventfd`, without an exit."""
+        ioctl(self.fd, KVM_IOEVENTFD, _ioeventfd(eventfd, bell, 0))
+
+    def deassign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
+        """Undo `assign_ioeventfd`: the writes reach the device again."""
+        flags = KVM_IOEVENTFD_FLAG_DEASSIGN
+        ioctl(self.fd, KVM_IOEVENTFD, _ioeventfd(eventfd, bell, flags))
+
+    def register_coalesced_pio(self, port: int) -> None:
+        """Collect writes to a port in the ring that every vCPU's kvm_run shows."""
+        zone = kvm_coalesced_mmio_zone(addr=port, size=1, pio=1)
+        ioctl(self.fd, KVM_REGISTER_COALESCED_MMIO, zone)
+
+    def unregister_coalesced_pio(self, port: int) -> None:
+        """Undo `register_coalesced_pio`."""
+        zone = kvm_coalesced_mmio_zone(addr=port, size=1, pio=1)
+        ioctl(self.fd, KVM_UNREGISTER_COALESCED_MMIO, zone)
+
     def trap_msr_write(self, index: int) -> None:
         """Exit with KVM_EXIT_X86_WRMSR when a guest writes this MSR.
 
@@ -90,3 +118,11 @@ class Vm(KvmFd):
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU; `index` becomes its APIC id."""
         return Vcpu(ioctl(self.fd, KVM_CREATE_VCPU, index), index, self._vcpu_mmap_size)
+
+
+def _ioeventfd(eventfd: int, bell: Doorbell, flags: int) -> kvm_ioeventfd:
+    if bell.is_pio:
+        flags |= KVM_IOEVENTFD_FLAG_PIO
+    if bell.value is not None:
+        flags |= KVM_IOEVENTFD_FLAG_DATAMATCH
+    return kvm_ioeventfd(bell.value or 0, bell.base, bell.size, eventfd, flags)

@@ -1,0 +1,50 @@
+"""Both ways into the guest, with a function of the test's in place of KVM_RUN."""
+
+from collections.abc import Callable
+
+from vmm._run_loop import ffi
+from vmm.devices.io_manager import IoManager
+from vmm.guest_entry import CompiledEntry, PythonEntry
+from vmm.kvm import abi
+from vmm.kvm.vcpu import Vcpu
+
+KvmRun = Callable[[], None]  # raises OSError where the ioctl would fail
+
+
+class ScriptedEntry(PythonEntry):
+    """The Python one."""
+
+    def __init__(self, kvm_run: KvmRun) -> None:
+        self._kvm_run = kvm_run
+
+    def enter(self, fd: int, request: int, argument: int) -> None:
+        assert (request, argument) == (abi.KVM_RUN, 0)
+        self._kvm_run()
+
+
+class ScriptedCompiledEntry(CompiledEntry):
+    """The compiled one: all of its C but for the ioctl."""
+
+    def __init__(self, vcpu: Vcpu, bus: IoManager, kvm_run: KvmRun) -> None:
+        super().__init__(vcpu, bus)
+
+        def call(fd: int) -> int:
+            assert fd == vcpu.fd
+            try:
+                kvm_run()
+            except OSError as error:
+                ffi.errno = error.errno
+                return -1
+            return 0
+
+        self._callback = ffi.callback("int(int)", call)  # kept alive
+        self.loop.kvm_run = self._callback
+
+
+def scripted_entry(
+    kind: str, vcpu: Vcpu, bus: IoManager, kvm_run: KvmRun
+) -> ScriptedEntry | ScriptedCompiledEntry:
+    """The entry of that kind: python or compiled."""
+    if kind == "python":
+        return ScriptedEntry(kvm_run)
+    return ScriptedCompiledEntry(vcpu, bus, kvm_run)
