@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields
 from types import FrameType
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from . import __version__
 from .config import DEFAULT_CMDLINE, MachineConfig
@@ -19,6 +19,9 @@ from .machine import Machine
 from .result import ExitReason, RunResult
 from .result_file import check_result_path, write_result
 from .terminal import HELP, EscapeFilter, in_foreground, raw_terminal
+
+if TYPE_CHECKING:
+    from .profile.recorder import Profile
 
 _OUTCOMES: Final = {
     ExitReason.RESET: "the guest reset",
@@ -114,6 +117,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--serial-rate", metavar="SIZE", help="at most SIZE of console output a second")
     add("--result", metavar="FILE", help="write how it ended to FILE as JSON")
+    add(
+        "--profile",
+        metavar="FILE",
+        help="write where the time went: a page to FILE.html, or to FILE.json a trace "
+        "for ui.perfetto.dev; the run loop is the one in Python then, and slower",
+    )
     add("--quiet", action="store_true", help="no messages of ours but errors")
 
 
@@ -162,8 +171,9 @@ def _run(options: argparse.Namespace) -> int:
     path = options.result
     if path is not None:
         check_result_path(path)
+    profile = _new_profile(options)
     try:
-        result, error = _run_machine(options)
+        result, error = _run_machine(options, profile)
     except Exception as failure:
         if path is not None:
             code = getattr(failure, "exit_code", 1)
@@ -171,6 +181,10 @@ def _run(options: argparse.Namespace) -> int:
         raise
     if path is not None:
         write_result(path, result)
+    if profile is not None:
+        from .profile.report import write_profile
+
+        write_profile(options.profile, profile, result)
     if result.reason is ExitReason.ERROR:
         _debug(error, options.debug)
         _say(f"error: {result.detail}")
@@ -182,7 +196,19 @@ def _run(options: argparse.Namespace) -> int:
     return result.exit_code
 
 
-def _run_machine(options: argparse.Namespace) -> tuple[RunResult, Exception | None]:
+def _new_profile(options: argparse.Namespace) -> "Profile | None":
+    if options.profile is None:
+        return None
+    from .profile.recorder import Profile
+    from .profile.report import check_profile_path
+
+    check_profile_path(options.profile, options.result)
+    return Profile()
+
+
+def _run_machine(
+    options: argparse.Namespace, profile: "Profile | None"
+) -> tuple[RunResult, Exception | None]:
     chosen = vars(options)
     names = [field.name for field in fields(MachineConfig)]
     config = MachineConfig(**{name: chosen[name] for name in names})
@@ -191,7 +217,7 @@ def _run_machine(options: argparse.Namespace) -> tuple[RunResult, Exception | No
         if config.serial.startswith("unix:"):
             remove = _socket_remover(config.serial.removeprefix("unix:"))
             stack.enter_context(Guardian(remove))
-        machine = stack.enter_context(Machine(config))
+        machine = stack.enter_context(Machine(config, profile))
         stack.enter_context(_keys_of_a_terminal(machine, options))
         stack.enter_context(_signals_stop(machine))
         for warning in () if options.quiet else machine.warnings:

@@ -9,10 +9,15 @@ from ..result_file import check_result_path, write_whole
 from .recorder import Profile
 
 
-def check_profile_path(path: str) -> None:
-    """Raises ConfigError now where `write_profile` would fail after the run."""
+def check_profile_path(path: str, result_path: str | None) -> None:
+    """Raises ConfigError now where `write_profile` would fail after the run.
+
+    `result_path` is where `--result` goes, which would be lost if it were the same.
+    """
     if _suffix(path) not in (".json", ".html"):
         raise ConfigError(f"profile: {path!r} ends neither in .json nor in .html")
+    if result_path and os.path.realpath(path) == os.path.realpath(result_path):
+        raise ConfigError(f"profile: {path!r} is where the result goes")
     check_result_path(path, "profile")
 
 
