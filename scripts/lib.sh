@@ -89,7 +89,11 @@ find_python() {
     die "no Python 3.11 or newer found; on Debian 12: apt-get install python3"
 }
 
-venv_stamp() { sha256sum "$root/pyproject.toml" "$root/scripts/lib.sh" | cut -c1-64; }
+# What the environment is made of, the compiled run loop included.
+venv_stamp() {
+    (cd "$root" && cat pyproject.toml setup.py scripts/lib.sh vmm/run_loop.c \
+        vmm/run_loop_build.py) | sha256sum | cut -c1-64
+}
 
 venv_is_current() {
     [ -x "$root/.venv/bin/python" ] && [ -f "$root/.venv/stamp" ] &&
@@ -117,6 +121,13 @@ fill_venv() {
         --editable "$root" "${requirements[@]}"
 }
 
+# need_compiler PYTHON: what the compiled run loop is built with. A Python that isn't
+# Debian's brings its headers, or the package goes without that loop.
+need_compiler() {
+    command -v cc >/dev/null || need_packages gcc libc6-dev
+    [[ $1 != /usr/bin/* ]] || need_packages python3-dev
+}
+
 # ensure_venv: .venv/ holds this package, editable, and the tools that the
 # tests need. The stamp is written last, so an interrupted run is taken up again.
 ensure_venv() {
@@ -127,6 +138,7 @@ ensure_venv() {
     if ! venv_is_current; then
         python=$(find_python)
         "$python" -I -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
+        need_compiler "$python"
         say "setting up .venv with $python (about 1 min)"
         run_logged "setting up .venv" "pyproject.toml's dependencies missing (no network?)" \
             fill_venv "$python"

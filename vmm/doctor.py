@@ -26,6 +26,7 @@ def _lines(report: HostReport) -> list[str]:
         f"KVM         {report.kind}{f' ({report.module})' if report.module else ''}: "
         f"{report.explanation}",
         f"{DEV_KVM}    {report.permission}",
+        f"run loop    {report.run_loop}",
     ]
     for title, names in (
         ("needed", REQUIRED_CAPABILITIES),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .errors import VmmError
+from .guest_entry import VARIABLE, entry_kind, why_not_compiled
 from .kvm import abi
 from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES, Kvm
 from .probe import runs_fwait
@@ -14,6 +15,8 @@ Kind = Literal["hardware", "pvm", "none"]
 
 # Used where they are there, and limits.
 OPTIONAL_CAPABILITIES: Final = {
+    "KVM_CAP_COALESCED_PIO": abi.KVM_CAP_COALESCED_PIO,
+    "KVM_CAP_IOEVENTFD": abi.KVM_CAP_IOEVENTFD,
     "KVM_CAP_BINARY_STATS_FD": abi.KVM_CAP_BINARY_STATS_FD,
     "KVM_CAP_X86_MSR_FILTER": abi.KVM_CAP_X86_MSR_FILTER,
     "KVM_CAP_TSC_DEADLINE_TIMER": abi.KVM_CAP_TSC_DEADLINE_TIMER,
@@ -33,6 +36,7 @@ class HostReport:
     explanation: str
     permission: str
     capabilities: dict[str, int]
+    run_loop: str
     problems: list[str]
 
 
@@ -90,6 +94,7 @@ def examine() -> HostReport:
         explanation=_EXPLANATIONS[kind],
         permission=_permission(),
         capabilities=capabilities,
+        run_loop=_run_loop(problems),
         problems=problems,
     )
 
@@ -102,6 +107,24 @@ _EXPLANATIONS: Final[dict[Kind, str]] = {
     "ones; 'scripts/with-kvm vmm run ...' runs any kernel in a software machine)",
     "none": "not usable, see below",
 }
+
+
+def _run_loop(problems: list[str]) -> str:
+    """Which run loop a machine would have, and why."""
+    try:
+        kind = entry_kind()
+    except VmmError as error:
+        problems.append(str(error))
+        return "none"
+    if kind == "compiled":
+        return "compiled: fast ports are served in C"
+    reason = why_not_compiled()
+    if not reason:
+        return f"python, as {VARIABLE} says"
+    return (
+        f"python: the compiled one was not built ({reason}); with a C compiler and "
+        "Python's headers, installing the package again builds it"
+    )
 
 
 def _permission() -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,3 +143,36 @@ def test_report_for_scripts_is_json(
     report = json.loads(capsys.readouterr().out)
     assert report["kind"] == "hardware"
     assert report["capabilities"]["KVM_CAP_IRQFD"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("", "compiled: fast ports are served in C"),
+        ("python", "python, as VMM_RUN_LOOP says"),
+    ],
+)
+def test_run_loop_is_told(
+    fake_host: Host, monkeypatch: pytest.MonkeyPatch, variable: str, told: str
+) -> None:
+    fake_host()
+    monkeypatch.setenv("VMM_RUN_LOOP", variable)
+    assert host.examine().run_loop == told
+
+
+def test_run_loop_that_was_not_built_is_told_with_the_remedy(
+    fake_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_host()
+    monkeypatch.setitem(sys.modules, "vmm._run_loop", None)
+    assert "not built" in host.examine().run_loop
+    assert "C compiler" in host.examine().run_loop
+    assert host.examine().problems == []
+
+
+def test_run_loop_that_cannot_be_is_a_problem(
+    fake_host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_host()
+    monkeypatch.setenv("VMM_RUN_LOOP", "rust")
+    assert "VMM_RUN_LOOP: 'rust'" in host.examine().problems[0]

@@ -1,0 +1,163 @@
+"""Each way out of a guest, and none: both run loops, posted writes, doorbells."""
+
+import threading
+
+import pytest
+from guests import DEADLINE, bare_machine
+
+from vmm import ExitReason
+from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
+from vmm.devices.doorbell import Doorbell
+from vmm.devices.fast_port import FastPort
+from vmm.devices.resources import (
+    MmioAddressConstraint,
+    PioAddressConstraint,
+    ResourceConstraint,
+)
+
+PORT = 0x500
+RUNG_PORT = PORT + 8
+MMIO_PAGE = 0xE800_0000
+PATHS = [("python", "0"), ("python", "1"), ("compiled", "0"), ("compiled", "1")]
+
+
+@pytest.fixture(params=PATHS, ids="-".join)
+def path(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """The run loop, and whether KVM collects writes, for the test's machines."""
+    loop, posts = request.param
+    monkeypatch.setenv("VMM_RUN_LOOP", loop)
+    monkeypatch.setenv("VMM_COALESCED_PIO", posts)
+    return loop, posts
+
+
+def test_polled_output_is_the_same_by_every_path(path: tuple[str, str]) -> None:
+    with bare_machine("hello", timeout=DEADLINE) as machine:
+        exits = machine.run().exits
+        assert machine.console.read() == b"hello from the bare guest\n"
+    fast, coalesced = exits["fast"] > 0, exits["coalesced"] > 0
+    assert (fast, coalesced) == (path[0] == "compiled", path[1] == "1")
+
+
+def test_interrupt_driven_echo_works_by_every_path(path: tuple[str, str]) -> None:
+    with bare_machine("echo", timeout=DEADLINE) as machine:
+        machine.start()
+        machine.console.expect("echo: ready\n", timeout=DEADLINE)
+        for word in ("one", "two", "three"):
+            machine.console.send(word)
+            machine.console.expect(word, timeout=DEADLINE)
+        machine.console.send("q")
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
+def test_output_of_a_guest_that_never_looks_is_seen(path: tuple[str, str]) -> None:
+    with bare_machine("blind", timeout=DEADLINE) as machine:
+        machine.start()
+        machine.console.expect("blind\n", timeout=DEADLINE)
+
+
+def test_flood_stops_by_every_path(path: tuple[str, str]) -> None:
+    with bare_machine("flood", serial_policy="drop", serial_buffer="4K") as machine:
+        machine.start()
+        machine.console.expect("flood\nflood\n", timeout=DEADLINE)
+        machine.stop()
+        assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+
+
+def test_restarted_guest_finds_everything_again(path: tuple[str, str]) -> None:
+    with bare_machine("hello", timeout=DEADLINE, on_reset="restart") as machine:
+        machine.start()
+        for _ in range(20):
+            machine.console.expect("hello from the bare guest\n", timeout=DEADLINE)
+
+
+def test_sink_without_room_loses_nothing_that_was_polled(
+    path: tuple[str, str],
+) -> None:
+    config = {"serial_buffer": 3, "serial_rate": 400}
+    with bare_machine("hello", timeout=DEADLINE, **config) as machine:
+        assert machine.run().reason is ExitReason.RESET
+        assert machine.console.read() == b"hello from the bare guest\n"
+
+
+# A user's devices
+
+
+class Answer(DeviceIo):
+    """Answers poll.S by a fast port."""
+
+    def __init__(self) -> None:
+        self.port = FastPort()
+        self.port.answer(ord("a"))
+        self.calls = 0
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [PioAddressConstraint.at(PORT, 1)]
+
+    def get_fast_ports(self) -> dict[int, FastPort]:
+        return {PORT: self.port}
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        self.calls += 1
+        data[0] = self.port.read() or 0
+
+
+def test_answer_of_a_users_device_changes_under_the_guests_eyes() -> None:
+    device = Answer()
+    with bare_machine("poll", timeout=DEADLINE) as machine:
+        machine.plug(device)
+        machine.start()
+        machine.console.expect("poll 61\n", timeout=DEADLINE)
+        device.port.answer(ord("b"))
+        machine.console.expect("poll 62\n", timeout=DEADLINE)
+        machine.unplug(device)
+        machine.console.expect("poll ff\n", timeout=DEADLINE)
+        device.port.answer(ord("q"))
+        machine.plug(device)
+        result = machine.wait(DEADLINE)
+    assert result.exits["fast"] > 0
+
+
+class Bells(DeviceIoMut):
+    """Two doorbells, and a port that tells how often they were rung."""
+
+    def __init__(self) -> None:
+        self.rings = 0
+        self.writes: list[bytes] = []
+        self.threads: set[str] = set()
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [
+            PioAddressConstraint.at(PORT, 2),
+            PioAddressConstraint.at(RUNG_PORT, 1),
+            MmioAddressConstraint.at(MMIO_PAGE, 0x1000),
+        ]
+
+    def get_doorbells(self) -> list[Doorbell]:
+        return [
+            Doorbell(base=PORT, size=2, value=7, is_pio=True, on_ring=self.ring),
+            Doorbell(base=MMIO_PAGE, size=4, on_ring=self.ring),
+        ]
+
+    def ring(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.rings += 1
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        data[0] = self.rings & 0xFF
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        self.writes.append(bytes(data))
+
+
+def test_doorbells_ring_without_an_exit() -> None:
+    device = Bells()
+    with bare_machine("bell", timeout=DEADLINE) as machine:
+        machine.plug(Locked(device))
+        result = machine.run()
+        assert machine.console.read() == b"bell done\n"
+    assert device.rings == 20
+    assert device.threads == {"vmm-events"}
+    assert device.writes == [b"\x08\x00"]
+    assert result.exits["mmio"] == 0
