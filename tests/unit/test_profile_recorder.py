@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 
 import pytest
-from fake_vcpu import fails, io, mmio, plain
+from fake_vcpu import FakeVcpu, fails, io, mmio, plain
 from profile_rig import ADDRESS, FIRST_NS, PORT, ProfileRig, Slow
 
 from vmm.devices.device_io import DeviceIoMut, Locked
@@ -115,6 +115,18 @@ def test_what_a_device_raises_passes_through(rig: ProfileRig) -> None:
         rig.recorder.pio_read(PORT, BYTE)
     assert rig.recorder.device_at_port(PORT) is device
     assert rig.recorder.device_at_address(ADDRESS) is device
+
+
+def test_several_vcpus_are_merged(rig: ProfileRig) -> None:
+    other = FakeVcpu()
+    other.index = 1
+    rig.plug(Slow(rig, 30))
+    second = rig.profile.vcpu(other, rig.bus, rig)
+    rig.recorder.pio_read(PORT, BYTE)
+    second.pio_read(PORT, BYTE)
+    assert rig.profile.tallies()[PORT_READ].accesses == 2
+    assert [seen.device_ns for seen in rig.profile.vcpus.values()] == [30, 30]
+    other.close()
 
 
 # Time

@@ -5,6 +5,7 @@ from html import escape
 
 
 def text(value: object) -> str:
+    """Anything as text, whoever wrote it: nothing in it is markup."""
     return escape(str(value), quote=True)
 
 
@@ -19,15 +20,17 @@ def duration(ns: float) -> str:
 
 
 def share(part: float, whole: float) -> float:
+    """Percent; 0 of nothing."""
     return 100 * part / whole if whole else 0.0
 
 
 def bar_cell(percent: float) -> str:
+    """A cell with a bar of that length."""
     return f'<td class="bar"><i style="width:{percent:.2f}%"></i></td>'
 
 
 def table(heads: Iterable[str], rows: Iterable[str], kind: str = "") -> str:
-    """`heads`: a leading "#" makes it a column of numbers."""
+    """`rows` are cells; a "#" before a head makes it one of numbers."""
     cells = "".join(
         f'<th class="n">{text(head[1:])}</th>'
         if head.startswith("#")
@@ -42,8 +45,10 @@ def table(heads: Iterable[str], rows: Iterable[str], kind: str = "") -> str:
 
 
 def number_cell(value: int) -> str:
+    """A cell with a count."""
     return f'<td class="n">{value:,}</td>'
 
 
 def time_cell(ns: float) -> str:
+    """A cell with a duration."""
     return f'<td class="n">{duration(ns)}</td>'

@@ -19,7 +19,7 @@ from .vcpu import MAX_PLACES, Tally, VcpuProfile
 SHOWN_GAPS: Final = 15
 SHOWN_PLACES: Final = 100
 _KINDS: Final = {
-    "intr": "intr: no exit of the guest's, a signal",
+    "intr": "intr: KVM_RUN was left for a signal of ours",
     "coalesced": "coalesced: writes that KVM collected, without an exit",
     "fast": "fast: of io, served in C",
 }
@@ -200,7 +200,8 @@ def _notes(profile: Profile) -> str:
         if count and name in _LEFT_OUT
     ]
     items = (
-        "A line begins when the UART hands its first byte to the console.",
+        "A line begins when the UART hands its first byte to the console. A write that "
+        "KVM collected reaches the UART with the guest's next exit, or some 20 ms later.",
         "Recording adds some microseconds to an exit: compare what is here with each "
         "other, not with a run that isn't recorded.",
         *([f"Left out: {', '.join(missing)}."] if missing else []),

@@ -39,6 +39,7 @@ class Scale:
 
 
 def timeline_strip(profile: Profile, ranked: list[Gap], scale: Scale) -> str:
+    """Lines, gaps and boots over the time of the whole run."""
     marks = [
         *_columns(profile.timeline.lines, scale),
         *(_gap_mark(rank, gap, scale) for rank, gap in enumerate(ranked, start=1)),
