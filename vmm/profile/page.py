@@ -200,8 +200,9 @@ def _notes(profile: Profile) -> str:
         if count and name in _LEFT_OUT
     ]
     items = (
-        "A line begins when the UART hands its first byte to the console. A write that "
-        "KVM collected reaches the UART with the guest's next exit, or some 20 ms later.",
+        "A line begins when the UART hands its first byte to the console.",
+        "A write that KVM has collected reaches its device with the guest's next "
+        "exit, or some 20 ms later.",
         "Recording adds some microseconds to an exit: compare what is here with each "
         "other, not with a run that isn't recorded.",
         *([f"Left out: {', '.join(missing)}."] if missing else []),

@@ -53,7 +53,7 @@ def timeline_strip(profile: Profile, ranked: list[Gap], scale: Scale) -> str:
     return (
         "<h2>Boot timeline</h2>\n"
         f'<div class="strip">{"".join(marks)}</div>\n<div class="axis">{ticks}</div>\n'
-        '<p class="note">Dark: console lines, the higher the more. Orange: the '
+        '<p class="note">Bars: console lines, the higher the more. Orange: the '
         "slowest gaps between them, with the numbers of the table.</p>\n"
     )
 
