@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from scripts.with_kvm.host_kvm import Kind, host_kvm
 from vmm.errors import VmmError
 
-from . import boot, exits, plot, startup, variants
+from . import boot, exits, plot, startup
 from .errors import BenchError
 from .host import this_host
 from .report import as_json, as_text
@@ -163,7 +163,6 @@ def bench(arguments: Sequence[str] | None) -> None:
             f"{found.reason}; scripts/with-kvm scripts/bench ... brings one"
         )
     build_guests(options.measures, found.kind)
-    variants.clean_environment()
     try:
         measured = run_rounds(
             jobs(options.measures, found.kind), options.rounds, show_progress
@@ -175,7 +174,6 @@ def bench(arguments: Sequence[str] | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; return the exit code: 0, 1 failed, 2 bad usage, 128 + n for signal n."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         bench(arguments)
     except KeyboardInterrupt:
@@ -191,4 +189,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     sys.exit(main())

@@ -35,6 +35,19 @@ class Command:
     environment: Mapping[str, str]
 
 
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return our environment without what would change vmm.
+
+    PYTHONPATH finds it by another way than a user does, and under
+    PYTHONDONTWRITEBYTECODE it is compiled at each start.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(("VMM_", "PYTHON"))
+    }
+
+
 @contextmanager
 def started(
     command: Command, folder: Path, stdout: int | IO[bytes]
@@ -48,7 +61,7 @@ def started(
             process = subprocess.Popen(
                 command.argv,
                 cwd=folder,
-                env=os.environ | command.environment,
+                env={**inherited(os.environ), **command.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=errors,

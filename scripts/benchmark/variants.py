@@ -7,7 +7,6 @@ does not use.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -138,13 +137,3 @@ def exits_of(folder: Path) -> dict[str, int]:
         raise NotMeasured(complaint(None, folder))
     exits: dict[str, int] = result["exits"]
     return exits
-
-
-def clean_environment() -> None:
-    """Take out of our environment, which children inherit, what would change vmm.
-
-    PYTHONPATH finds it by another way than a user does, and under
-    PYTHONDONTWRITEBYTECODE it is compiled at each start.
-    """
-    for name in [name for name in os.environ if name.startswith(("VMM_", "PYTHON"))]:
-        del os.environ[name]

@@ -1,0 +1,33 @@
+"""scripts/bench with real guests: that it measures, not what."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from guests import DEADLINE
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_bench_measures_every_access_in_every_variant_of_ours(tmp_path: Path) -> None:
+    results = tmp_path / "bench.json"
+    done = subprocess.run(
+        [ROOT / "scripts/bench", "exits", "--rounds", "1", "--json", results],
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE,
+    )
+    assert done.returncode == 0, done.stderr
+    contents = json.loads(results.read_text())
+    assert {"kind", "cpu", "kernel", "date", "python", "qemu"} <= set(contents["host"])
+    measured = {(row["measure"], row["variant"]) for row in contents["rows"]}
+    assert measured >= {
+        (measure, variant)
+        for measure in ("thr-write", "lsr-read", "mix")
+        for variant in ("c", "python")
+    }
+    for row in contents["rows"]:
+        assert row["median"] > 0
+        assert row["unit"] == "ns"
+        assert set(row["ratio"]) == {"c", "qemu"}
+        assert row["ratio"]["c"] > 0

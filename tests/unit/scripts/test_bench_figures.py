@@ -1,0 +1,62 @@
+"""scripts/bench: figures from what guests print and the kernel tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from scripts.benchmark.exits import access_ns
+from scripts.benchmark.host import this_host
+from scripts.benchmark.startup import private_kb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RAM = 128 << 20
+SMAPS = """\
+00400000-00401000 r-xp 00000000 08:01 42                         /usr/bin/vmm
+Size:                  4 kB
+Private_Clean:         4 kB
+Private_Dirty:         0 kB
+7f0000000000-7f0008000000 rw-s 00000000 00:01 7                  /dev/zero (deleted)
+Size:             131072 kB
+Shared_Dirty:          0 kB
+Private_Clean:         0 kB
+Private_Dirty:       512 kB
+7f0008000000-7f0008100000 rw-p 00000000 00:00 0
+Shared_Clean:         64 kB
+Private_Clean:         1 kB
+Private_Dirty:        20 kB
+Private_Hugetlb:       2 kB
+"""
+
+
+def test_an_access_takes_cycles_over_accesses_at_the_rate_of_the_tsc() -> None:
+    output = b"....\nbench 0000000000002710 0000000a\n"  # 10,000 cycles, 10 accesses
+    assert access_ns(output, tsc_khz=2_000_000) == 500
+
+
+def test_the_last_line_counts() -> None:
+    lines = b"\nbench 0000000000000001 00000001\n.\nbench 0000000000000002 00000001\n"
+    assert access_ns(lines, tsc_khz=1_000_000) == 2
+
+
+@pytest.mark.parametrize("output", [b"", b"....", b"\nbench 0000000000002710 "])
+def test_an_unfinished_guest_gives_no_figure(output: bytes) -> None:
+    assert access_ns(output, tsc_khz=1) is None
+
+
+def test_private_memory_is_all_but_the_mapping_of_the_size_of_ram() -> None:
+    assert private_kb(SMAPS, RAM) == 4 + 1 + 20 + 2
+
+
+def test_private_memory_of_larger_ram_counts_the_smaller_mapping() -> None:
+    assert private_kb(SMAPS, 2 * RAM) == 4 + 512 + 1 + 20 + 2
+
+
+def test_the_host_names_its_processor(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nmodel name\t: A: fast\nmodel name\t: A: fast\n")
+    host = this_host("pvm", str(cpuinfo))
+    assert (host.kind, host.cpu, host.cpus) == ("pvm", "A: fast", 2)
