@@ -29,7 +29,8 @@ TITLES: Final = exits.MEASURES | {
     "boot-verbose": "process start to init, all messages on ttyS0",
     "boot-quiet": "process start to init, with `quiet`",
     "first-run": "process start to first KVM_RUN",
-    "private-memory": "private memory beyond guest RAM",
+    "private-dirty": "memory beyond guest RAM that is written to and private",
+    "resident": "memory beyond guest RAM that is resident",
 }
 EXIT_USAGE: Final = 2
 DESCRIPTION: Final = """\
@@ -41,7 +42,7 @@ measures:
             polled output), by the guest's own clock
   boot      from process start to the first line of init: Debian's cloud kernel,
             on PVM our tiny one
-  startup   from process start to the first KVM_RUN; private memory beyond guest RAM
+  startup   from process start to the first KVM_RUN; memory beyond guest RAM
   (none)    all of these
 
 variants:

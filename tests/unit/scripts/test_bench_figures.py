@@ -8,7 +8,7 @@ import pytest
 
 from scripts.benchmark.exits import access_ns
 from scripts.benchmark.host import this_host
-from scripts.benchmark.startup import private_kb
+from scripts.benchmark.startup import DIRTY, RESIDENT, own_kb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,14 +17,17 @@ RAM = 128 << 20
 SMAPS = """\
 00400000-00401000 r-xp 00000000 08:01 42                         /usr/bin/vmm
 Size:                  4 kB
+Rss:                   4 kB
 Private_Clean:         4 kB
 Private_Dirty:         0 kB
 7f0000000000-7f0008000000 rw-s 00000000 00:01 7                  /dev/zero (deleted)
 Size:             131072 kB
+Rss:                 512 kB
 Shared_Dirty:          0 kB
 Private_Clean:         0 kB
 Private_Dirty:       512 kB
 7f0008000000-7f0008100000 rw-p 00000000 00:00 0
+Rss:                  85 kB
 Shared_Clean:         64 kB
 Private_Clean:         1 kB
 Private_Dirty:        20 kB
@@ -47,12 +50,16 @@ def test_an_unfinished_guest_gives_no_figure(output: bytes) -> None:
     assert access_ns(output, tsc_khz=1) is None
 
 
-def test_private_memory_is_all_but_the_mapping_of_the_size_of_ram() -> None:
-    assert private_kb(SMAPS, RAM) == 4 + 1 + 20 + 2
+def test_memory_of_the_guest_does_not_count() -> None:
+    assert own_kb(SMAPS, RAM, DIRTY) == 20 + 2
 
 
-def test_private_memory_of_larger_ram_counts_the_smaller_mapping() -> None:
-    assert private_kb(SMAPS, 2 * RAM) == 4 + 512 + 1 + 20 + 2
+def test_a_mapping_smaller_than_ram_counts() -> None:
+    assert own_kb(SMAPS, 2 * RAM, DIRTY) == 512 + 20 + 2
+
+
+def test_resident_memory_is_clean_and_dirty_and_of_huge_pages() -> None:
+    assert own_kb(SMAPS, RAM, RESIDENT) == 4 + 85 + 2
 
 
 def test_the_host_names_its_processor(tmp_path: Path) -> None:
