@@ -6,13 +6,12 @@ cuts them again when the device is unplugged. All resources are exclusive.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from .cmos_rtc import CmosRtc
 from .device_io import DeviceIo
 from .fast_port import FastPort
 from .i8042 import I8042Device
-from .pl031 import Rtc
 from .resources import (
     DeviceResources,
     LegacyIrqConstraint,
@@ -21,6 +20,9 @@ from .resources import (
     ResourceConstraint,
 )
 from .trigger import InterruptLine, Trigger
+
+if TYPE_CHECKING:  # a PC has none
+    from .pl031 import Rtc
 
 COM1: Final = 0x3F8
 RTC_MMIO_SIZE: Final = 0x1000
@@ -160,7 +162,7 @@ class RtcMmio(_Adapter):
 
     def __init__(
         self,
-        rtc: Rtc,
+        rtc: "Rtc",
         line: InterruptLine,
         *,
         base: int | None = None,

@@ -118,7 +118,7 @@ fill_venv() {
     # Debian 12's pip knows no --group, so the group is read here.
     mapfile -t requirements < <(dev_requirements)
     "$root/.venv/bin/python" -I -m pip install --disable-pip-version-check \
-        --editable "$root" "${requirements[@]}"
+        --editable "$root" --config-settings editable_mode=compat "${requirements[@]}"
 }
 
 # need_compiler PYTHON: what the compiled run loop is built with. A Python that isn't

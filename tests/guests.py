@@ -16,7 +16,7 @@ DEADLINE = int(os.environ.get("VMM_TEST_DEADLINE", "120"))
 
 def built(name: str) -> Path:
     """An image that scripts/build-guest makes. A missing one is a failure."""
-    path = BUILD_DIR / name
+    path = Path(BUILD_DIR, name)
     if not path.exists():
         pytest.fail(f"{path} is not built: run scripts/build-guest all")
     return path

@@ -3,36 +3,15 @@
 import argparse
 import os
 import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields
-from types import FrameType
-from typing import TYPE_CHECKING, Final, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from . import __version__
-from .config import DEFAULT_CMDLINE, MachineConfig
+from .config import DEFAULT_CMDLINE
 from .devices.errors import DeviceError
 from .errors import VmmError
-from .guardian import Guardian
-from .machine import Machine
-from .result import ExitReason, RunResult
-from .result_file import check_result_path, write_result
-from .terminal import HELP, EscapeFilter, in_foreground, raw_terminal
-
-if TYPE_CHECKING:
-    from .profile.recorder import Profile
-
-_OUTCOMES: Final = {
-    ExitReason.RESET: "the guest reset",
-    ExitReason.POWEROFF: "the guest powered off",
-    ExitReason.EXITED: "the guest's command has ended",
-    ExitReason.CRASH: "the guest crashed",
-    ExitReason.PANIC: "the guest panicked",
-    ExitReason.HANG: "the guest hangs",
-    ExitReason.TIMEOUT: "timed out",
-    ExitReason.STOPPED: "stopped",
-}
+from .messages import say, show_traceback
+from .terminal import in_foreground
 
 
 class _Parser(argparse.ArgumentParser):
@@ -135,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from .doctor import run_doctor
 
             return run_doctor(options.json)
-        return _run(options)
+        from .run_command import run
+
+        return run(options)
     except (VmmError, DeviceError) as error:
         return _report(error, options.debug)
     except KeyboardInterrupt:
@@ -145,152 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception, debug: bool) -> int:
-    _debug(error, debug)
+    if debug:
+        show_traceback(error)
     known = isinstance(error, (VmmError, DeviceError))
     name = "" if known else f"{type(error).__name__}: "
-    _say(f"error: {name}{' '.join(str(error).split())}")
+    say(f"error: {name}{' '.join(str(error).split())}")
     return getattr(error, "exit_code", 1)
-
-
-def _debug(error: Exception | None, wanted: bool) -> None:
-    if wanted and error is not None:
-        import traceback
-
-        traceback.print_exception(error)
-
-
-def _say(message: str) -> None:
-    """A line on stderr."""
-    try:
-        print(f"vmm: {message}", file=sys.stderr, flush=True)
-    except OSError:  # nobody listens any more
-        return
-
-
-def _run(options: argparse.Namespace) -> int:
-    path = options.result
-    if path is not None:
-        check_result_path(path)
-    profile = _new_profile(options)
-    try:
-        result, error = _run_machine(options, profile)
-    except Exception as failure:
-        if path is not None:
-            code = getattr(failure, "exit_code", 1)
-            write_result(path, RunResult(ExitReason.ERROR, code, detail=str(failure)))
-        raise
-    if path is not None:
-        write_result(path, result)
-    if profile is not None:
-        from .profile.report import write_profile
-
-        write_profile(options.profile, profile, result)
-    if result.reason is ExitReason.ERROR:
-        _debug(error, options.debug)
-        _say(f"error: {result.detail}")
-    elif not options.quiet:
-        detail = f": {result.detail}" if result.detail else ""
-        _say(f"{_OUTCOMES[result.reason]}{detail} ({result.wall_s:.2f} s)")
-        if result.console_dropped:
-            _say(f"{result.console_dropped} bytes of console output were dropped")
-    return result.exit_code
-
-
-def _new_profile(options: argparse.Namespace) -> "Profile | None":
-    if options.profile is None:
-        return None
-    from .profile.recorder import Profile
-    from .profile.report import check_profile_path
-
-    check_profile_path(options.profile, options.result)
-    return Profile()
-
-
-def _run_machine(
-    options: argparse.Namespace, profile: "Profile | None"
-) -> tuple[RunResult, Exception | None]:
-    chosen = vars(options)
-    names = [field.name for field in fields(MachineConfig)]
-    config = MachineConfig(**{name: chosen[name] for name in names})
-    with ExitStack() as stack:
-        # Guardians fork: before any thread starts, and before what they guard.
-        if config.serial.startswith("unix:"):
-            remove = _socket_remover(config.serial.removeprefix("unix:"))
-            stack.enter_context(Guardian(remove))
-        machine = stack.enter_context(Machine(config, profile))
-        stack.enter_context(_keys_of_a_terminal(machine, options))
-        stack.enter_context(_signals_stop(machine))
-        for warning in () if options.quiet else machine.warnings:
-            _say(f"warning: {warning}")
-        machine.start()
-        result = _wait(machine, options.quiet)
-    return result, machine.error
-
-
-@contextmanager
-def _keys_of_a_terminal(
-    machine: Machine, options: argparse.Namespace
-) -> Iterator[None]:
-    """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
-    with ExitStack() as stack:
-        if options.serial == "stdio" and stack.enter_context(raw_terminal(0)):
-            machine.console.input_filter = EscapeFilter(
-                on_quit=lambda: machine.stop("Ctrl-A x"),
-                on_help=lambda: print(HELP, end="", file=sys.stderr, flush=True),
-            )
-            if not options.quiet:
-                _say("Ctrl-A x quits, Ctrl-A h helps")
-        yield
-
-
-def _socket_remover(path: str) -> Callable[[], None]:
-    """What removes the socket that is going to be made at `path`, and no other."""
-
-    def identity() -> tuple[int, int] | None:
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return None
-        return status.st_ino, status.st_ctime_ns
-
-    before = identity()
-
-    def remove() -> None:
-        if identity() not in (before, None):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-
-    return remove
-
-
-@contextmanager
-def _signals_stop(machine: Machine) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP end the run in good order."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for other in numbers:  # a second one must not come into the first's locks
-            signal.signal(other, signal.SIG_IGN)
-        machine.stop(signal.Signals(number).name, exit_code=128 + number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _wait(machine: Machine, quiet: bool) -> RunResult:
-    try:
-        return machine.wait(None if quiet else machine.silence_s)
-    except TimeoutError:
-        if machine.console.first_output_ns is None:
-            _say(
-                f"the guest has printed nothing for {machine.silence_s} s: "
-                "is console=ttyS0 missing from its command line?"
-            )
-        return machine.wait()
 
 
 def _open_standard_streams() -> None:

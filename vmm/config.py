@@ -3,7 +3,6 @@
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
@@ -14,7 +13,9 @@ MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
 CPUS_MAX: Final = 32
 
 # Where scripts/build-guest puts its results, when we run from a checkout.
-BUILD_DIR: Final = Path(__file__).resolve().parent.parent / "guest" / "build"
+BUILD_DIR: Final = os.path.join(
+    os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "guest", "build"
+)
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE: Final = re.compile(r"(\d{1,20})([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
@@ -97,8 +98,9 @@ class MachineConfig:
         """Kernel and initrd. Raises ConfigError if the tiny guest isn't built."""
         if self.kernel is not None:
             return self.kernel, self.initrd
-        kernel, initrd = BUILD_DIR / "vmlinux-tiny", BUILD_DIR / "initramfs-tiny.cpio"
-        if not kernel.exists() or not initrd.exists():
+        kernel = os.path.join(BUILD_DIR, "vmlinux-tiny")
+        initrd = os.path.join(BUILD_DIR, "initramfs-tiny.cpio")
+        if not os.path.exists(kernel) or not os.path.exists(initrd):
             raise ConfigError(
                 "kernel: none was given and the tiny guest isn't built: pass --kernel, "
                 "or run scripts/build-guest in a checkout"

@@ -17,7 +17,6 @@ from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 from .event_loop import EventLoop
 from .panic_watch import PanicWatch
 from .result import RunResult
-from .unix_endpoint import UnixEndpoint
 
 # Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So
 # output is collected: shortly at first, which nobody sees, longer as it goes on.
@@ -64,6 +63,8 @@ class Console(SerialEvents):
         self._on_failure = on_failure
         self._panic = PanicWatch()
         self.first_output_ns: int | None = None
+        self.mid_line = False
+        """Whether the last byte that an endpoint took was no newline."""
         self.input_filter: Callable[[bytes], bytes] = bytes
         self._serial: Serial | None = None
         self._capture = CaptureEndpoint(lambda: loop.call_soon(self.endpoint_ready))
@@ -110,6 +111,8 @@ class Console(SerialEvents):
         if kind == "null":
             return NullEndpoint()
         if kind == "unix":
+            from .unix_endpoint import UnixEndpoint  # most runs have none
+
             endpoint = UnixEndpoint(self._loop, self, path)
         elif kind == "file":
             fd = open_output_file(path)
@@ -162,6 +165,8 @@ class Console(SerialEvents):
                 self._endpoint = NullEndpoint()
                 continue
             self._panic.feed(data[:taken])
+            if taken:
+                self.mid_line = data[taken - 1] != ord("\n")
             self.sink.consume(taken)
             self._stalled = taken < len(data)
             if self._stalled:

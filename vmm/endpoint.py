@@ -6,7 +6,6 @@ All methods are called on the event loop's thread, but for construction and
 
 import os
 import select
-import socket
 import stat
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -183,6 +182,8 @@ def _own_writer(fd: int) -> tuple[int, Callable[[int, bytes], int]]:
 
 def send_nonblocking(fd: int, data: bytes) -> int:
     """send(2) on a socket with MSG_DONTWAIT. Raises OSError."""
+    import socket  # most runs have none
+
     peer = socket.socket(fileno=fd)
     try:
         return peer.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

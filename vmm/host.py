@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 
 from .errors import VmmError
@@ -23,7 +22,7 @@ OPTIONAL_CAPABILITIES: Final = {
     "KVM_CAP_MAX_VCPUS": abi.KVM_CAP_MAX_VCPUS,
     "KVM_CAP_NR_MEMSLOTS": abi.KVM_CAP_NR_MEMSLOTS,
 }
-_MODULES: Final = Path("/sys/module")
+_MODULES: Final = "/sys/module"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class HostReport:
 def kvm_module() -> str:
     """The module that provides /dev/kvm: kvm_intel, kvm_amd, kvm_pvm or ""."""
     for name in ("kvm_pvm", "kvm_intel", "kvm_amd"):
-        if (_MODULES / name).exists():
+        if os.path.exists(os.path.join(_MODULES, name)):
             return name
     return ""
 

@@ -199,7 +199,12 @@ class Machine:
             self._profile.power_on()
         self.console.power_on()
         return PowerCycle(
-            self._host, self._memory, self._boot, self._devices, self._control
+            self._host,
+            self._memory,
+            self._boot,
+            self._devices,
+            self._control,
+            self._profile,
         )
 
     def _main(self) -> None:

@@ -3,14 +3,14 @@
 import os
 import threading
 from contextlib import ExitStack
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .boot import layout
 from .boot.cpu_state import set_boot_cpu, set_boot_msrs
 from .boot.cpuid import GuestCpuid
 from .boot.linux import LinuxBoot
 from .device_manager import DeviceManager
-from .guest_entry import Kind, entry_kind, new_entry
+from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
 from .kvm.abi import (
     KVM_CAP_BINARY_STATS_FD,
     KVM_CAP_COALESCED_MMIO,
@@ -23,7 +23,10 @@ from .memory import GuestMemory
 from .quirks import Quirks
 from .result import ExitReason
 from .run_control import End, RunControl
-from .run_loop import RunLoop
+from .run_loop import Bus, RunLoop
+
+if TYPE_CHECKING:  # a run without a profile doesn't import it
+    from .profile.recorder import Profile
 
 # 0 does without it, to measure what it is worth.
 COALESCED_PIO: Final = "VMM_COALESCED_PIO"
@@ -69,6 +72,7 @@ class PowerCycle:
         boot: LinuxBoot,
         devices: DeviceManager,
         control: RunControl,
+        profile: "Profile | None" = None,
     ) -> None:
         kvm, quirks = host.kvm, host.quirks
         with ExitStack() as stack:
@@ -89,8 +93,11 @@ class PowerCycle:
                 if host.posts:
                     vcpu.take_posted(kvm.check_extension(KVM_CAP_COALESCED_MMIO))
                 rescue = quirks.rescue(vcpu, memory)
-                bus = devices.io_manager
-                entry = new_entry(host.entry, vcpu, bus)
+                bus: Bus = devices.io_manager
+                if profile is None:
+                    entry: Entry = new_entry(host.entry, vcpu, devices.io_manager)
+                else:
+                    bus = entry = profile.vcpu(vcpu, bus, PythonEntry())
                 self._loops.append(RunLoop(vcpu, memory, bus, control, rescue, entry))
             stack.callback(devices.power_off)
             devices.power_on(vm)

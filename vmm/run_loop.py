@@ -4,10 +4,9 @@ Source: KVM API section 5, "The kvm_run structure".
 """
 
 from struct import Struct
-from typing import Final
+from typing import Final, Protocol
 
-from .devices.device_io import Locked
-from .devices.io_manager import IoManager
+from .devices.device_io import DeviceIo, Locked
 from .errors import KvmError
 from .exit_detail import describe_exit
 from .guest_entry import Entry, PythonEntry
@@ -42,6 +41,17 @@ _SYSTEM_EVENTS: Final = {
 }
 
 
+class Bus(Protocol):
+    """What a run loop wants of an IoManager."""
+
+    def pio_read(self, port: int, data: memoryview) -> None: ...
+    def pio_write(self, port: int, data: memoryview) -> None: ...
+    def mmio_read(self, address: int, data: memoryview) -> None: ...
+    def mmio_write(self, address: int, data: memoryview) -> None: ...
+    def device_at_port(self, port: int) -> DeviceIo | None: ...
+    def device_at_address(self, address: int) -> DeviceIo | None: ...
+
+
 class RunLoop:
     """Runs one vCPU on the calling thread until its RunControl has an end.
 
@@ -54,7 +64,7 @@ class RunLoop:
         self,
         vcpu: Vcpu,
         memory: GuestMemory,
-        io_manager: IoManager,
+        io_manager: Bus,
         control: RunControl,
         rescue: Rescue | None = None,
         entry: Entry | None = None,

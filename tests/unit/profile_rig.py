@@ -37,6 +37,8 @@ class Slow(DeviceIo):
 class ProfileRig:
     """A profiled machine with one vCPU, and a clock that stands still by itself."""
 
+    served = collected = 0
+
     def __init__(self) -> None:
         self.now_ns = FIRST_NS
         self.profile = Profile(lambda: self.now_ns)

@@ -11,7 +11,8 @@ import pytest
 from kernel_images import MIB, bzimage
 
 import vmm
-from vmm.cli import _socket_remover, main
+from vmm.cli import main
+from vmm.run_command import _socket_remover
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from ..guest_entry import Entry
 from ..kvm.vcpu import Vcpu
+from ..run_loop import Bus
 from .timeline import ConsoleTimeline, Mark
-from .vcpu import Bus, Entry, Place, Tally, VcpuProfile
+from .vcpu import Place, Tally, VcpuProfile
 
 MAX_BOOTS: Final = 1000  # a guest must not make us grow, however often it boots
 

@@ -7,15 +7,17 @@ without a profile has none of this in its way.
 import heapq
 from collections.abc import Callable
 from struct import Struct
-from typing import Final, NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from ..devices.device_io import DeviceIo, Locked
+from ..guest_entry import Entry
 from ..kvm.abi import (
     KVM_EXIT_IO,
     KVM_EXIT_MMIO,
     KVM_RUN_EXIT_REASON,
     KVM_RUN_UNION,
 )
+from ..run_loop import Bus
 
 # A guest must not make us grow, whatever it touches.
 MAX_PLACES: Final = 1024
@@ -29,23 +31,6 @@ _EXIT_MMIO: Final = Struct("<Q12xB").unpack_from
 # The bus's method, the port or MMIO page, and whose it is. A plain tuple, for
 # one is made per access. Address None: places that came after the first MAX_PLACES.
 _Key: TypeAlias = tuple[str, int | None, DeviceIo | None]
-
-
-class Entry(Protocol):
-    """How a run loop enters the guest."""
-
-    def enter(self, fd: int, request: int, argument: int, /) -> object: ...
-
-
-class Bus(Protocol):
-    """What a run loop wants of an IoManager."""
-
-    def pio_read(self, port: int, data: memoryview) -> None: ...
-    def pio_write(self, port: int, data: memoryview) -> None: ...
-    def mmio_read(self, address: int, data: memoryview) -> None: ...
-    def mmio_write(self, address: int, data: memoryview) -> None: ...
-    def device_at_port(self, port: int) -> DeviceIo | None: ...
-    def device_at_address(self, address: int) -> DeviceIo | None: ...
 
 
 class Place(NamedTuple):
