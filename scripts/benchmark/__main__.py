@@ -50,7 +50,8 @@ variants:
   compiled  vmm with its compiled run loop, coalesced port I/O off
   python    vmm with its Python run loop, coalesced port I/O off
   all       vmm as it comes: compiled loop, coalesced port I/O
-  qemu      QEMU microvm, if qemu-system-x86_64 is on PATH
+  qemu      QEMU microvm, if qemu-system-x86_64 is on PATH; with an RTC, without
+            which Linux boots slower: qemu-default (boot only)
   lkvm      kvmtool, if lkvm is on PATH (boot only)
 """
 EPILOG: Final = """\

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Final
 from .children import NotMeasured, end_in_good_order, started, wait_for
 from .rounds import Job, Sample
 from .tools import ROOT
-from .variants import OURS, Guest, command, exits_of
+from .variants import OURS, QEMU_MACHINES, Guest, command, exits_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from scripts.with_kvm.host_kvm import Kind
 
-VARIANTS: Final = (*OURS, "qemu", "lkvm")
+VARIANTS: Final = (*OURS, *QEMU_MACHINES, "lkvm")
 CMDLINES: Final = {
     "boot-verbose": "console=ttyS0 reboot=k panic=-1",
     "boot-quiet": "console=ttyS0 reboot=k panic=-1 quiet",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 NOT_MEASURED: Final = "not measured"
 _HEADER: Final = ("variant", "median", "spread", "/ c", "/ qemu", "exits")
-_LINE: Final = "  {:<10} {:>12}  {:>23}  {:>6}  {:>6}  {:>9}"
+_LINE: Final = "  {:<13} {:>12}  {:>23}  {:>6}  {:>6}  {:>9}"
 
 
 def as_json(
