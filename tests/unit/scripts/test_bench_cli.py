@@ -11,6 +11,7 @@ from scripts.benchmark.__main__ import TITLES, main, parse
 from scripts.benchmark.host import Host
 from scripts.benchmark.report import as_json, as_text
 from scripts.benchmark.summary import Row
+from scripts.with_kvm.host_kvm import HostKvm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +59,15 @@ def test_plot_without_matplotlib_names_the_remedy(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["--plot", str(tmp_path / "x.png")]) == 2
     assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_without_kvm_the_remedy_is_with_kvm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = HostKvm("none", "no usable /dev/kvm: No such file or directory")
+    monkeypatch.setattr("scripts.benchmark.__main__.host_kvm", lambda: none)
+    assert main(["exits"]) == 2
+    assert "No such file or directory; scripts/with-kvm" in capsys.readouterr().err
 
 
 def test_without_a_measure_all_are_measured() -> None:
