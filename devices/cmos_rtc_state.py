@@ -1,17 +1,16 @@
 """CmosRtcState: all of a CmosRtc, ready for JSON."""
 
-from dataclasses import dataclass
 from typing import Final
 
 from .errors import InvalidState
+from .record import Record
 
 CMOS_SIZE: Final = 128
 FIRST_NS: Final = -62_167_219_200_000_000_000  # the year 0
 END_NS: Final = 253_402_300_800_000_000_000  # the year 10,000
 
 
-@dataclass(frozen=True, kw_only=True)
-class CmosRtcState:
+class CmosRtcState(Record, kw_only=True):
     """What `CmosRtc.state()` saves and `restore` takes.
 
     It survives ``CmosRtcState(**json.loads(json.dumps(asdict(state))))``

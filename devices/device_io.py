@@ -7,7 +7,6 @@ device that would rather not think of threads derives from
 """
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .resources import DeviceResources
@@ -148,7 +147,7 @@ class Locked(DeviceIo):
     def get_doorbells(self) -> "Sequence[Doorbell]":
         with self.lock:
             bells = self.device.get_doorbells()
-        return [replace(bell, on_ring=self._locked(bell.on_ring)) for bell in bells]
+        return [bell.replace(on_ring=self._locked(bell.on_ring)) for bell in bells]
 
     def _locked(self, ring: "Callable[[], None]") -> "Callable[[], None]":
         def locked() -> None:

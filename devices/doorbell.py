@@ -1,15 +1,14 @@
 """Doorbell: a write that only says "look here", which KVM can signal by itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from .errors import InvalidRange
+from .record import Record
 
 SIZES = (1, 2, 4, 8)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Doorbell:
+class Doorbell(Record, kw_only=True):
     """Writes of `size` bytes at `base`, a port or a guest physical address.
 
     With a `value` only writes of that value ring. While a VMM has handed it to

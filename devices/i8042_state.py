@@ -1,17 +1,16 @@
 """I8042State: all of a controller and its keyboard, ready for JSON."""
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from .errors import InvalidState
 from .keyboard import KeyboardState
+from .record import Record, field
 
 MAX_RESPONSES: Final = 16  # that a guest may leave unread
 FROM_CONTROLLER, FROM_KEYBOARD, FROM_AUX, FROM_AUX_TIMEOUT = range(4)
 
 
-@dataclass(frozen=True, kw_only=True)
-class I8042State:
+class I8042State(Record, kw_only=True):
     """What `I8042Device.state()` saves and `restore` takes.
 
     It survives ``I8042State(**json.loads(json.dumps(asdict(state))))``

@@ -7,10 +7,10 @@ Source: IBM PS/2 Hardware Interface Technical Reference, Keyboards.
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from .errors import InvalidState
+from .record import Record
 
 KBD_CMD_SETLEDS: Final = 0xED
 KBD_CMD_ECHO: Final = 0xEE
@@ -37,8 +37,7 @@ MAX_REPLIES: Final = 3  # to one command
 _TAKES_PARAMETER: Final = (KBD_CMD_SETLEDS, KBD_CMD_SCANSET, KBD_CMD_SETREP)
 
 
-@dataclass(frozen=True, kw_only=True)
-class KeyboardState:
+class KeyboardState(Record, kw_only=True):
     """All of a keyboard; raises InvalidState for what no keyboard could be in."""
 
     replies: tuple[int, ...] = ()

@@ -7,10 +7,10 @@ VMM has: ports, MMIO, memory addresses, legacy IRQs, MSIs and memory slots.
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from .errors import Exhausted, InvalidRange, ResourceError, UnknownResource
+from .record import Record
 from .resources import (
     PIO_END,
     DeviceResources,
@@ -38,8 +38,7 @@ from .resources import (
 Ranges: TypeAlias = tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True)
-class PoolLayout:
+class PoolLayout(Record):
     """What each pool holds. The defaults are those of a PC with 39 address bits.
 
     Ports below `any_port_from` belong to ISA devices, which ask for them by

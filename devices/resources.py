@@ -10,16 +10,16 @@ or is empty can't exist. Ranges in constraints include both of their ends.
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Final, Self, TypeVar
 
 from .errors import InvalidRange, UnknownResource
+from .record import Record
 
 PIO_END: Final = 1 << 16  # one past the last port
 ADDRESS_END: Final = 1 << 64  # one past the last guest physical address
 IRQ_END: Final = 1 << 32
-_MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.IGNORECASE)
+_MAC: Final = r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}"  # compiled by who has one
 
 _Kind = TypeVar("_Kind", bound="Resource")
 
@@ -75,14 +75,11 @@ def _check_address(
 # --- constraints -------------------------------------------------------------
 
 
-class ResourceConstraint:
+class ResourceConstraint(Record):
     """One thing that a device needs; what a ResourceManager allocates by."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True, kw_only=True)
-class _AddressConstraint(ResourceConstraint):
+class _AddressConstraint(ResourceConstraint, kw_only=True):
     """`size` addresses, aligned to `align`, wholly within `range` if given."""
 
     size: int
@@ -119,8 +116,7 @@ class MemAddressConstraint(_AddressConstraint):
     _what = "memory"
 
 
-@dataclass(frozen=True, kw_only=True)
-class LegacyIrqConstraint(ResourceConstraint):
+class LegacyIrqConstraint(ResourceConstraint, kw_only=True):
     """One line of the interrupt controllers: `irq` itself, or any that is free.
 
     `shared` accepts a line that other devices, which said so too, also have.
@@ -134,8 +130,7 @@ class LegacyIrqConstraint(ResourceConstraint):
             _check_int("IRQ", self.irq, 0, IRQ_END)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _MsiConstraint(ResourceConstraint):
+class _MsiConstraint(ResourceConstraint, kw_only=True):
     size: int
 
     def __post_init__(self) -> None:
@@ -154,8 +149,7 @@ class GenericIrqConstraint(_MsiConstraint):
     """`size` consecutive message-signalled interrupts of a non-PCI device."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class KvmMemSlotConstraint(ResourceConstraint):
+class KvmMemSlotConstraint(ResourceConstraint, kw_only=True):
     """`size` consecutive KVM memory slots: those from `slot`, or any."""
 
     size: int = 1
@@ -170,13 +164,10 @@ class KvmMemSlotConstraint(ResourceConstraint):
 # --- resources ---------------------------------------------------------------
 
 
-class Resource:
+class Resource(Record):
     """One thing that a device was given."""
 
-    __slots__ = ()
 
-
-@dataclass(frozen=True)
 class _AddressRange(Resource):
     base: int
     size: int
@@ -206,7 +197,6 @@ class MemAddressRange(_AddressRange):
     _what = "memory"
 
 
-@dataclass(frozen=True)
 class LegacyIrq(Resource):
     """One line of the interrupt controllers."""
 
@@ -217,7 +207,6 @@ class LegacyIrq(Resource):
         _check_int("IRQ", self.irq, 0, IRQ_END)
 
 
-@dataclass(frozen=True)
 class MsiIrq(Resource):
     """Message-signalled interrupts `base`..`base + size - 1`."""
 
@@ -231,20 +220,18 @@ class MsiIrq(Resource):
         _check_span("MSI", self.base, self.size, IRQ_END)
 
 
-@dataclass(frozen=True)
 class MacAddress(Resource):
     """A network card's address, as ``52:54:00:12:34:56``."""
 
     address: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.address, str) or not _MAC.fullmatch(self.address):
+        if not isinstance(self.address, str) or not re.fullmatch(_MAC, self.address):
             raise InvalidRange(
                 f"MAC address is {self.address!r}: six hex bytes with ':' are needed"
             )
 
 
-@dataclass(frozen=True)
 class KvmMemSlot(Resource):
     """One KVM memory slot."""
 

@@ -1,10 +1,9 @@
 """SerialState: all of a Serial that a guest could tell, ready for JSON."""
 
-from dataclasses import dataclass, fields
+from .record import Record
 
 
-@dataclass(frozen=True, kw_only=True)
-class SerialState:
+class SerialState(Record, kw_only=True):
     """What `Serial.state()` saves and `Serial.from_state()` takes.
 
     The first ten fields are those of vm-superio's SerialState; a state that
@@ -44,10 +43,10 @@ class SerialState:
         for name in ("in_buffer", "in_buffer_errors", "tx_buffer"):
             # JSON has no tuples.
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for field in fields(self):
-            if field.name in ("thre_pending", "rx_timeout_pending", "rx_timeout_ns"):
+        for name in self.field_names:
+            if name in ("thre_pending", "rx_timeout_pending", "rx_timeout_ns"):
                 continue
-            value = getattr(self, field.name)
+            value = getattr(self, name)
             for byte in value if isinstance(value, tuple) else (value,):
                 if not (isinstance(byte, int) and 0 <= byte <= 0xFF):
-                    raise ValueError(f"SerialState.{field.name}: {byte!r} is no byte")
+                    raise ValueError(f"SerialState.{name}: {byte!r} is no byte")

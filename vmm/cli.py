@@ -14,6 +14,18 @@ from .messages import say, show_traceback
 from .terminal import in_foreground
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Finds out how wide the terminal is, for which argparse imports shutil."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        try:
+            width = int(columns) if columns else os.get_terminal_size(1).columns
+        except (OSError, ValueError):
+            width = 0
+        super().__init__(prog, width=(width or 80) - 2)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for every other error."""
@@ -22,15 +34,21 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="vmm", description="A KVM virtual machine monitor that boots Linux."
+        prog="vmm",
+        description="A KVM virtual machine monitor that boots Linux.",
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="version", version=f"vmm {__version__}")
     parser.add_argument(
         "--debug", action="store_true", help="show a traceback for an error"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_run(commands.add_parser("run", help="boot a kernel and run it to its end"))
-    doctor = commands.add_parser("doctor", help="tell what KVM this host has")
+
+    def add(name: str, summary: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=summary, formatter_class=_Formatter)
+
+    _add_run(add("run", "boot a kernel and run it to its end"))
+    doctor = add("doctor", "tell what KVM this host has")
     doctor.add_argument("--json", action="store_true", help="for scripts")
     return parser
 

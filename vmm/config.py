@@ -2,10 +2,10 @@
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Final, Literal
 
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
+from .devices.record import Record
 from .errors import ConfigError
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
@@ -23,8 +23,7 @@ _SIZE: Final = re.compile(r"(\d{1,20})([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCI
 StrPath = str | os.PathLike[str]
 
 
-@dataclass(frozen=True)
-class MachineConfig:
+class MachineConfig(Record):
     """One machine. Raises ConfigError where a value can't be.
 
     `kernel` None means the tiny guest of `scripts/build-guest`, `cmdline` None

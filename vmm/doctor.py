@@ -1,7 +1,6 @@
 """`vmm doctor`: explain this host's KVM to a person, or to a script as JSON."""
 
 import json
-from dataclasses import asdict
 
 from .host import (
     OPTIONAL_CAPABILITIES,
@@ -15,7 +14,7 @@ def run_doctor(as_json: bool) -> int:
     """Print the report; returns 0 if guests can run here, else 1."""
     report = examine()
     if as_json:
-        print(json.dumps(asdict(report), indent=2))
+        print(json.dumps(report.to_dict(), indent=2))
     else:
         print("\n".join(_lines(report)))
     return 0 if report.usable else 1

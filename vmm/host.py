@@ -1,9 +1,9 @@
 """What kind of KVM this host has, and what it can do."""
 
 import os
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from .devices.record import Record
 from .errors import VmmError
 from .guest_entry import VARIABLE, entry_kind, why_not_compiled
 from .kvm import abi
@@ -25,8 +25,7 @@ OPTIONAL_CAPABILITIES: Final = {
 _MODULES: Final = "/sys/module"
 
 
-@dataclass(frozen=True)
-class HostReport:
+class HostReport(Record):
     """What `vmm doctor` tells. `problems` say what lacks and what to do about it."""
 
     kind: Kind

@@ -1,7 +1,8 @@
 """How a run ended: a typed reason, an exit code, and what was counted."""
 
-from dataclasses import dataclass, field, fields
 from enum import Enum
+
+from .devices.record import Record, field
 
 
 class ExitReason(Enum):
@@ -31,8 +32,7 @@ EXIT_CODES = {
 }
 
 
-@dataclass(frozen=True)
-class RunResult:
+class RunResult(Record):
     """The outcome of one run; picklable. Times are in seconds, sizes in bytes.
 
     `exit_code` is what `vmm run` ends with. `guest_status` is the status of a
@@ -61,5 +61,4 @@ class RunResult:
 
     def to_dict(self) -> dict[str, object]:
         """The contents of `--result FILE.json`."""
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**values, "reason": self.reason.value}
+        return super().to_dict() | {"reason": self.reason.value}

@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import fields
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -84,7 +83,7 @@ def _run_machine(
     options: argparse.Namespace, profile: "Profile | None"
 ) -> tuple[RunResult, Exception | None]:
     chosen = vars(options)
-    names = [field.name for field in fields(MachineConfig)]
+    names = MachineConfig.field_names
     config = MachineConfig(**{name: chosen[name] for name in names})
     with ExitStack() as stack:
         # Guardians fork: before any thread starts, and before what they guard.

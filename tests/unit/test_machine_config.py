@@ -155,9 +155,10 @@ def test_tiny_guest_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "BUILD_DIR", tmp_path)
-    built = tmp_path / "vmlinux-tiny", tmp_path / "initramfs-tiny.cpio"
+    names = "vmlinux-tiny", "initramfs-tiny.cpio"
+    built = tuple(str(tmp_path / name) for name in names)
     for path in built:
-        path.touch()
+        Path(path).touch()
     assert MachineConfig().images() == built
     assert MachineConfig(initrd="mine").images() == (built[0], "mine")
 

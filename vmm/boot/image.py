@@ -3,9 +3,9 @@
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Self
 
+from ..devices.record import Record
 from ..errors import ImageError, VmmError
 from ..memory import GuestMemory
 from .layout import MIB, MMIO_HOLE
@@ -77,8 +77,7 @@ class ImageFile:
         self.close()
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(Record):
     """`file_size` bytes at `file_offset` that belong at guest `guest_addr`."""
 
     guest_addr: int
@@ -86,8 +85,7 @@ class Segment:
     file_size: int
 
 
-@dataclass(frozen=True)
-class KernelImage:
+class KernelImage(Record):
     """A kernel, parsed: what to load where, where to enter, what it can take.
 
     Limits are bytes and inclusive. `end` is the first address after all that the
@@ -103,7 +101,7 @@ class KernelImage:
     end: int
     cmdline_size: int
     initrd_addr_max: int
-    setup_header: bytes = field(default=b"", repr=False)
+    setup_header: bytes = b""
 
     def check_fits(self, ram_end: int) -> None:
         """Raises ImageError, saying how much it needs, unless RAM holds it all."""

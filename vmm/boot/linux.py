@@ -1,7 +1,6 @@
 """Everything a boot loader does: put kernel, initrd and tables into RAM."""
 
-from dataclasses import dataclass
-
+from ..devices.record import Record
 from ..errors import ConfigError
 from ..memory import GuestMemory, Range
 from .bootparam import boot_params, rng_seed
@@ -21,8 +20,7 @@ from .layout import (
 from .mptable import mp_table
 
 
-@dataclass(frozen=True)
-class LinuxBoot:
+class LinuxBoot(Record):
     """A boot that has been checked and can be loaded any number of times."""
 
     kernel: KernelImage

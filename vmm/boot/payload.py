@@ -9,7 +9,6 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from typing import Final, Protocol
@@ -51,8 +50,7 @@ def unpack_bzimage(image: KernelImage) -> KernelImage:
     except BaseException:
         unpacked.close()
         raise
-    return replace(
-        elf,
+    return elf.replace(
         format=f"{image.format}, {kind} payload unpacked by the host",
         end=max(elf.end, image.end),  # init_size: room for more than .bss
         cmdline_size=image.cmdline_size,

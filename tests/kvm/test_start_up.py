@@ -1,0 +1,55 @@
+"""`vmm run` imports what it needs, and nothing else."""
+
+import ast
+import subprocess
+import sys
+
+from guests import bare
+
+# What a run of a vmlinux on a terminal, a pipe or a file has to have.
+STANDARD = """
+    __future__ _cffi_backend argparse bisect collections.abc contextlib ctypes enum
+    errno fcntl functools heapq itertools locale mmap os re select selectors signal
+    stat struct sys termios threading time types typing
+""".split()
+OURS = """
+    board boot boot.bootparam boot.bzimage boot.cpu_state boot.cpuid boot.elf
+    boot.image boot.kernel boot.layout boot.linux boot.mptable capture cli config
+    console device_manager devices devices.buffered_sink devices.calendar_registers
+    devices.clock devices.cmos_rtc devices.cmos_rtc_state devices.device_io
+    devices.doorbell devices.errors devices.fast_port devices.i8042
+    devices.i8042_reg devices.i8042_state devices.io_manager devices.keyboard
+    devices.platform devices.record devices.resource_manager devices.resources
+    devices.serial devices.serial_events devices.serial_interrupts
+    devices.serial_modem devices.serial_receiver devices.serial_reg
+    devices.serial_state devices.serial_timeout devices.serial_transmitter
+    devices.sink devices.soonest_timer devices.trigger endpoint errors event_loop
+    eventfd exit_detail guardian guest_entry host kvm kvm._fd kvm._libc kvm.abi
+    kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm machine memory messages
+    panic_watch power_cycle probe quirks result run_command run_control run_loop
+    terminal wiring
+""".split()
+# On some hosts, or as VMM_RUN_LOOP says.
+POSSIBLE = {"vmm.pvm", "vmm.virtual_memory", "vmm._run_loop", "vmm._run_loop.lib"}
+
+
+def modules(script: str, *arguments: str) -> set[str]:
+    """What is imported when `script` has run."""
+    end = "import sys; print(list(sys.modules), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}\n{end}", *arguments],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=True,
+    )
+    names: list[str] = ast.literal_eval(done.stderr.decode().splitlines()[-1])
+    return set(names)
+
+
+def test_vmm_run_imports_only_what_is_listed_here() -> None:
+    run = "import sys; from vmm.cli import main; main(['run', *sys.argv[1:]])"
+    used = modules(run, "--kernel", str(bare("reset")), "--quiet", "--serial", "null")
+    ours = {name for name in used if name.split(".")[0] == "vmm"}
+    assert ours - POSSIBLE == {"vmm", *(f"vmm.{name}" for name in OURS)}
+    allowed = modules("\n".join(f"import {name}" for name in STANDARD))
+    assert used - ours - allowed == set()
