@@ -180,7 +180,8 @@ class Machine:
         self.console.abandon()
 
     def _on_error(self, error: Exception) -> None:
-        self._fail(f"{type(error).__name__}: {error}", error)
+        known = isinstance(error, VmmError)
+        self._fail(str(error) if known else f"{type(error).__name__}: {error}", error)
 
     def _fail(self, detail: str, error: Exception | None = None) -> None:
         self._control.finish(End(ExitReason.ERROR, detail, error=error))

@@ -4,12 +4,14 @@ import ctypes
 import mmap
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from .errors import GuestAddressError, VmmError
 from .kvm._libc import address_of
 
 MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman-common.h>; not in Python's mmap
+HUGE_PAGE: Final = 2 << 20
 
 
 class Range(NamedTuple):
@@ -30,8 +32,8 @@ class Region(NamedTuple):
 class GuestMemory:
     """Zeroed RAM at the given ranges, each a multiple of 4096 bytes.
 
-    The host commits pages only as they are touched. Raises VmmError if the host
-    doesn't give the address space.
+    The host commits pages only as they are touched, huge ones where it has them.
+    Raises VmmError if the host doesn't give the address space.
     """
 
     def __init__(self, ranges: Iterable[Range]) -> None:
@@ -43,15 +45,19 @@ class GuestMemory:
         self.size = size
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         try:
-            self._mmap = mmap.mmap(-1, size, flags=flags)
+            self._mmap = mmap.mmap(-1, size + HUGE_PAGE, flags=flags)
         except OSError as error:
             raise VmmError(
                 f"memory: the host refuses to map {size >> 20} MiB: {error.strerror}"
             ) from None
         self._mmap.madvise(mmap.MADV_DONTFORK)  # a child has no use for it
         self._export = (ctypes.c_char * size).from_buffer(self._mmap)
-        self._view = memoryview(self._mmap)
-        self._host_addr = address_of(self._export)
+        # KVM maps a huge page only where guest and host address are as far into it.
+        skipped = -address_of(self._export) % HUGE_PAGE
+        self._view = memoryview(self._mmap)[skipped : skipped + size]
+        self._host_addr = address_of(self._export) + skipped
+        with suppress(OSError):  # a host kernel without them: EINVAL
+            self._mmap.madvise(mmap.MADV_HUGEPAGE)
 
     def host_addr(self, region: Region) -> int:
         """The host virtual address that KVM is to map the region to."""

@@ -1,19 +1,29 @@
 """A machine's life: start, restart, stop, and nothing left behind."""
 
 import os
+import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from guests import (
     DEADLINE,
+    bare,
     bare_machine,
     open_descriptors,
     process_status,
     wait_until,
 )
 
-from vmm import ExitReason, GuestEnded, RunResult, VmmError
+from vmm import (
+    ExitReason,
+    GuestEnded,
+    Machine,
+    MachineConfig,
+    RunResult,
+    VmmError,
+)
 
 GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
 
@@ -45,6 +55,42 @@ def test_restart_gives_the_guest_zeroed_ram() -> None:
         machine.stop()
         machine.wait(DEADLINE)
         assert machine._memory.read(0x80000, 4) == bytes(4)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[tuple[Machine, Path]]:
+    """A guest that restarts on a q, and its kernel, of which this is the only copy."""
+    kernel = tmp_path / "kernel.elf"
+    shutil.copy(bare("echo"), kernel)
+    with Machine(MachineConfig(kernel=kernel, on_reset="restart")) as machine:
+        machine.start()
+        machine.console.expect("echo: ready", timeout=DEADLINE)
+        yield machine, kernel
+
+
+def test_kernel_that_is_replaced_boots_again_as_it_was(
+    running: tuple[Machine, Path],
+) -> None:
+    machine, kernel = running
+    kernel.unlink()
+    kernel.write_bytes(b"another one")
+    machine.console.send("q")
+    machine.console.expect("echo: ready", timeout=DEADLINE)
+
+
+def test_kernel_that_is_truncated_harms_nobody_until_it_is_loaded_again(
+    running: tuple[Machine, Path],
+) -> None:
+    machine, kernel = running
+    os.truncate(kernel, 100)
+    machine.console.send("still there")
+    machine.console.expect("still there", timeout=DEADLINE)
+    machine.console.send("q")
+    result = machine.wait(DEADLINE)
+    assert result.reason is ExitReason.ERROR
+    assert result.detail.startswith(
+        f"kernel {str(kernel)!r}: can't be loaded: the file"
+    )
 
 
 def test_a_panic_ends_a_machine_that_restarts() -> None:

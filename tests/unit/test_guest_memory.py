@@ -8,7 +8,7 @@ import pytest
 
 from vmm.errors import GuestAddressError, VmmError
 from vmm.kvm.abi import kvm_msr_entry
-from vmm.memory import GuestMemory, Range, Region
+from vmm.memory import HUGE_PAGE, GuestMemory, Range, Region
 
 LOW = Range(0, 0x4000)
 HIGH = Range(1 << 32, 0x2000)
@@ -77,4 +77,16 @@ def test_impossible_size_is_one_error_that_says_so() -> None:
 def test_closing_twice_is_fine() -> None:
     memory = GuestMemory([LOW])
     memory.close()
+    memory.close()
+
+
+def test_host_addresses_allow_huge_pages(memory: GuestMemory) -> None:
+    first = memory.regions[0]
+    assert (memory.host_addr(first) - first.guest_addr) % HUGE_PAGE == 0
+
+
+def test_host_without_huge_pages_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmap.MADV_HUGEPAGE", 0x7FFF)  # EINVAL, as an older kernel's
+    memory = GuestMemory([Range(0, 0x10000)])
+    assert memory.read(0, 4) == bytes(4)
     memory.close()
