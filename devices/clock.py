@@ -28,6 +28,11 @@ class Clock(Protocol):
         """
 
 
+def next_beat(now_ns: int, period_ns: int) -> int:
+    """The next multiple of `period_ns`: who waits for it wakes the host together."""
+    return (now_ns // period_ns + 1) * period_ns
+
+
 class _VirtualTimer:
     __slots__ = ("callback",)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
-from .clock import Clock
+from .clock import Clock, next_beat
 from .fast_port import FastPort
 from .serial_events import SerialEvents, overrides
 from .serial_receiver import FIFO_SIZE
@@ -12,7 +12,7 @@ from .serial_reg import UART_FCR_ENABLE_FIFO, UART_LSR_TEMT, UART_LSR_THRE
 from .sink import LossySink, RoomySink, Sink
 
 TX_IDLE: Final = UART_LSR_THRE | UART_LSR_TEMT
-COLLECT_NS: Final = 10_000_000  # how long a run loop may keep bytes at most
+COLLECT_NS: Final = 16_000_000  # how long a run loop may keep bytes at most
 
 _BYTE: Final = tuple(bytes((value,)) for value in range(256))
 
@@ -174,7 +174,8 @@ class Transmitter:
         self.thr.accept(count)
 
     def _set_timer(self) -> None:
-        self._clock.call_at(self._clock.now_ns() + COLLECT_NS, self._on_timer)
+        when = next_beat(self._clock.now_ns(), COLLECT_NS)
+        self._clock.call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
         """Collect; take the ring back from a guest that has stopped sending."""

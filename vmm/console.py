@@ -10,6 +10,7 @@ from typing import Final
 from .capture import CaptureEndpoint, Pattern
 from .config import MachineConfig
 from .devices.buffered_sink import BufferedSink
+from .devices.clock import next_beat
 from .devices.errors import FullFifo
 from .devices.serial import Serial, SerialEvents
 from .devices.serial_reg import UART_IER_RDI
@@ -21,7 +22,7 @@ from .result import RunResult
 # Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So
 # output is collected: shortly at first, which nobody sees, longer as it goes on.
 COLLECT_MIN_NS: Final = 2_000_000
-COLLECT_MAX_NS: Final = 32_000_000
+COLLECT_MAX_NS: Final = 16_000_000
 CHUNK: Final = 64 << 10
 FILE_LIMIT: Final = 1 << 30  # or a guest could fill the host's disk
 LISTEN_NS: Final = 20_000_000  # between two looks whether the guest listens
@@ -142,7 +143,10 @@ class Console(SerialEvents):
             self._collect()
 
     def _collect(self) -> None:
-        self._loop.call_at(self._loop.now_ns() + self._collect_ns, self._flush)
+        when = self._loop.now_ns() + self._collect_ns
+        if self._collect_ns == COLLECT_MAX_NS:  # together with what the UART collects
+            when = next_beat(self._loop.now_ns(), COLLECT_MAX_NS)
+        self._loop.call_at(when, self._flush)
 
     def _flush(self) -> None:
         flowing = len(self.sink) > 0

@@ -8,11 +8,14 @@ from typing import Final, Literal, Protocol
 from .devices.fast_port import FastPorts
 from .devices.io_manager import IoManager
 from .errors import ConfigError
-from .kvm._libc import run_ioctl
+from .kvm._libc import KICK_SIGNAL, run_ioctl
 from .kvm.coalesced import ENTRIES
 from .kvm.vcpu import Vcpu
 
 Kind = Literal["python", "compiled"]
+# Between two looks for posted writes. A guest that polls or takes interrupts has
+# exits that bring them out; this is for one that stops after a write.
+TICK_NS: Final = 16_000_000
 VARIABLE: Final = "VMM_RUN_LOOP"
 
 
@@ -30,6 +33,12 @@ class Entry(Protocol):
     def enter(self, fd: int, request: int, argument: int, /) -> object:
         """KVM_RUN. Raises OSError, InterruptedError among others."""
 
+    def begin(self) -> None:
+        """The calling thread is going to enter. Raises OSError."""
+
+    def end(self) -> None:
+        """It has entered for the last time."""
+
 
 class PythonEntry:
     """KVM_RUN as it is: the run loop sees every exit."""
@@ -39,6 +48,11 @@ class PythonEntry:
     # is set would spin for ever; before, it is twice as fast as ctypes.
     enter = staticmethod(run_ioctl if sys.version_info >= (3, 14) else ioctl)
 
+    def begin(self) -> None:
+        """Nothing to do: RunControl.poke brings posted writes out."""
+
+    end = begin
+
 
 class CompiledEntry:
     """run_loop.c: fast ports are served without Python, and without its lock."""
@@ -47,6 +61,7 @@ class CompiledEntry:
         from ._run_loop import ffi, lib
 
         self._ffi = ffi
+        self._lib = lib
         self._enter = lib.enter_guest
         self._io_manager = io_manager
         self.loop = loop = ffi.new("struct run_loop *")
@@ -75,6 +90,16 @@ class CompiledEntry:
             loop.fast[loop.count] = ffi.cast("struct fast_port *", self._memory[-1])
             loop.count += 1
             fast.in_use = True
+
+    def begin(self) -> None:
+        if self.loop.posted:
+            code = self._lib.start_ticks(self.loop, KICK_SIGNAL, TICK_NS)
+            if code:
+                raise OSError(code, f"timer: {os.strerror(code)}")
+
+    def end(self) -> None:
+        if self.loop.posted:
+            self._lib.stop_ticks(self.loop)
 
     def enter(self, fd: int, request: int, argument: int) -> None:
         if self._replaced[0]:

@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from .board import Board
 from .boot.image import ImageFile
@@ -18,6 +18,7 @@ from .devices.keyboard import Ps2Keyboard
 from .devices.resource_manager import ResourceManager
 from .errors import VmmError
 from .event_loop import EventLoop
+from .guest_entry import TICK_NS
 from .host import host_kind
 from .kvm._libc import install_kick_handler
 from .kvm.kvm import Kvm
@@ -29,10 +30,6 @@ from .run_control import End, RunControl
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
     from .profile.recorder import Profile
-
-# Between two looks for writes that KVM has collected. A guest that polls or takes
-# interrupts has exits that bring them out; this is for one that stops after a write.
-POKE_NS: Final = 20_000_000
 
 
 class Machine:
@@ -102,7 +99,7 @@ class Machine:
         if self.config.timeout is not None:
             due = self._started_ns + int(self.config.timeout * 1e9)
             self._loop.call_at(due, self._on_timeout)
-        if self._host.posts:
+        if self._host.posts and (self._host.entry == "python" or self._profile):
             self._poke()
         self._loop.start()
         self._thread.start()
@@ -191,7 +188,7 @@ class Machine:
         """Now and then: what a guest has written without an exit is to be seen."""
         self._control.poke()
         if not self._done.is_set():
-            self._loop.call_at(self._loop.now_ns() + POKE_NS, self._poke)
+            self._loop.call_at(self._loop.now_ns() + TICK_NS, self._poke)
 
     # Its life, on vCPU 0's thread
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
+#define _GNU_SOURCE
 /*
  * KVM_RUN with the accesses that need no Python: fast ports and posted writes.
  *
@@ -9,10 +10,13 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
 
 #define RING_SIZE	4096
 #define ANSWERS		0x100
@@ -44,6 +48,7 @@ struct run_loop {
 	struct fast_port *fast[FAST_PORTS_MAX];
 	uint64_t served;		/* exits that Python has not seen */
 	uint64_t collected;		/* writes that made no exit */
+	timer_t ticks;
 };
 
 static int kvm_run(int fd)
@@ -126,14 +131,47 @@ static int serve(struct run_loop *loop)
 	return answer != 0;
 }
 
-/* Returns 0 with the exit in kvm_run, or an errno.  Needs no Python lock. */
+/*
+ * Returns 0 with the exit in kvm_run, or an errno.  Needs no Python lock.  A signal
+ * that comes without immediate_exit is a tick: it has brought out posted writes.
+ */
 static int enter_guest(struct run_loop *loop)
 {
 	for (;;) {
-		if (loop->kvm_run(loop->fd) < 0)
-			return errno;
-		if (*loop->replaced || !deliver_posted(loop) || !serve(loop))
+		int error = loop->kvm_run(loop->fd) < 0 ? errno : 0;
+
+		if (error && (error != EINTR || loop->run->immediate_exit))
+			return error;
+		if (*loop->replaced || !deliver_posted(loop))
+			return error;
+		if (error)
+			continue;
+		if (!serve(loop))
 			return 0;
 		loop->served++;
 	}
+}
+
+/*
+ * Let a signal interrupt the calling thread's KVM_RUN again and again, so that no
+ * posted write waits for longer than `interval_ns` for the guest's next exit.
+ * Returns 0 or an errno.
+ */
+static int start_ticks(struct run_loop *loop, int signal, long interval_ns)
+{
+	struct itimerspec every = {{0, interval_ns}, {0, interval_ns}};
+	struct sigevent event = {
+		.sigev_notify = SIGEV_THREAD_ID,
+		.sigev_signo = signal,
+		._sigev_un._tid = gettid(),
+	};
+
+	if (timer_create(CLOCK_MONOTONIC, &event, &loop->ticks) < 0)
+		return errno;
+	return timer_settime(loop->ticks, 0, &every, NULL) < 0 ? errno : 0;
+}
+
+static void stop_ticks(struct run_loop *loop)
+{
+	timer_delete(loop->ticks);
 }

@@ -95,7 +95,11 @@ class RunLoop:
         """Run until the end. Raises what devices raise, and KvmError."""
         self._control.enter(self.vcpu)
         try:
-            self._loop()
+            self._entry.begin()
+            try:
+                self._loop()
+            finally:
+                self._entry.end()
             self._deliver_posted()
         finally:
             self._control.leave(self.vcpu)

@@ -31,11 +31,14 @@ ffibuilder.cdef(
     };
     static int kvm_run(int fd);
     static int enter_guest(struct run_loop *loop);
+    static int start_ticks(struct run_loop *loop, int signal, long interval_ns);
+    static void stop_ticks(struct run_loop *loop);
     """
 )
 ffibuilder.set_source(
     "vmm._run_loop",
     Path(__file__).with_name("run_loop.c").read_text(),
     optional=True,
+    libraries=["rt"],  # timer_create, before glibc 2.34
     extra_compile_args=["-std=c11", "-O2", "-Wall", "-Wextra"],
 )

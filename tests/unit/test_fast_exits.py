@@ -21,6 +21,7 @@ from vmm.devices.resources import PioAddressRange
 from vmm.devices.serial import Serial
 from vmm.devices.serial_reg import UART_LSR, UART_TX
 from vmm.devices.trigger import InterruptLine
+from vmm.kvm._libc import install_kick_handler
 from vmm.kvm.coalesced import ENTRIES
 from vmm.memory import GuestMemory, Range
 from vmm.result import ExitReason
@@ -105,6 +106,8 @@ def post(run: memoryview, port: int, *values: int) -> None:
 
 @pytest.fixture(autouse=True)
 def no_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is kicked; the loop's own ticks do no harm."""
+    install_kick_handler()
     monkeypatch.setattr("signal.pthread_kill", lambda thread, number: None)
 
 
@@ -387,6 +390,7 @@ class Com1:
         exits = self.guest.loop.exits
         self.guest.close()
         self.served = exits.pop("fast")
+        del exits["intr"]  # C goes on by itself after a tick
         return {
             "answers": bytes(self.guest.answers),
             "sent": bytes(self.sent),
@@ -399,7 +403,8 @@ class Com1:
 @pytest.mark.parametrize("seed", range(20))
 def test_both_loops_show_the_same_guest_the_same_machine(seed: int) -> None:
     python, compiled = Com1("python", seed), Com1("compiled", seed)
-    assert python.play(1500) == compiled.play(1500)
+    seen, expected = compiled.play(1500), python.play(1500)
+    assert [what for what in expected if seen[what] != expected[what]] == []
     assert python.served == 0
     assert compiled.served > 0
     assert isinstance(compiled.guest.entry, ScriptedCompiledEntry)
