@@ -11,9 +11,16 @@ Errors form one tree: `vmm.errors.VmmError`, and `vmm.devices.errors.DeviceError
 for the device model.
 """
 
-from .capture import ExpectTimeout, GuestEnded
 from .config import MachineConfig
-from .errors import ConfigError, ImageError, KvmError, KvmUnavailable, VmmError
+from .errors import (
+    ConfigError,
+    ExpectTimeout,
+    GuestEnded,
+    ImageError,
+    KvmError,
+    KvmUnavailable,
+    VmmError,
+)
 from .machine import Machine
 from .result import ExitReason, RunResult
 

@@ -1,122 +1,114 @@
-"""CaptureEndpoint: keeps the guest's output for `expect`, in bounded memory."""
+"""CaptureEndpoint: keeps the guest's output for its readers, in bounded memory."""
 
-import re
 import threading
-import time
 from collections.abc import Callable
-from typing import Final, Self
+from typing import Final
 
-from .errors import VmmError
+from .reader import Reader
 from .result import RunResult
+from .spool import Spool
 
-CAPTURE_LIMIT: Final = 64 << 20  # bytes that nobody has expected yet
-LAST_LINES: Final = 10  # that an error message shows
-
-Pattern = str | bytes | re.Pattern[bytes]
-
-
-class ExpectTimeout(VmmError, TimeoutError):
-    """The pattern did not come in time; the message shows the last lines."""
-
-
-class GuestEnded(VmmError):
-    """The pattern can't come any more: the run is over, as `result` tells."""
-
-    def __init__(self, message: str, result: RunResult) -> None:
-        super().__init__(message)
-        self.result = result
-
-    def __reduce__(self) -> tuple[type[Self], tuple[str, RunResult]]:
-        """So that it may come back from another process."""
-        return type(self), (str(self), self.result)
+CAPTURE_LIMIT: Final = 64 << 20  # bytes that a reader may be behind
 
 
 class CaptureEndpoint:
-    """Holds what the guest printed until somebody has expected it.
+    """Holds what the guest printed: for the readers, and for the transcript.
 
-    At `limit` bytes it takes no more, so that the sink's policy applies:
-    the guest is held, or its output dropped. `on_room` is called when it takes
-    more again, on the thread of whoever made the room.
+    It keeps the last `limit` bytes. When that would throw away what a reader
+    hasn't read, or before the first reader anything, it takes no more, so that
+    the sink's policy applies: the guest is held, or its output dropped. `on_room`
+    is called when it takes more again, on the thread of whoever made the room.
+
+    Threads: `write` on the loop's, all else on any; `changed` guards the state.
     """
 
     may_be_early = False
 
-    def __init__(self, on_room: Callable[[], None], limit: int = CAPTURE_LIMIT) -> None:
+    def __init__(
+        self,
+        on_room: Callable[[], None],
+        limit: int = CAPTURE_LIMIT,
+        *,
+        awaits_reader: bool = True,
+    ) -> None:
+        """`awaits_reader` False: without a reader nothing is held back."""
+        self.changed = threading.Condition()
+        self.spool = Spool(limit)
+        self.result: RunResult | None = None
+        self.on_data: Callable[[], None] = lambda: None
+        """Called after a write, on its thread, with no lock held."""
         self._on_room = on_room
-        self._limit = limit
+        self._awaits_reader = awaits_reader
         self._refused = False
-        self._buffer = bytearray()
-        self._changed = threading.Condition()
-        self._result: RunResult | None = None
+        self._readers: list[Reader] = []
+
+    def room(self, wanted: int) -> int:
+        """How many of `wanted` bytes `write` takes; if not all, `on_room` follows."""
+        with self.changed:
+            room = min(wanted, self._room())
+            self._refused |= room < wanted
+        return room
 
     def write(self, data: bytes) -> int:
-        with self._changed:
-            taken = data[: self._limit - len(self._buffer)]
-            self._buffer += taken
-            self._refused = len(taken) < len(data)
-            self._changed.notify_all()
+        """Take bytes from the front. Raises OSError if the disk is full."""
+        with self.changed:
+            taken = data[: self._room()]
+            self.spool.append(taken)
+            self._refused |= len(taken) < len(data)
+            self.changed.notify_all()
+        self.on_data()
         return len(taken)
 
     def resume_input(self) -> None:
         """There is none to pause."""
 
     def close(self) -> None:
-        """Nothing to release."""
+        """Let go of the temporary file."""
+        with self.changed:
+            self.spool.close()
 
     def end(self, result: RunResult) -> None:
         """No more output will come."""
-        with self._changed:
-            self._result = result
-            self._changed.notify_all()
+        with self.changed:
+            self.result = result
+            self.changed.notify_all()
 
-    def read(self) -> bytes:
-        """What nobody has expected yet; it counts as expected now."""
-        with self._changed:
-            data = bytes(self._buffer)
-            self._buffer.clear()
-        self._tell_of_room()
-        return data
+    def reader(self) -> Reader:
+        """A reader for the user; it begins with the oldest byte that is kept."""
+        with self.changed:
+            self._awaits_reader = False
+        return self.copier()
 
-    def expect(self, pattern: Pattern, timeout: float) -> re.Match[bytes]:
-        """Wait up to `timeout` seconds for `pattern`; consume all up to its end.
+    def copier(self) -> Reader:
+        """A reader for us, which doesn't count as the first."""
+        with self.changed:
+            reader = Reader(self)
+            self._readers.append(reader)
+        return reader
 
-        Raises ExpectTimeout, or GuestEnded at once when the guest has ended
-        without printing it.
-        """
-        regex = _compile(pattern)
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            while regex.search(self._buffer) is None:
-                if self._result is not None:
-                    reason = self._result.reason.value
-                    raise GuestEnded(
-                        self._complaint(pattern, f"before the guest ended ({reason})"),
-                        self._result,
-                    )
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise ExpectTimeout(self._complaint(pattern, f"within {timeout} s"))
-                self._changed.wait(left)
-            match = regex.search(bytes(self._buffer))  # a copy that outlives it
-            assert match is not None
-            del self._buffer[: match.end()]
-        self._tell_of_room()
-        return match
+    def forget(self, reader: Reader) -> None:
+        """Keep nothing for this one any more."""
+        with self.changed:
+            if reader in self._readers:
+                self._readers.remove(reader)
+        self.tell_of_room()
 
-    def _tell_of_room(self) -> None:
-        if self._refused:
+    def transcript(self) -> bytes:
+        """All that is kept, whoever has read it."""
+        with self.changed:
+            return self.spool.read(self.spool.start, self.spool.limit)
+
+    def tell_of_room(self) -> None:
+        """Call `on_room` if a write was cut short and would take something now."""
+        with self.changed:
+            tell = self._refused and self._room() > 0
+            self._refused &= not tell
+        if tell:
             self._on_room()
 
-    def _complaint(self, pattern: Pattern, when: str) -> str:
-        lines = bytes(self._buffer).decode(errors="backslashreplace").splitlines()
-        shown = "\n".join(f"  | {line}" for line in lines[-LAST_LINES:])
-        wanted = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-        return f"no {wanted!r} on the console {when}; it ends:\n{shown or '  (empty)'}"
-
-
-def _compile(pattern: Pattern) -> re.Pattern[bytes]:
-    if isinstance(pattern, str):
-        pattern = pattern.encode()
-    if isinstance(pattern, bytes):
-        return re.compile(re.escape(pattern))
-    return pattern
+    def _room(self) -> int:
+        needed = [reader.position for reader in self._readers]
+        if self._awaits_reader:
+            needed.append(self.spool.start)
+        oldest = min(needed, default=self.spool.end)
+        return self.spool.limit - (self.spool.end - oldest)

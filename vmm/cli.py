@@ -96,6 +96,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="ttyS0: stdio, null, file:P, or unix:P to listen on (%(default)s)",
     )
     add(
+        "--tee",
+        metavar="WHERE",
+        action="append",
+        default=[],
+        help="a copy of ttyS0's output, too: file:P or unix:P; may be repeated",
+    )
+    add(
         "--serial-policy",
         choices=("block", "drop"),
         default="block",

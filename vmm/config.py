@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
@@ -31,7 +32,8 @@ class MachineConfig(Record):
     a string such as "512M". `timeout` is in seconds from start; None: no limit.
     `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio",
-    "null", "file:PATH", or "unix:PATH", on which we listen. A reader who is too
+    "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
+    and sockets, each of which gets a copy of the output. A reader who is too
     slow, by more than `serial_buffer` bytes, holds the guest ("block") or loses
     output ("drop"); `serial_rate` is in bytes per second, and what comes after
     `serial_limit` bytes is dropped (None: 1 GiB where the output is a file, else no
@@ -48,6 +50,7 @@ class MachineConfig(Record):
     on_reset: Literal["exit", "restart"] = "exit"
     quirks: Literal["auto", "none", "pvm"] = "auto"
     serial: str = "capture"
+    tee: str | Sequence[str] = ()
     serial_buffer: int | str = "1M"
     serial_policy: Literal["block", "drop"] = "block"
     serial_limit: int | str | None = None
@@ -80,6 +83,7 @@ class MachineConfig(Record):
             raise ConfigError(
                 f"serial: {self.serial!r} is not stdio, null, file:PATH or unix:PATH"
             )
+        object.__setattr__(self, "tee", _checked_tee(self.tee, self.serial))
 
     @property
     def memory_size(self) -> int:
@@ -105,6 +109,17 @@ class MachineConfig(Record):
                 "or run scripts/build-guest in a checkout"
             )
         return kernel, self.initrd or initrd
+
+
+def _checked_tee(tee: str | Sequence[str], serial: str) -> tuple[str, ...]:
+    places = (tee,) if isinstance(tee, str) else tuple(tee)
+    for where in places:
+        kind, _, path = where.partition(":")
+        if kind not in ("file", "unix") or not path:
+            raise ConfigError(f"tee: {where!r} is not file:PATH or unix:PATH")
+        if (serial, *places).count(where) > 1:
+            raise ConfigError(f"tee: {where!r} is given twice")
+    return places
 
 
 def parse_memory(value: int | str) -> int:

@@ -1,13 +1,11 @@
 """Console: the host side of ttyS0, between the Serial device and an endpoint."""
 
 import os
-import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from .capture import CaptureEndpoint, Pattern
 from .config import MachineConfig
 from .devices.buffered_sink import BufferedSink
 from .devices.clock import next_beat
@@ -15,9 +13,16 @@ from .devices.errors import FullFifo
 from .devices.serial import Serial, SerialEvents
 from .devices.serial_reg import UART_IER_RDI
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
+from .errors import VmmError
 from .event_loop import EventLoop
 from .panic_watch import PanicWatch
 from .result import RunResult
+
+if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
+    from .capture import CaptureEndpoint
+    from .reader import Reader
+    from .search import Found, Pattern
+    from .tee import Tees
 
 # Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So
 # output is collected: shortly at first, which nobody sees, longer as it goes on.
@@ -28,6 +33,7 @@ FILE_LIMIT: Final = 1 << 30  # or a guest could fill the host's disk
 LISTEN_NS: Final = 20_000_000  # between two looks whether the guest listens
 PATIENCE_NS: Final = 10_000_000_000  # with a guest that doesn't
 HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
+TEE_PATIENCE_S: Final = 10.0  # for those who read a copy, after the end
 
 
 class _TappedSink(BufferedSink):
@@ -56,7 +62,7 @@ class Console(SerialEvents):
         on_failure: Callable[[str], None],
         tap: Callable[[bytes], None] | None = None,
     ) -> None:
-        """Raises ConfigError if `config.serial` can't be opened.
+        """Raises ConfigError if `config.serial` or a tee can't be opened.
 
         `tap` is told all output as it comes, under the UART's lock.
         """
@@ -68,17 +74,25 @@ class Console(SerialEvents):
         """Whether the last byte that an endpoint took was no newline."""
         self.input_filter: Callable[[bytes], bytes] = bytes
         self._serial: Serial | None = None
-        self._capture = CaptureEndpoint(lambda: loop.call_soon(self.endpoint_ready))
-        self._cleanup = ExitStack()
-        self._endpoint = self._open(config.serial)
+        self._capture: CaptureEndpoint | None = None
+        self._tees: Tees | None = None
+        self._own_reader: Reader | None = None
+        self._lock = threading.Lock()  # for the input queue, and the reader
+        with ExitStack() as self._cleanup:
+            self._endpoint = self._open(config.serial)
+            ours = self._endpoint
+            fills_a_disk = isinstance(ours, FdEndpoint) and ours.is_file
+            if config.tee:
+                fills_a_disk |= self._open_tees(config.tee).has_file
+            self._cleanup = self._cleanup.pop_all()
         capacity = config.serial_buffer
         limit, rate = config.serial_limit, config.serial_rate
         # The configuration has made numbers of them.
         assert not isinstance(capacity, str)
         assert not isinstance(limit, str)
         assert not isinstance(rate, str)
-        if limit is None and isinstance(self._endpoint, FdEndpoint):
-            limit = FILE_LIMIT if self._endpoint.is_file else None
+        if limit is None and fills_a_disk:
+            limit = FILE_LIMIT
         sink_type = BufferedSink if tap is None else _TappedSink
         self.sink = sink_type(
             capacity,
@@ -91,7 +105,6 @@ class Console(SerialEvents):
         if tap is not None:
             assert isinstance(self.sink, _TappedSink)
             self.sink.tap = tap
-        self._lock = threading.Lock()  # for the input queue
         self._input = bytearray()
         self._feed_is_due = False
         self._awaiting = False  # looking now and then whether the guest listens
@@ -108,7 +121,7 @@ class Console(SerialEvents):
         kind, _, path = where.partition(":")
         endpoint: Endpoint
         if kind == "capture":
-            return self._capture
+            return self._make_capture(awaits_reader=True)
         if kind == "null":
             return NullEndpoint()
         if kind == "unix":
@@ -123,6 +136,26 @@ class Console(SerialEvents):
             endpoint = FdEndpoint(self._loop, self, fd_out=1, fd_in=0)
         self._cleanup.callback(endpoint.close)
         return endpoint
+
+    def _make_capture(self, *, awaits_reader: bool) -> "CaptureEndpoint":
+        from .capture import CaptureEndpoint
+
+        self._capture = CaptureEndpoint(
+            lambda: self._loop.call_soon(self.endpoint_ready),
+            awaits_reader=awaits_reader,
+        )
+        self._cleanup.callback(self._capture.close)
+        return self._capture
+
+    def _open_tees(self, places: Sequence[str]) -> "Tees":
+        from .tee import Teed, Tees
+
+        capture = self._capture
+        if capture is None:
+            capture = self._make_capture(awaits_reader=False)
+            self._endpoint = Teed(self._endpoint, capture)
+        self._tees = Tees(capture, self._loop, places, self._on_failure, self._cleanup)
+        return self._tees
 
     def connect(self, serial: Serial) -> None:
         """Wire the device's input, before the loop starts."""
@@ -187,6 +220,8 @@ class Console(SerialEvents):
         self._drained.clear()
         self._loop.call_soon(self.endpoint_ready)
         self._drained.wait(HURRY_S if self._abandoned else timeout)
+        if self._tees is not None:
+            self._tees.finish(HURRY_S if self._abandoned else TEE_PATIENCE_S)
 
     def abandon(self) -> None:
         """Don't let `finish` wait for a reader that takes its time."""
@@ -195,7 +230,8 @@ class Console(SerialEvents):
 
     def end(self, result: RunResult) -> None:
         """The run is over: `expect` waits no longer for what it hasn't got."""
-        self._capture.end(result)
+        if self._capture is not None:
+            self._capture.end(result)
 
     @property
     def panic_line(self) -> str | None:
@@ -203,20 +239,56 @@ class Console(SerialEvents):
         ahead = self._panic.look_ahead(bytes(self.sink.peek(len(self.sink))))
         return self._panic.line or ahead
 
-    # What a test does with it, where `serial` is "capture"
+    # What a test does with it, where `serial` is "capture" or there is a tee
 
-    def expect(self, pattern: Pattern, timeout: float = 30) -> re.Match[bytes]:
-        """Wait up to `timeout` seconds for a str, bytes or bytes regex.
+    def reader(self) -> "Reader":
+        """One more reader, at its own place: at first, that of the oldest byte kept.
 
-        Output up to the match's end is consumed; the match object has it all in
-        `.string`. Raises ExpectTimeout, or GuestEnded at once when the run is
-        over and the pattern hasn't come.
+        The methods below read with one that the console makes when it is needed.
+        Until the first reader is made, all that the guest prints is kept for it.
+        Raises VmmError if this console's output isn't captured.
         """
-        return self._capture.expect(pattern, timeout)
+        return self._captured().reader()
+
+    def expect(self, pattern: "Pattern", timeout: float = 30) -> "Found":
+        """Wait up to `timeout` seconds for a str, bytes or regex; see Reader.expect.
+
+        Output up to the match's end is consumed; the result has the match, its
+        groups and what came `before`. Raises ExpectTimeout, or GuestEnded at once
+        when the run is over and the pattern hasn't come.
+        """
+        return self._reader.expect(pattern, timeout)
+
+    def expect_any(self, patterns: "Sequence[Pattern]", timeout: float = 30) -> "Found":
+        """Wait for the first of several; the result's `index` tells which."""
+        return self._reader.expect_any(patterns, timeout)
 
     def read(self) -> bytes:
         """All that was printed and not yet consumed; consumes it."""
-        return self._capture.read()
+        return self._reader.read()
+
+    def read_until_idle(self, idle: float = 0.5, timeout: float = 30) -> bytes:
+        """Consume what comes until there is silence; see Reader.read_until_idle."""
+        return self._reader.read_until_idle(idle, timeout)
+
+    @property
+    def transcript(self) -> bytes:
+        """All output so far, or its last 64 MiB, whoever has consumed it."""
+        return self._captured().transcript()
+
+    @property
+    def _reader(self) -> "Reader":
+        with self._lock:
+            if self._own_reader is None:
+                self._own_reader = self.reader()
+            return self._own_reader
+
+    def _captured(self) -> "CaptureEndpoint":
+        if self._capture is None:
+            raise VmmError(
+                "console: nothing is kept to be read here: that needs serial='capture'"
+            )
+        return self._capture
 
     # Input
 
@@ -232,6 +304,11 @@ class Console(SerialEvents):
             self._input += data.encode() if isinstance(data, str) else data
         self._holding = False  # whoever calls this knows when
         self._loop.call_soon(self._feed)
+
+    def sendline(self, line: bytes | str = b"") -> None:
+        """Type `line` and a newline."""
+        data = line.encode() if isinstance(line, str) else line
+        self.send(data + b"\n")
 
     def endpoint_input(self, data: bytes) -> bool:
         """Type what came from the endpoint; False if some of it has to wait."""

@@ -197,11 +197,11 @@ def _write_if_ready(fd: int, data: bytes) -> int:
     return os.write(fd, data[:SAFE_WRITE]) if poller.poll(0) else 0
 
 
-def open_output_file(path: str) -> int:
-    """Create or truncate the file of `file:P`. Raises ConfigError."""
+def open_output_file(path: str, field: str = "serial") -> int:
+    """Create or truncate the file of `file:P`. Raises ConfigError, naming `field`."""
     # Non-blocking, or a FIFO would hold us here until somebody reads it.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         return os.open(path, flags, 0o666)
     except OSError as error:
-        raise ConfigError(f"serial: file {path!r}: {error.strerror}") from None
+        raise ConfigError(f"{field}: file {path!r}: {error.strerror}") from None

@@ -1,5 +1,10 @@
 """The error tree of the VMM. Each class knows the exit code that it leads to."""
 
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from .result import RunResult
+
 
 class VmmError(Exception):
     """The VMM or its host can't do what was asked. Root of all errors here."""
@@ -27,3 +32,19 @@ class KvmUnavailable(VmmError):
 
 class GuestAddressError(VmmError):
     """An access of ours to guest memory lies outside of RAM."""
+
+
+class ExpectTimeout(VmmError, TimeoutError):
+    """The pattern did not come in time; the message shows the last lines."""
+
+
+class GuestEnded(VmmError):
+    """What was waited for can't come any more: the run is over, as `result` tells."""
+
+    def __init__(self, message: str, result: "RunResult") -> None:
+        super().__init__(message)
+        self.result = result
+
+    def __reduce__(self) -> "tuple[type[Self], tuple[str, RunResult]]":
+        """So that it may come back from another process."""
+        return type(self), (str(self), self.result)

@@ -87,9 +87,10 @@ def _run_machine(
     config = MachineConfig(**{name: chosen[name] for name in names})
     with ExitStack() as stack:
         # Guardians fork: before any thread starts, and before what they guard.
-        if config.serial.startswith("unix:"):
-            remove = _socket_remover(config.serial.removeprefix("unix:"))
-            stack.enter_context(Guardian(remove))
+        for where in (config.serial, *config.tee):
+            if where.startswith("unix:"):
+                remove = _socket_remover(where.removeprefix("unix:"))
+                stack.enter_context(Guardian(remove))
         machine = stack.enter_context(Machine(config, profile))
         stack.enter_context(_keys_of_a_terminal(machine, options))
         stack.enter_context(_signals_stop(machine))

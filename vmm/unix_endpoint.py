@@ -15,13 +15,19 @@ class UnixEndpoint:
 
     While nobody is connected, the last `backlog` bytes are kept for the next
     client and what is older is thrown away: the guest must not wait for a
-    client that may never come. Raises ConfigError if it can't listen.
+    client that may never come. Raises ConfigError, naming `field`, if it can't
+    listen.
     """
 
     may_be_early = True
 
     def __init__(
-        self, loop: EventLoop, host: Host, path: str, backlog: int = 1 << 19
+        self,
+        loop: EventLoop,
+        host: Host,
+        path: str,
+        backlog: int = 1 << 19,
+        field: str = "serial",
     ) -> None:
         self._loop = loop
         self._host = host
@@ -31,7 +37,7 @@ class UnixEndpoint:
         self._client: socket.socket | None = None
         self._input: Input | None = None
         self._output: Output | None = None
-        self._listener = listen(path)
+        self._listener = listen(path, field)
         loop.watch(self._listener.fileno(), READ, self._on_connect)
 
     def write(self, data: bytes) -> int:
@@ -112,30 +118,30 @@ def _is_hung_up(peer: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-def listen(path: str) -> socket.socket:
+def listen(path: str, field: str = "serial") -> socket.socket:
     """A listening unix socket at `path`, replacing one that nobody serves.
 
     Raises ConfigError if the path is taken by something else, or too long.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
-        _remove_stale(path)
+        _remove_stale(path, field)
         listener.bind(path)
         listener.listen()
     except OSError as error:
         listener.close()
         problem = error.strerror or str(error)
-        raise ConfigError(f"serial: unix socket {path!r}: {problem}") from None
+        raise ConfigError(f"{field}: unix socket {path!r}: {problem}") from None
     except BaseException:
         listener.close()
         raise
     return listener
 
 
-def _remove_stale(path: str) -> None:
+def _remove_stale(path: str, field: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigError(f"serial: {path!r} exists and is not a socket")
+            raise ConfigError(f"{field}: {path!r} exists and is not a socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -144,4 +150,4 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
         else:
-            raise ConfigError(f"serial: unix socket {path!r} is served by another")
+            raise ConfigError(f"{field}: unix socket {path!r} is served by another")

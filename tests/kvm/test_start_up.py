@@ -14,7 +14,7 @@ STANDARD = """
 """.split()
 OURS = """
     board boot boot.bootparam boot.bzimage boot.cpu_state boot.cpuid boot.elf
-    boot.image boot.kernel boot.layout boot.linux boot.mptable capture cli config
+    boot.image boot.kernel boot.layout boot.linux boot.mptable cli config
     console device_manager devices devices.buffered_sink devices.calendar_registers
     devices.clock devices.cmos_rtc devices.cmos_rtc_state devices.device_io
     devices.doorbell devices.errors devices.fast_port devices.i8042

@@ -21,8 +21,8 @@ def stack(loop: EventLoop) -> Iterator[ExitStack]:
 def start(loop: EventLoop, stack: ExitStack) -> Start:
     """Makes a console and starts its loop."""
 
-    def make(serial: str) -> Rig:
-        rig = Rig(loop, serial)
+    def make(serial: str, *tee: str) -> Rig:
+        rig = Rig(loop, serial, *tee)
         stack.callback(rig.console.close)
         rig.console.power_on()
         loop.start()

@@ -48,10 +48,11 @@ class Guest:
 class Rig:
     """A console with a guest at its inner end."""
 
-    def __init__(self, loop: EventLoop, serial: str) -> None:
+    def __init__(self, loop: EventLoop, serial: str, *tee: str) -> None:
         self.failures: list[str] = []
         self.failed = threading.Event()
-        self.console = Console(loop, MachineConfig(serial=serial), self._fail)
+        config = MachineConfig(serial=serial, tee=tee)
+        self.console = Console(loop, config, self._fail)
         self.guest = Guest(self.console, loop)
         self.console.connect(self.guest.serial)
 
@@ -63,4 +64,4 @@ class Rig:
         assert self.console.sink.write(data) == len(data)
 
 
-Start = Callable[[str], Rig]
+Start = Callable[..., Rig]

@@ -49,8 +49,8 @@ class Rig:
         self.loop.start()
         return endpoint
 
-    def listen(self, path: Path, **options: int) -> UnixEndpoint:
-        endpoint = UnixEndpoint(self.loop, self.host, str(path), **options)
+    def listen(self, path: Path, backlog: int = 1 << 19) -> UnixEndpoint:
+        endpoint = UnixEndpoint(self.loop, self.host, str(path), backlog)
         self.stack.callback(endpoint.close)
         self.loop.start()
         return endpoint

@@ -1,119 +1,19 @@
 """CaptureEndpoint, PanicWatch and EscapeFilter: bytes, wherever they are cut."""
 
 import itertools
-import re
-import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmm.capture import LAST_LINES, CaptureEndpoint, ExpectTimeout, GuestEnded
+from vmm.capture import CaptureEndpoint
 from vmm.panic_watch import LINE_MAX, PanicWatch
-from vmm.result import ExitReason, RunResult
 from vmm.terminal import EscapeFilter
 
 DEADLINE = 10.0
-RESULT = RunResult(ExitReason.RESET, 0)
 
 
-@pytest.fixture
-def capture() -> CaptureEndpoint:
-    return CaptureEndpoint(on_room=lambda: None)
-
-
-# expect
-
-
-@pytest.mark.parametrize("pattern", ["login: ", b"login: ", re.compile(rb"log\w+: ")])
-def test_pattern_may_be_str_bytes_or_regex(
-    capture: CaptureEndpoint, pattern: str | bytes | re.Pattern[bytes]
-) -> None:
-    capture.write(b"\r\nlogin: ")
-    assert capture.expect(pattern, DEADLINE)[0] == b"login: "
-
-
-@pytest.mark.parametrize("pattern", ["a.c", b"a.c"])
-def test_text_is_taken_literally(
-    capture: CaptureEndpoint, pattern: str | bytes
-) -> None:
-    capture.write(b"abc a.c")
-    assert capture.expect(pattern, DEADLINE).span() == (4, 7)
-
-
-def test_text_that_is_not_ascii_is_utf_8(capture: CaptureEndpoint) -> None:
-    capture.write("é".encode())
-    assert capture.expect("é", DEADLINE)[0] == b"\xc3\xa9"
-
-
-def test_match_has_its_groups_and_what_came_before(capture: CaptureEndpoint) -> None:
-    capture.write(b"pid 42 done")
-    match = capture.expect(re.compile(rb"pid (\d+)"), DEADLINE)
-    assert match[1] == b"42"
-    assert match.string == b"pid 42 done"
-
-
-def test_all_up_to_the_match_is_consumed(capture: CaptureEndpoint) -> None:
-    capture.write(b"one two three")
-    capture.expect("two", DEADLINE)
-    assert capture.read() == b" three"
-
-
-def test_read_consumes(capture: CaptureEndpoint) -> None:
-    capture.write(b"x")
-    assert (capture.read(), capture.read()) == (b"x", b"")
-
-
-@pytest.mark.parametrize("cut", range(7))
-def test_pattern_may_come_in_pieces(capture: CaptureEndpoint, cut: int) -> None:
-    capture.write(b"login:"[:cut])
-    later = threading.Timer(0, capture.write, [b"login:"[cut:]])
-    later.start()
-    assert capture.expect("login:", DEADLINE)
-    later.join()
-
-
-def test_timeout_shows_the_pattern_and_the_last_lines(capture: CaptureEndpoint) -> None:
-    lines = [f"line {number}" for number in range(LAST_LINES + 5)]
-    capture.write("\r\n".join(lines).encode())
-    with pytest.raises(ExpectTimeout) as caught:
-        capture.expect("login: ", timeout=0)
-    first, *shown = str(caught.value).splitlines()
-    assert first == "no 'login: ' on the console within 0 s; it ends:"
-    assert shown == [f"  | {line}" for line in lines[-LAST_LINES:]]
-
-
-def test_timeout_without_any_output_says_so(capture: CaptureEndpoint) -> None:
-    with pytest.raises(ExpectTimeout, match=r"it ends:\n  \(empty\)$"):
-        capture.expect("x", timeout=0)
-
-
-def test_timeout_is_a_timeout_error_that_consumes_nothing(
-    capture: CaptureEndpoint,
-) -> None:
-    capture.write(b"abc\xff")
-    with pytest.raises(TimeoutError, match=r"abc\\xff"):
-        capture.expect("x", timeout=0)
-    assert capture.read() == b"abc\xff"
-
-
-def test_end_of_the_guest_ends_the_wait_at_once(capture: CaptureEndpoint) -> None:
-    capture.write(b"bye")
-    later = threading.Timer(0, capture.end, [RESULT])
-    later.start()
-    with pytest.raises(GuestEnded, match=r"before the guest ended \(reset\)") as caught:
-        capture.expect("login", timeout=3600)
-    later.join()
-    assert caught.value.result is RESULT
-    assert "  | bye" in str(caught.value)
-
-
-def test_what_the_guest_printed_can_be_expected_after_its_end(
-    capture: CaptureEndpoint,
-) -> None:
-    capture.write(b"bye")
-    capture.end(RESULT)
-    assert capture.expect("bye", timeout=0)
+# CaptureEndpoint
 
 
 def test_at_its_limit_it_takes_no_more() -> None:
@@ -122,23 +22,51 @@ def test_at_its_limit_it_takes_no_more() -> None:
     assert capture.write(b"ef") == 0
 
 
+def test_what_comes_before_the_first_reader_is_kept() -> None:
+    capture = CaptureEndpoint(on_room=lambda: None, limit=4)
+    capture.write(b"abcdef")
+    assert capture.reader().read() == b"abcd"
+
+
+def test_nobody_to_read_holds_nothing_where_nobody_is_awaited() -> None:
+    capture = CaptureEndpoint(on_room=lambda: None, limit=4, awaits_reader=False)
+    assert (capture.write(b"abc"), capture.write(b"def")) == (3, 3)
+    assert capture.transcript() == b"cdef"
+
+
 def test_room_is_told_once_somebody_has_waited_for_it() -> None:
     told: list[str] = []
     capture = CaptureEndpoint(on_room=lambda: told.append("room"), limit=4)
     capture.write(b"abcdef")
-    capture.expect("b", DEADLINE)
+    reader = capture.reader()
+    reader.expect("b", DEADLINE)
     assert told == ["room"]
     assert capture.write(b"ef") == 2
-    assert capture.read() == b"cdef"
+    assert reader.read() == b"cdef"
 
 
 def test_room_is_not_told_while_nobody_waits_for_it() -> None:
     told: list[str] = []
     capture = CaptureEndpoint(on_room=lambda: told.append("room"))
     capture.write(b"abc")
-    capture.expect("b", DEADLINE)
-    capture.read()
+    reader = capture.reader()
+    reader.expect("b", DEADLINE)
+    reader.read()
     assert told == []
+
+
+def test_slowest_reader_holds_the_guest_until_it_reads_or_closes() -> None:
+    told: list[str] = []
+    capture = CaptureEndpoint(on_room=lambda: told.append("room"), limit=4)
+    slow, fast = capture.reader(), capture.reader()
+    capture.write(b"abcd")
+    assert fast.read() == b"abcd"
+    assert (capture.write(b"e"), told) == (0, [])
+    slow.close()
+    slow.close()
+    assert told == ["room"]
+    assert capture.write(b"efgh") == 4
+    assert fast.read() == b"efgh"
 
 
 # PanicWatch

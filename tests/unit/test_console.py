@@ -20,6 +20,8 @@ def test_what_can_not_be_opened_leaves_nothing_open(
     before = open_fds()
     with pytest.raises(ConfigError, match=r"^serial: "):
         Console(loop, MachineConfig(serial=f"file:{tmp_path}/no/log"), print)
+    with pytest.raises(ConfigError, match=r"^tee: "):
+        Console(loop, MachineConfig(tee=["file:/dev/null", "file:/no/log"]), print)
     assert open_fds() == before
 
 
@@ -27,7 +29,9 @@ def test_what_can_not_be_opened_leaves_nothing_open(
 def test_closing_leaves_nothing_open(where: str, tmp_path: Path) -> None:
     before = open_fds()
     loop = EventLoop(lambda error: None)
-    rig = Rig(loop, where.format(tmp_path))
+    rig = Rig(
+        loop, where.format(tmp_path), f"file:{tmp_path}/tee", f"unix:{tmp_path}/t"
+    )
     loop.start()
     rig.print(b"x")
     loop.stop()

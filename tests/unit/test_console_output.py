@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from console_rig import DEADLINE, PIPE_SIZE, OnLoop, Start
 
-from vmm.capture import GuestEnded
+from vmm.errors import GuestEnded
 from vmm.event_loop import EventLoop
 from vmm.result import ExitReason, RunResult
 
@@ -168,7 +168,7 @@ def test_output_moves_on_the_loops_thread_alone(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = start("capture")
-    rig.console._capture._limit = 4  # so that expect makes room
+    rig.console._captured().spool.limit = 4  # so that expect makes room
     consume, threads = rig.console.sink.consume, set()
 
     def note(count: int) -> None:

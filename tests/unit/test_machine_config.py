@@ -1,6 +1,7 @@
 """MachineConfig: what is taken, and the field that is named where it isn't."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,24 @@ def test_tiny_guest_is_the_default(
 
 def test_given_kernel_comes_without_an_initrd() -> None:
     assert MachineConfig(kernel="vmlinux").images() == ("vmlinux", None)
+
+
+@pytest.mark.parametrize("tee", ["file:log", ["file:log"], ("file:log",)])
+def test_tee_may_be_one_or_several(tee: str | Sequence[str]) -> None:
+    assert MachineConfig(tee=tee).tee == ("file:log",)
+
+
+@pytest.mark.parametrize(
+    ("tee", "complaint"),
+    [
+        ("stdio", "tee: 'stdio' is not file:PATH or unix:PATH"),
+        (["file:"], "tee: 'file:' is not file:PATH or unix:PATH"),
+        (["unix:a", "unix:a"], "tee: 'unix:a' is given twice"),
+        ("file:log", "tee: 'file:log' is given twice"),
+    ],
+)
+def test_tee_that_can_not_be_is_refused(
+    tee: str | Sequence[str], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{complaint}$"):
+        MachineConfig(serial="file:log", tee=tee)

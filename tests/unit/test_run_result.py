@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.capture import GuestEnded
-from vmm.errors import ConfigError, KvmError, VmmError
+from vmm.errors import ConfigError, GuestEnded, KvmError, VmmError
 from vmm.result import EXIT_CODES, ExitReason, RunResult
 from vmm.result_file import check_result_path, write_result
 

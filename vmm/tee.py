@@ -1,0 +1,126 @@
+"""Tees: copies of the console's output to files and unix sockets."""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Final
+
+from .capture import CaptureEndpoint
+from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
+from .event_loop import EventLoop
+
+CHUNK: Final = 64 << 10
+
+
+class Teed:
+    """An endpoint whose output is captured, too, for the tees."""
+
+    def __init__(self, endpoint: Endpoint, capture: CaptureEndpoint) -> None:
+        self._endpoint = endpoint
+        self._capture = capture
+        self.may_be_early = endpoint.may_be_early
+
+    def write(self, data: bytes) -> int:
+        taken = self._endpoint.write(data[: self._capture.room(len(data))])
+        self._capture.write(data[:taken])
+        return taken
+
+    def resume_input(self) -> None:
+        self._endpoint.resume_input()
+
+    def close(self) -> None:
+        self._endpoint.close()
+
+
+class _Tee:
+    """One copy, written as fast as its endpoint takes it; the Host of that."""
+
+    def __init__(
+        self, tees: "Tees", loop: EventLoop, where: str, cleanup: ExitStack
+    ) -> None:
+        self._tees = tees
+        self._where = where
+        self.is_file = False
+        self._endpoint = self._open(loop, where, cleanup)
+        cleanup.callback(self._endpoint.close)
+        self._reader = tees.capture.copier()
+
+    def _open(self, loop: EventLoop, where: str, cleanup: ExitStack) -> Endpoint:
+        kind, _, path = where.partition(":")
+        if kind == "unix":
+            from .unix_endpoint import UnixEndpoint
+
+            return UnixEndpoint(loop, self, path, field="tee")
+        fd = open_output_file(path, field="tee")
+        cleanup.callback(os.close, fd)
+        endpoint = FdEndpoint(loop, self, fd)
+        self.is_file = endpoint.is_file
+        return endpoint
+
+    @property
+    def is_done(self) -> bool:
+        return not self._reader.peek(1)
+
+    def endpoint_ready(self) -> None:
+        while data := self._reader.peek(CHUNK):
+            try:
+                taken = self._endpoint.write(data)
+            except OSError as error:
+                self._tees.on_failure(f"tee {self._where!r} can't be written: {error}")
+                self._endpoint = NullEndpoint()
+                continue
+            self._reader.skip(taken)
+            if taken < len(data):
+                return
+        self._tees.check_done()
+
+    def endpoint_input(self, data: bytes) -> bool:
+        """A tee only shows; what is typed there goes nowhere."""
+        return True
+
+
+class Tees:
+    """All tees of one console. On the loop's thread, but for `finish`.
+
+    A tee that can't be written any more fails the run, through `on_failure`.
+    """
+
+    def __init__(
+        self,
+        capture: CaptureEndpoint,
+        loop: EventLoop,
+        places: Sequence[str],
+        on_failure: Callable[[str], None],
+        cleanup: ExitStack,
+    ) -> None:
+        """Raises ConfigError if one can't be opened; `cleanup` closes them."""
+        self.capture = capture
+        self.on_failure = on_failure
+        self._loop = loop
+        self._done = threading.Event()
+        self._tees: list[_Tee] = []
+        for where in places:
+            self._tees.append(_Tee(self, loop, where, cleanup))
+        capture.on_data = self.write
+
+    @property
+    def has_file(self) -> bool:
+        """Whether a guest that prints for ever fills a disk."""
+        return any(tee.is_file for tee in self._tees)
+
+    def write(self) -> None:
+        """Write what has come."""
+        for tee in self._tees:
+            tee.endpoint_ready()
+
+    def check_done(self) -> None:
+        """Tell `finish` when nothing is left to write."""
+        if all(tee.is_done for tee in self._tees):
+            self._done.set()
+
+    def finish(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds until all is written; for when no more comes."""
+        self._done.clear()
+        self._loop.call_soon(self.write)
+        self._done.wait(timeout)
