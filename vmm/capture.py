@@ -67,8 +67,8 @@ class CaptureEndpoint:
         with self.changed:
             self.spool.close()
 
-    def end(self, result: RunResult) -> None:
-        """No more output will come."""
+    def end(self, result: RunResult | None) -> None:
+        """No more output will come; None: it will, after all."""
         with self.changed:
             self.result = result
             self.changed.notify_all()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .config import DEFAULT_CMDLINE
+from .config import DEFAULT_CMDLINE, POLICIES
 from .devices.errors import DeviceError
 from .errors import VmmError
 from .messages import say, show_traceback
@@ -76,11 +76,24 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--memory", metavar="SIZE", default="128M", help="RAM: 512M, 2G (%(default)s)")
     add("--cpus", metavar="N", type=int, default=1, help="virtual CPUs (%(default)s)")
     add("--timeout", metavar="S", type=float, help="end with 124 after S seconds")
+    for event, verb in (("reset", "resets"), ("panic", "panics"), ("crash", "crashes")):
+        add(
+            f"--on-{event}",
+            choices=POLICIES,
+            default="exit",
+            help=f"when the guest {verb} (%(default)s)",
+        )
     add(
-        "--on-reset",
-        choices=("exit", "restart"),
-        default="exit",
-        help="when the guest resets (%(default)s)",
+        "--hang",
+        dest="hang_s",
+        metavar="S",
+        type=float,
+        help="end with 35 after S seconds without console output or exits",
+    )
+    add(
+        "--symbols",
+        metavar="FILE",
+        help="System.map or vmlinux that names addresses in a crash report",
     )
     add(
         "--quirks",

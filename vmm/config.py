@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
 from .devices.record import Record
@@ -23,6 +23,9 @@ _SIZE: Final = re.compile(r"(\d{1,20})([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCI
 
 StrPath = str | os.PathLike[str]
 
+Policy = Literal["exit", "restart", "pause"]
+POLICIES: Final = get_args(Policy)
+
 
 class MachineConfig(Record):
     """One machine. Raises ConfigError where a value can't be.
@@ -30,6 +33,11 @@ class MachineConfig(Record):
     `kernel` None means the tiny guest of `scripts/build-guest`, `cmdline` None
     the default one, to which `append` adds either way. `memory` is in bytes, or
     a string such as "512M". `timeout` is in seconds from start; None: no limit.
+    `on_reset`, `on_panic` and `on_crash` say what happens then: the run ends, the
+    guest boots again, or its vCPUs stop and wait, to be looked at. With `hang_s`, a
+    guest that for so many seconds neither prints nor makes an exit ends the run.
+    `symbols`, a System.map or an ELF file, names addresses in a crash report; one
+    that belongs to the kernel is found beside it.
     `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio",
     "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
@@ -47,7 +55,11 @@ class MachineConfig(Record):
     memory: int | str = "128M"
     cpus: int = 1
     timeout: float | None = None
-    on_reset: Literal["exit", "restart"] = "exit"
+    on_reset: Policy = "exit"
+    on_panic: Policy = "exit"
+    on_crash: Policy = "exit"
+    hang_s: float | None = None
+    symbols: StrPath | None = None
     quirks: Literal["auto", "none", "pvm"] = "auto"
     serial: str = "capture"
     tee: str | Sequence[str] = ()
@@ -71,10 +83,8 @@ class MachineConfig(Record):
             )
         if not 1 <= self.cpus <= CPUS_MAX:
             raise ConfigError(f"cpus: {self.cpus} is not within 1..{CPUS_MAX}")
-        if self.timeout is not None and not 0 < self.timeout < 1e9:
-            raise ConfigError(f"timeout: {self.timeout} is no time in seconds")
-        if self.on_reset not in ("exit", "restart"):
-            raise ConfigError(f"on_reset: {self.on_reset!r} is not exit or restart")
+        self._check_times()
+        self._check_policies()
         if self.quirks not in ("auto", "none", "pvm"):
             raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
         kind, _, path = self.serial.partition(":")
@@ -84,6 +94,18 @@ class MachineConfig(Record):
                 f"serial: {self.serial!r} is not stdio, null, file:PATH or unix:PATH"
             )
         object.__setattr__(self, "tee", _checked_tee(self.tee, self.serial))
+
+    def _check_times(self) -> None:
+        for field in ("timeout", "hang_s"):
+            value = getattr(self, field)
+            if value is not None and not 0 < value < 1e9:
+                raise ConfigError(f"{field}: {value} is no time in seconds")
+
+    def _check_policies(self) -> None:
+        for field in ("on_reset", "on_panic", "on_crash"):
+            value = getattr(self, field)
+            if value not in POLICIES:
+                raise ConfigError(f"{field}: {value!r} is not exit, restart or pause")
 
     @property
     def memory_size(self) -> int:

@@ -68,7 +68,8 @@ class Console(SerialEvents):
         """
         self._loop = loop
         self._on_failure = on_failure
-        self._panic = PanicWatch()
+        self.watch = PanicWatch()
+        self._consumed = 0  # bytes of the sink that the endpoint has taken
         self.first_output_ns: int | None = None
         self.mid_line = False
         """Whether the last byte that an endpoint took was no newline."""
@@ -195,13 +196,14 @@ class Console(SerialEvents):
     def endpoint_ready(self) -> None:
         """Give the endpoint what it takes. On the loop's thread."""
         while data := bytes(self.sink.peek(CHUNK)):
+            self.watch.feed(self._consumed, data)
             try:
                 taken = self._endpoint.write(data)
             except OSError as error:
                 self._on_failure(f"the console's output can't be written: {error}")
                 self._endpoint = NullEndpoint()
                 continue
-            self._panic.feed(data[:taken])
+            self._consumed += taken
             if taken:
                 self.mid_line = data[taken - 1] != ord("\n")
             self.sink.consume(taken)
@@ -233,11 +235,22 @@ class Console(SerialEvents):
         if self._capture is not None:
             self._capture.end(result)
 
+    def resume(self) -> None:
+        """It wasn't over: the guest was paused, and goes on."""
+        if self._capture is not None:
+            self._capture.end(None)
+
     @property
     def panic_line(self) -> str | None:
-        """The guest's panic message, though no reader may have taken it yet."""
-        ahead = self._panic.look_ahead(bytes(self.sink.peek(len(self.sink))))
-        return self._panic.line or ahead
+        """The guest's panic message, though no reader may have taken it yet.
+
+        For when the guest has stopped.
+        """
+        if self._serial is not None:
+            self._serial.flush()
+        ahead = bytes(self.sink.peek(len(self.sink)))
+        self.watch.feed(self.sink.accepted - len(ahead), ahead)
+        return self.watch.line
 
     # What a test does with it, where `serial` is "capture" or there is a tee
 
@@ -294,6 +307,7 @@ class Console(SerialEvents):
 
     def power_on(self) -> None:
         """The guest is about to boot, for the first time or again."""
+        self.watch.restart(self.sink.accepted)
         self._holding = self._endpoint.may_be_early
         self._listened = False
         self._patience_ends_ns = self._loop.now_ns() + PATIENCE_NS

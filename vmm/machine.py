@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from .board import Board
 from .boot.image import ImageFile
@@ -23,13 +23,21 @@ from .host import host_kind
 from .kvm._libc import install_kick_handler
 from .kvm.kvm import Kvm
 from .memory import GuestMemory
+from .panic_watch import when_silent
 from .power_cycle import PowerCycle, survey
 from .quirks import Quirks, quirks_for
 from .result import EXIT_CODES, ExitReason, RunResult
 from .run_control import End, RunControl
 
-if TYPE_CHECKING:  # a run without a profile doesn't import it
+if TYPE_CHECKING:  # most runs don't import them
+    from .paused_guest import PausedGuest
     from .profile.recorder import Profile
+    from .symbols import Symbols
+
+
+# How a boot that has panicked may end: at once, by its own reset, by reboot=t.
+_AFTER_A_PANIC: Final = (ExitReason.PANIC, ExitReason.RESET, ExitReason.CRASH)
+_REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 
 class Machine:
@@ -58,6 +66,10 @@ class Machine:
         self._exits: dict[str, int] = {}
         self._insn_emulation = 0
         self._resets = 0
+        self._powered = False
+        self._report = ""
+        self._paused: PausedGuest | None = None
+        self._symbols = _asked_symbols(self.config)
         self._started_ns: int | None = None
         with ExitStack() as stack:
             self._quirks = _quirks(self.config)
@@ -84,6 +96,7 @@ class Machine:
             for device in self._board.devices:
                 self._devices.add(device)
             self.console.connect(self._board.serial)
+            self.console.watch.on_panic = self._on_panic
             self._cleanup = stack.pop_all()
         self._thread = threading.Thread(target=self._main, name="vmm-vcpu0")
 
@@ -101,11 +114,15 @@ class Machine:
             self._loop.call_at(due, self._on_timeout)
         if self._host.posts and (self._host.entry == "python" or self._profile):
             self._poke()
+        if self.config.hang_s is not None:
+            from .hang_watch import HangWatch
+
+            HangWatch(self._loop, self.config.hang_s, self._progress, self._on_hang)
         self._loop.start()
         self._thread.start()
 
     def wait(self, timeout: float | None = None) -> RunResult:
-        """Wait for the end of the run, up to `timeout` seconds.
+        """Wait for the end of the run or a pause, up to `timeout` seconds.
 
         Raises TimeoutError if the guest still runs then; it goes on running.
         """
@@ -122,9 +139,36 @@ class Machine:
         return self.wait()
 
     def stop(self, detail: str = "", exit_code: int | None = None) -> None:
-        """End the run now, with reason `stopped`; returns before it has ended."""
+        """End the run now, with reason `stopped`; returns before it has ended.
+
+        The result of a paused guest stays what it is.
+        """
         self._control.finish(End(ExitReason.STOPPED, detail, exit_code))
         self.console.abandon()
+
+    @property
+    def paused(self) -> "PausedGuest | None":
+        """The guest to look at, where a policy has paused it."""
+        return self._paused
+
+    def resume(self) -> None:
+        """Let a paused guest go on where it stands; after a reset it boots again.
+
+        After a crash it will hardly come far. Raises VmmError unless it is paused.
+        """
+        if self._paused is None:
+            raise VmmError("the guest isn't paused")
+        self._paused = None
+        self.console.resume()
+        self._done.clear()
+        if not self._control.resume():
+            self._done.set()
+            raise VmmError("the guest isn't paused any more: the run has ended")
+
+    def join(self) -> None:
+        """Wait until the guest is gone; a paused one until `stop` or its timeout."""
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def plug(self, device: DeviceIo) -> None:
         """Put a device of the user's on the buses, before start or while it runs.
@@ -176,6 +220,31 @@ class Machine:
         self._control.finish(End(ExitReason.TIMEOUT, detail))
         self.console.abandon()
 
+    def _on_panic(self) -> None:
+        """A panic was printed: don't wait for what the guest does then.
+
+        But shortly, for the rest of its report.
+        """
+        turn = self._control.turn
+
+        def panicked() -> None:
+            end = End(ExitReason.PANIC, self.console.watch.line or "")
+            self._control.finish(end, turn)
+
+        when_silent(self._loop, lambda: self.console.sink.accepted, panicked)
+
+    def _progress(self) -> object:
+        """Something that changes whenever the guest does something."""
+        if len(self.console.sink) == self.config.serial_buffer:  # it waits for us
+            return object()
+        exits = self._cycle.exits
+        del exits["intr"]  # kicks of ours
+        return self._control.turn, self.console.sink.accepted, exits
+
+    def _on_hang(self) -> None:
+        detail = f"no console output and no exit for {self.config.hang_s:g} s"
+        self._control.finish(End(ExitReason.HANG, detail), self._control.turn)
+
     def _on_error(self, error: Exception) -> None:
         known = isinstance(error, VmmError)
         self._fail(str(error) if known else f"{type(error).__name__}: {error}", error)
@@ -196,7 +265,7 @@ class Machine:
         if self._profile is not None:
             self._profile.power_on()
         self.console.power_on()
-        return PowerCycle(
+        cycle = PowerCycle(
             self._host,
             self._memory,
             self._boot,
@@ -204,62 +273,134 @@ class Machine:
             self._control,
             self._profile,
         )
+        self._powered = True
+        return cycle
 
     def _main(self) -> None:
+        concluded = False
         try:
-            self._run_cycle()
-            while self._boots_again():
-                self._memory.discard()
-                self._devices.reset()
-                self._resets += 1
-                self._control.rearm()
-                self._cycle = self._power_on()
-                self._run_cycle()
+            try:
+                concluded = self._live()
+            finally:
+                self._power_off()
         except Exception as error:
             self._on_error(error)
         try:
-            self._conclude()
+            if not concluded:
+                self._conclude()
         finally:
             self._done.set()
 
-    def _run_cycle(self) -> None:
-        try:
+    def _live(self) -> bool:
+        """Run one boot after another; whether the last one's result is made."""
+        while True:
             self._cycle.run()
-        finally:
-            if self._profile is not None:
-                self._profile.power_off()
-            for kind, count in self._cycle.exits.items():
-                self._exits[kind] = self._exits.get(kind, 0) + count
-            self._insn_emulation += self._cycle.insn_emulation
-            self._cycle.close()
+            self._look_back()
+            policy = self._policy()
+            if policy == "pause":
+                if not self._pause():
+                    return True
+                end = self._control.end
+                if end is None or end.reason is not ExitReason.RESET:
+                    self._control.rearm()
+                    continue
+            elif policy == "exit":
+                return False
+            self._boot_again()
 
-    def _boots_again(self) -> bool:
+    def _look_back(self) -> None:
+        """Note what is lost once the VM is gone."""
         end = self._control.end
-        return (
-            self.config.on_reset == "restart"
-            and end is not None
-            and end.reason is ExitReason.RESET
-            and self.console.panic_line is None
-        )
+        assert end is not None
+        if end.reason is ExitReason.RESET:
+            self._resets += 1
+        if end.reason in _REPORTED:
+            from .crash_report import crash_report
+
+            self._report = crash_report(
+                self._cycle.vcpus, self._memory, self._find_symbols()
+            )
+
+    def _verdict(self) -> End:
+        """Why the boot has ended; the end of one that has panicked is a panic."""
+        end = self._control.end
+        assert end is not None
+        panic = self.console.panic_line
+        if panic is not None and end.reason in _AFTER_A_PANIC:
+            return End(ExitReason.PANIC, panic)
+        return end
+
+    def _policy(self) -> str:
+        policies: dict[ExitReason, str] = {
+            ExitReason.RESET: self.config.on_reset,
+            ExitReason.PANIC: self.config.on_panic,
+            ExitReason.CRASH: self.config.on_crash,
+        }
+        return policies.get(self._verdict().reason, "exit")
+
+    def _pause(self) -> bool:
+        """Show the result and the guest until it is resumed: True, or stopped."""
+        from .paused_guest import PausedGuest
+
+        guest = PausedGuest(self._cycle.vcpus, self._memory, self._find_symbols())
+        self._conclude()
+        self._paused = guest
+        self._done.set()
+        resumed = self._control.hold()
+        if not resumed:
+            self._paused = None
+        guest.release()
+        return resumed
+
+    def _boot_again(self) -> None:
+        end = self._control.end
+        if end is not None and end.reason is not ExitReason.RESET:  # we do it for it
+            self._resets += 1
+        self._power_off()
+        self._memory.discard()
+        self._devices.reset()
+        self._control.rearm()
+        self._cycle = self._power_on()
+
+    def _power_off(self) -> None:
+        """Take the VM down, and keep what it has counted. Idempotent."""
+        if not self._powered:
+            return
+        if self._profile is not None:
+            self._profile.power_off()
+        self._exits, self._insn_emulation = self._totals()
+        self._powered = False
+        self._cycle.close()
+
+    def _totals(self) -> tuple[dict[str, int], int]:
+        """Exits by kind and emulated instructions, over all boots."""
+        exits = dict(self._exits)
+        if not self._powered:
+            return exits, self._insn_emulation
+        for kind, count in self._cycle.exits.items():
+            exits[kind] = exits.get(kind, 0) + count
+        return exits, self._insn_emulation + self._cycle.insn_emulation
+
+    def _find_symbols(self) -> "Symbols | None":
+        if self._symbols is None:
+            from .symbols import symbols_of
+
+            self._symbols = symbols_of(self.config.images()[0])
+        return self._symbols
 
     def _conclude(self) -> None:
         """Let the console finish, and make the result that `wait` waits for."""
-        end = self._control.end
-        assert end is not None
+        end = self._verdict()
         assert self._started_ns is not None
         wall_ns = self._loop.now_ns() - self._started_ns
         hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
         self.console.finish(HURRY_S if hurried else None)
-        if end.reason is ExitReason.RESET:
-            self._resets += 1
-            panic = self.console.panic_line
-            if panic is not None:
-                end = End(ExitReason.PANIC, panic)
         detail = end.detail
         if end.reason is ExitReason.CRASH:
             detail += self._quirks.note()
         code = EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
         first_ns = self.console.first_output_ns
+        exits, insn_emulation = self._totals()
         self._result = RunResult(
             reason=end.reason,
             exit_code=code,
@@ -271,15 +412,25 @@ class Machine:
                 if first_ns is None
                 else round((first_ns - self._started_ns) / 1e9, 6)
             ),
-            exits=self._exits,
-            insn_emulation=self._insn_emulation,
+            exits=exits,
+            insn_emulation=insn_emulation,
             quirks=self._quirks.counts,
             cmdline=self._boot.cmdline.decode(errors="surrogateescape"),
             console_bytes=self.console.sink.accepted,
             console_dropped=self.console.sink.dropped,
             unclaimed_accesses=self._io_manager.unclaimed_accesses,
+            oops=self.console.watch.oops,
+            report=self._report,
         )
         self.console.end(self._result)
+
+
+def _asked_symbols(config: MachineConfig) -> "Symbols | None":
+    if config.symbols is None:
+        return None
+    from .symbols import Symbols
+
+    return Symbols.load(config.symbols)
 
 
 def _quirks(config: MachineConfig) -> Quirks:

@@ -1,21 +1,121 @@
-"""PanicWatch: finds the kernel's panic line in the stream of console output."""
+"""PanicWatch: finds a kernel's last words in the stream of console output."""
 
+import re
+import threading
+from collections.abc import Callable
 from typing import Final
+
+from .devices.clock import Clock
 
 PANIC: Final = b"Kernel panic - not syncing"  # kernel/panic.c
 LINE_MAX: Final = 256  # of which the message keeps
+LOG_HALF: Final = 32 << 10  # bytes kept of a log's beginning, and of its end
+QUIET_NS: Final = 200_000_000  # a report is over after so long a silence,
+PATIENCE_NS: Final = 2_000_000_000  # and after this in any case
+LOOK_NS: Final = 20_000_000
+
+# What an oops starts with. lib/bug.c, arch/x86/mm/fault.c (BUG, Oops),
+# arch/x86/kernel/traps.c (general protection fault), dumpstack.c's die counter.
+_OOPS: Final = re.compile(
+    rb"(?<![A-Za-z])BUG: |kernel BUG at |Oops: |general protection fault[,:]"
+    rb"|: [0-9a-f]{4} \[#\d+\]|" + PANIC
+)
+
+
+class _Log:
+    """The first and the last bytes of what is added."""
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._tail = b""
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        self._size += len(data)
+        room = LOG_HALF - len(self._head)
+        self._head += data[:room]
+        self._tail = (self._tail + data[max(room, 0) :])[-LOG_HALF:]
+
+    def text(self) -> str:
+        left_out = self._size - len(self._head) - len(self._tail)
+        gap = f"\n[{left_out} bytes left out]\n".encode() if left_out else b""
+        whole = self._head + gap + self._tail
+        return whole.decode(errors="replace").replace("\r\n", "\n")
 
 
 class PanicWatch:
-    """`line` is None until a panic was printed, then its line as far as it has come."""
+    """Reads one boot's output; `on_panic` is called once, at the first panic.
+
+    Thread-safe: bytes carry their position in the stream, so that those that
+    wait in a buffer may be shown ahead of their turn and again when it comes.
+    """
 
     def __init__(self) -> None:
-        self.line: str | None = None
+        self.on_panic: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+        self._seen = 0  # the position of the next byte that we haven't
+        self._oops = ""  # the last boot's that had one
+        self._begin()
+
+    def _begin(self) -> None:
+        self._line: str | None = None
+        self._log: _Log | None = None
         self._tail = b""
 
-    def feed(self, data: bytes) -> None:
-        """Look at the next bytes, wherever they were cut."""
-        if self.line is not None and b"\n" in self._tail:
+    def restart(self, position: int) -> None:
+        """The guest boots again; its output begins at `position`."""
+        with self._lock:
+            self._oops = self._text()
+            self._begin()
+            self._seen = position
+
+    def feed(self, position: int, data: bytes) -> None:
+        """Look at bytes of the stream, wherever they were cut."""
+        with self._lock:
+            fresh = data[max(0, self._seen - position) :]
+            self._seen = max(self._seen, position + len(data))
+            had_line = self._line is not None
+            self._look(fresh)
+            is_news = self._line is not None and not had_line
+        if is_news and self.on_panic is not None:
+            self.on_panic()
+
+    @property
+    def line(self) -> str | None:
+        """None until a panic was printed, then its line as far as it has come."""
+        with self._lock:
+            return self._line
+
+    @property
+    def oops(self) -> str:
+        """The log from the first line on that tells of an oops, a BUG or a panic.
+
+        "" if there was none; what is long lacks its middle.
+        """
+        with self._lock:
+            return self._text()
+
+    # With the lock held
+
+    def _text(self) -> str:
+        return self._oops if self._log is None else self._log.text()
+
+    def _look(self, data: bytes) -> None:
+        if self._log is None:
+            text = self._tail + data
+            found = _OOPS.search(text)
+            if found is None:
+                line = text.rfind(b"\n") + 1
+                self._tail = text[max(line, len(text) - LINE_MAX) :]
+                return
+            data = text[text.rfind(b"\n", 0, found.start()) + 1 :]
+            self._tail = b""
+            self._log = _Log()
+        self._log.add(data)
+        self._look_for_panic(data)
+
+    def _look_for_panic(self, data: bytes) -> None:
+        if self._line is not None and b"\n" in self._tail:
             return
         text = self._tail + data
         at = text.find(PANIC)
@@ -23,11 +123,27 @@ class PanicWatch:
             self._tail = text[1 - len(PANIC) :]
             return
         self._tail = text[at : at + LINE_MAX]
-        self.line = self._tail.split(b"\n")[0].strip().decode(errors="replace")
+        self._line = self._tail.split(b"\n")[0].strip().decode(errors="replace")
 
-    def look_ahead(self, data: bytes) -> str | None:
-        """What `line` would be after `feed(data)`."""
-        ahead = PanicWatch()
-        ahead.line, ahead._tail = self.line, self._tail
-        ahead.feed(data)
-        return ahead.line
+
+def when_silent(
+    clock: Clock, count: Callable[[], int], callback: Callable[[], None]
+) -> None:
+    """Call `callback` once `count`, of bytes printed, has stood still for QUIET_NS.
+
+    After PATIENCE_NS in any case.
+    """
+    start = since = clock.now_ns()
+    seen = count()
+
+    def look() -> None:
+        nonlocal since, seen
+        now, printed = clock.now_ns(), count()
+        if printed != seen:
+            since, seen = now, printed
+        if now - since >= QUIET_NS or now - start >= PATIENCE_NS:
+            callback()
+        else:
+            clock.call_at(now + LOOK_NS, look)
+
+    clock.call_at(start + LOOK_NS, look)

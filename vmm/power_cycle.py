@@ -106,6 +106,11 @@ class PowerCycle:
             self._cleanup = stack.pop_all()
 
     @property
+    def vcpus(self) -> list[Vcpu]:
+        """All vCPUs, by their index."""
+        return [loop.vcpu for loop in self._loops]
+
+    @property
     def exits(self) -> dict[str, int]:
         """Exits by kind, over all vCPUs."""
         kinds = self._loops[0].exits
@@ -119,7 +124,10 @@ class PowerCycle:
         return sum(loop.vcpu.stats().get("insn_emulation", 0) for loop in self._loops)
 
     def run(self) -> None:
-        """Run all vCPUs, the first on this thread, until the control has an end."""
+        """Run all vCPUs, the first on this thread, until the control has an end.
+
+        May be called again, to go on from there.
+        """
         others = [
             threading.Thread(
                 target=self._run_vcpu, args=(loop,), name=f"vmm-vcpu{loop.vcpu.index}"

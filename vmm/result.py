@@ -42,6 +42,8 @@ class RunResult(Record):
     `unclaimed_accesses` went to ports and addresses where there is no device.
     `insn_emulation` is how many instructions KVM emulated, `quirks` how often each
     work-around for this host was applied, `cmdline` what the kernel was given.
+    `oops` is the console's log from the first line on that tells of an oops, a BUG
+    or a panic; `report` shows registers, code and stack after a crash or a hang.
     """
 
     reason: ExitReason
@@ -58,6 +60,8 @@ class RunResult(Record):
     insn_emulation: int = 0
     quirks: dict[str, int] = field(default_factory=dict)
     cmdline: str = ""
+    oops: str = ""
+    report: str = ""
 
     def to_dict(self) -> dict[str, object]:
         """The contents of `--result FILE.json`."""

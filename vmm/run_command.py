@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
         say(f"{_OUTCOMES[result.reason]}{detail} ({result.wall_s:.2f} s)")
         if result.console_dropped:
             say(f"{result.console_dropped} bytes of console output were dropped")
+        if result.report:
+            print(result.report, file=sys.stderr, flush=True)
     return result.exit_code
 
 
@@ -100,7 +102,19 @@ def _run_machine(
         result = _wait(machine, options.quiet)
         if machine.console.mid_line and options.serial == "stdio" and _on_terminal():
             print(file=sys.stderr)  # so that what we say starts on a line of its own
+        if machine.paused is not None:
+            _hold(machine, result, options.quiet)
     return result, machine.error
+
+
+def _hold(machine: Machine, result: RunResult, quiet: bool) -> None:
+    """Keep a paused guest until somebody has seen enough of it."""
+    if not quiet:
+        detail = f": {result.detail}" if result.detail else ""
+        say(f"{_OUTCOMES[result.reason]}{detail}")
+        keys = "Ctrl-A x" if os.isatty(0) else "Ctrl-C"
+        say(f"paused; {keys} or SIGTERM ends it")
+    machine.join()
 
 
 def _on_terminal() -> bool:

@@ -23,22 +23,36 @@ class End(NamedTuple):
     error: Exception | None = None
 
 
+# What ends a run, though a boot may have ended by itself just before.
+_OF_THE_RUN = (ExitReason.STOPPED, ExitReason.TIMEOUT, ExitReason.ERROR)
+
+
 class RunControl:
-    """Thread-safe. `end` is None while the guest may run; vCPUs test it per exit."""
+    """Thread-safe. `end` is None while the guest may run; vCPUs test it per exit.
+
+    `turn` counts how often the guest was set going: a watcher passes the one that
+    it has watched, and what it finds out too late doesn't end the next.
+    """
 
     def __init__(self) -> None:
         self.end: End | None = None
-        self._next: End | None = None  # what came while a reset was under way
+        self.turn = 0
+        self._next: End | None = None  # what came after the boot had ended
         self._lock = threading.RLock()  # signal handlers stop, too
+        self._changed = threading.Condition(self._lock)
+        self._resumed = False
         self._running: dict[Vcpu, int] = {}  # to the ident of its thread
 
-    def finish(self, end: End) -> None:
+    def finish(self, end: End, turn: int | None = None) -> None:
         """End the run for `end`, unless something else has ended it already."""
         with self._lock:
+            if turn is not None and turn != self.turn:
+                return
             if self.end is None:
                 self.end = end
-            elif self._next is None and end.reason is not ExitReason.RESET:
+            elif self._next is None and end.reason in _OF_THE_RUN:
                 self._next = end
+                self._changed.notify_all()
             for vcpu, thread in self._running.items():
                 # The flag for a vCPU that is just about to enter KVM_RUN, the
                 # signal for one that is inside: either alone loses the stop.
@@ -54,16 +68,37 @@ class RunControl:
                     signal.pthread_kill(thread, KICK_SIGNAL)
 
     def rearm(self) -> None:
-        """The end was a reset and the machine boots again.
+        """The guest boots again, or goes on.
 
-        Whatever else came in the meantime, a stop or a timeout, ends that boot.
+        What came in the meantime and is for the whole run, a stop or a timeout,
+        ends it.
         """
         with self._lock:
             self.end, self._next = self._next, None
+            self.turn += 1
+
+    def hold(self) -> bool:
+        """Wait for `resume`: True; or for what ends the run for good: False."""
+        with self._changed:
+            while not self._resumed and self._next is None:
+                self._changed.wait()
+            resumed, self._resumed = self._resumed, False
+            return resumed
+
+    def resume(self) -> bool:
+        """Let `hold` return; False if the run was ended first."""
+        with self._changed:
+            if self._next is not None:
+                return False
+            self._resumed = True
+            self._changed.notify_all()
+            return True
 
     def enter(self, vcpu: Vcpu) -> None:
         """Declare the calling thread as the one that runs `vcpu`."""
         with self._lock:
+            # It may have been kicked out before, and be going on now.
+            vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
             self._running[vcpu] = threading.get_ident()
 
     def leave(self, vcpu: Vcpu) -> None:

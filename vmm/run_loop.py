@@ -86,8 +86,9 @@ class RunLoop:
         made no exit.
         """
         served, collected = self._entry.served, self._entry.collected
-        if self.vcpu.posted is not None:
-            collected += self.vcpu.posted.taken
+        posted = self.vcpu.posted  # it may be closed while another thread reads this
+        if posted is not None:
+            collected += posted.taken
         total = self._exits["io"] + served
         return {**self._exits, "io": total, "fast": served, "coalesced": collected}
 

@@ -95,6 +95,33 @@ def test_timeout_ends_with_124() -> None:
     assert err.startswith("vmm: timed out: the guest still ran after 0.3 s")
 
 
+def test_hang_ends_with_35_and_a_report() -> None:
+    code, _, err = outcome("halt", "--hang", "0.3")
+    assert code == 35
+    lines = err.splitlines()
+    assert lines[0].startswith("vmm: the guest hangs: no console output and no exit")
+    assert lines[1] == "vCPU 0:"
+    assert lines[2].startswith("RIP: 0010:")
+
+
+def test_a_crash_is_reported_after_its_line_unless_quiet() -> None:
+    assert "\nvCPU 0:\nRIP: " in outcome("bad-jump")[2]
+    assert outcome("bad-jump", "--quiet")[2] == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_paused_run_waits_for_a_signal_and_keeps_its_code(
+    number: signal.Signals,
+) -> None:
+    with running("panic-halt", "--on-panic", "pause") as process:
+        assert process.stderr is not None
+        first, second = process.stderr.readline(), process.stderr.readline()
+        assert first.startswith(b"vmm: the guest panicked: Kernel panic")
+        assert second == b"vmm: paused; Ctrl-C or SIGTERM ends it\n"
+        process.send_signal(number)
+        assert process.wait(DEADLINE) == 34
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_stop_the_run(number: signal.Signals) -> None:
     with running("spin") as process:

@@ -1,13 +1,8 @@
-"""CaptureEndpoint, PanicWatch and EscapeFilter: bytes, wherever they are cut."""
-
-import itertools
+"""CaptureEndpoint and EscapeFilter: bytes, wherever they are cut."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from vmm.capture import CaptureEndpoint
-from vmm.panic_watch import LINE_MAX, PanicWatch
 from vmm.terminal import EscapeFilter
 
 DEADLINE = 10.0
@@ -67,66 +62,6 @@ def test_slowest_reader_holds_the_guest_until_it_reads_or_closes() -> None:
     assert told == ["room"]
     assert capture.write(b"efgh") == 4
     assert fast.read() == b"efgh"
-
-
-# PanicWatch
-
-PANIC_LINE = "[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs"
-LOG = b"[    0.9] ok\r\n" + PANIC_LINE.encode() + b"\r\n[    1.1] CPU: 0\r\n"
-MESSAGE = "Kernel panic - not syncing: VFS: Unable to mount root fs"
-
-
-@pytest.mark.parametrize("cut", range(len(LOG) + 1))
-def test_panic_is_found_wherever_the_output_is_cut(cut: int) -> None:
-    watch = PanicWatch()
-    watch.feed(LOG[:cut])
-    watch.feed(LOG[cut:])
-    assert watch.line == MESSAGE
-
-
-@settings(deadline=None)  # the machine may be busy
-@given(cuts=st.lists(st.integers(0, len(LOG))))
-def test_panic_is_found_in_any_pieces(cuts: list[int]) -> None:
-    watch = PanicWatch()
-    places = [0, *sorted(cuts), len(LOG)]
-    for start, end in itertools.pairwise(places):
-        watch.feed(LOG[start:end])
-    assert watch.line == MESSAGE
-
-
-def test_output_without_a_panic_has_none() -> None:
-    watch = PanicWatch()
-    watch.feed(b"Kernel panic? - no, not syncing\n" * 100)
-    assert watch.line is None
-
-
-def test_first_panic_is_kept() -> None:
-    watch = PanicWatch()
-    watch.feed(LOG)
-    watch.feed(b"Kernel panic - not syncing: another\n")
-    assert watch.line == MESSAGE
-
-
-def test_endless_panic_line_is_bounded() -> None:
-    watch = PanicWatch()
-    watch.feed(b"Kernel panic - not syncing: ")
-    for _ in range(100):
-        watch.feed(b"x" * 100)
-    assert watch.line is not None
-    assert len(watch.line) == LINE_MAX
-
-
-def test_looking_ahead_changes_nothing() -> None:
-    watch = PanicWatch()
-    watch.feed(LOG[:40])
-    assert watch.look_ahead(LOG[40:]) == MESSAGE
-    assert watch.line != MESSAGE
-
-
-def test_bytes_that_are_no_text_are_replaced() -> None:
-    watch = PanicWatch()
-    watch.feed(b"Kernel panic - not syncing: \xff\n")
-    assert watch.line == "Kernel panic - not syncing: \N{REPLACEMENT CHARACTER}"
 
 
 # EscapeFilter

@@ -102,9 +102,17 @@ def test_bad_timeout_is_refused(timeout: float) -> None:
         MachineConfig(timeout=timeout)
 
 
-def test_bad_on_reset_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^on_reset: 'halt' is not exit or restart"):
-        MachineConfig(on_reset="halt")  # type: ignore[arg-type]
+@pytest.mark.parametrize("hang_s", [0, -1, float("nan"), float("inf"), 1e9])
+def test_bad_hang_s_is_refused(hang_s: float) -> None:
+    with pytest.raises(ConfigError, match=r"^hang_s: "):
+        MachineConfig(hang_s=hang_s)
+
+
+@pytest.mark.parametrize("field", ["on_reset", "on_panic", "on_crash"])
+def test_bad_policy_is_refused(field: str) -> None:
+    words = f"^{field}: 'halt' is not exit, restart or pause"
+    with pytest.raises(ConfigError, match=words):
+        MachineConfig(**{field: "halt"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,189 @@
+"""PanicWatch: the kernel's last words, wherever the output is cut."""
+
+import itertools
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vmm.devices.clock import VirtualClock
+from vmm.panic_watch import (
+    LINE_MAX,
+    LOG_HALF,
+    PATIENCE_NS,
+    QUIET_NS,
+    PanicWatch,
+    when_silent,
+)
+
+PANIC_LINE = "[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs"
+LOG = b"[    0.9] ok\r\n" + PANIC_LINE.encode() + b"\r\n[    1.1] CPU: 0\r\n"
+MESSAGE = "Kernel panic - not syncing: VFS: Unable to mount root fs"
+KEPT = f"{PANIC_LINE}\n[    1.1] CPU: 0\n"
+
+
+class Fed(PanicWatch):
+    """A watch that is fed one piece after the other."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        super().__init__()
+        self.news = 0
+        self.on_panic = self._count
+        self._position = 0
+        for piece in pieces:
+            self.add(piece)
+
+    def _count(self) -> None:
+        self.news += 1
+
+    def add(self, data: bytes) -> None:
+        self.feed(self._position, data)
+        self._position += len(data)
+
+
+@pytest.mark.parametrize("cut", range(len(LOG) + 1))
+def test_panic_is_found_wherever_the_output_is_cut(cut: int) -> None:
+    watch = Fed(LOG[:cut], LOG[cut:])
+    assert (watch.line, watch.oops, watch.news) == (MESSAGE, KEPT, 1)
+
+
+@settings(deadline=None)  # the machine may be busy
+@given(cuts=st.lists(st.integers(0, len(LOG))))
+def test_panic_is_found_in_any_pieces(cuts: list[int]) -> None:
+    places = [0, *sorted(cuts), len(LOG)]
+    watch = Fed(*(LOG[start:end] for start, end in itertools.pairwise(places)))
+    assert (watch.line, watch.oops, watch.news) == (MESSAGE, KEPT, 1)
+
+
+def test_output_without_a_panic_has_none() -> None:
+    watch = Fed(b"Kernel panic? - no, not syncing; DEBUG: [#1]\n" * 100)
+    assert (watch.line, watch.oops, watch.news) == (None, "", 0)
+
+
+def test_first_panic_is_kept() -> None:
+    watch = Fed(LOG, b"Kernel panic - not syncing: another\n")
+    assert (watch.line, watch.news) == (MESSAGE, 1)
+
+
+def test_endless_panic_line_is_bounded() -> None:
+    watch = Fed(b"Kernel panic - not syncing: ", *[b"x" * 100] * 100)
+    assert watch.line is not None
+    assert len(watch.line) == LINE_MAX
+
+
+def test_bytes_that_are_no_text_are_replaced() -> None:
+    watch = Fed(b"Kernel panic - not syncing: \xff\n")
+    assert watch.line == "Kernel panic - not syncing: \N{REPLACEMENT CHARACTER}"
+
+
+def test_bytes_shown_ahead_count_once_when_their_turn_comes() -> None:
+    watch = Fed(LOG[:40])
+    watch.feed(40, LOG[40:])
+    watch.feed(40, LOG[40:60])
+    watch.feed(60, LOG[60:])
+    assert (watch.line, watch.oops) == (MESSAGE, KEPT)
+
+
+# The log
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[ 1.0] BUG: kernel NULL pointer dereference, address: 0000000000000008",
+        "[ 1.0] kernel BUG at lib/list_debug.c:29!",
+        "[ 1.0] Oops: 0002 [#1] PREEMPT SMP NOPTI",
+        "[ 1.0] divide error: 0000 [#1]",
+        "[ 1.0] general protection fault, probably for non-canonical address",
+        "BUG: soft lockup - CPU#0 stuck for 22s!",
+        "Kernel panic - not syncing: without a time stamp",
+    ],
+)
+def test_log_starts_with_the_line_that_tells_of_an_oops(line: str) -> None:
+    watch = Fed(b"before\n", line.encode(), b"\nafter\n")
+    assert watch.oops == f"{line}\nafter\n"
+
+
+def test_a_programs_fault_is_no_oops() -> None:
+    watch = Fed(b"traps: a.out[7] general protection fault ip:401000 sp:7ffc0 error:0")
+    assert watch.oops == ""
+
+
+def test_panic_that_follows_an_oops_is_found_and_logged() -> None:
+    watch = Fed(b"Oops: 0000 [#1]\n", b"trace\n" * 10, LOG)
+    assert watch.line == MESSAGE
+    assert watch.oops.startswith("Oops: 0000 [#1]\ntrace\n")
+    assert watch.oops.endswith("CPU: 0\n")
+
+
+def test_log_keeps_its_beginning_and_its_end() -> None:
+    watch = Fed(b"Oops: first\n", *[b"." * 1000] * 200, b"last")
+    assert watch.oops.startswith("Oops: first\n...")
+    assert watch.oops.endswith("...last")
+    assert f"[{200_016 - 2 * LOG_HALF} bytes left out]" in watch.oops
+    assert len(watch.oops) < 2 * LOG_HALF + 100
+
+
+# The next boot
+
+
+def test_a_new_boot_has_not_panicked_and_keeps_the_log() -> None:
+    watch = Fed(LOG)
+    watch.restart(len(LOG))
+    assert (watch.line, watch.oops) == (None, KEPT)
+
+
+def test_what_the_old_boot_printed_counts_not_for_the_new() -> None:
+    watch = Fed()
+    watch.restart(len(LOG) + 3)
+    watch.feed(0, LOG + b"old" + b"new")
+    assert (watch.line, watch.news) == (None, 0)
+    watch.feed(len(LOG) + 6, b" BUG: here\n")
+    assert watch.oops == "new BUG: here\n"
+
+
+def test_callback_may_look_at_the_watch() -> None:
+    watch = PanicWatch()
+    lines: list[str | None] = []
+    watch.on_panic = lambda: lines.append(watch.line)
+    thread = threading.Thread(target=watch.feed, args=(0, LOG), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert lines == [MESSAGE]
+
+
+# The silence after it
+
+
+class Printer:
+    """A guest that prints a byte every `period_ns`, `count` times."""
+
+    def __init__(self, clock: VirtualClock, period_ns: int, count: int) -> None:
+        self.printed = 0
+        self.done_ns: list[int] = []
+        for number in range(1, count + 1):
+            clock.call_at(number * period_ns, self._print)
+        when_silent(
+            clock, lambda: self.printed, lambda: self.done_ns.append(clock.now_ns())
+        )
+
+    def _print(self) -> None:
+        self.printed += 1
+
+
+def test_silence_is_waited_for() -> None:
+    clock = VirtualClock()
+    printer = Printer(clock, QUIET_NS // 2, 5)
+    clock.advance(PATIENCE_NS * 2)
+    last = 5 * QUIET_NS // 2
+    assert [
+        last + QUIET_NS <= at <= last + 1.3 * QUIET_NS for at in printer.done_ns
+    ] == [True]
+
+
+def test_patience_ends_though_the_guest_prints_on() -> None:
+    clock = VirtualClock()
+    printer = Printer(clock, QUIET_NS // 2, 1000)
+    clock.advance(PATIENCE_NS * 2)
+    assert printer.done_ns == [PATIENCE_NS]
