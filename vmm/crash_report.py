@@ -75,7 +75,7 @@ def _register_lines(values: dict[str, int], symbols: Symbols | None) -> list[str
 
 
 def _row(values: dict[str, int], names: Sequence[str]) -> str:
-    return " ".join(f"{f'{name.upper()}:':<5}{values[name]:016x}" for name in names)
+    return " ".join(f"{f'{name.upper()}: ':<5}{values[name]:016x}" for name in names)
 
 
 def _name(address: int, symbols: Symbols | None) -> str | None:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:  # most runs don't import them
     from .profile.recorder import Profile
     from .symbols import Symbols
 
-
 # How a boot that has panicked may end: at once, by its own reset, by reboot=t.
 _AFTER_A_PANIC: Final = (ExitReason.PANIC, ExitReason.RESET, ExitReason.CRASH)
 _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
@@ -158,9 +157,9 @@ class Machine:
         """
         if self._paused is None:
             raise VmmError("the guest isn't paused")
-        self._paused = None
         self.console.resume()
         self._done.clear()
+        self._paused = None
         if not self._control.resume():
             self._done.set()
             raise VmmError("the guest isn't paused any more: the run has ended")
@@ -256,7 +255,7 @@ class Machine:
     def _poke(self) -> None:
         """Now and then: what a guest has written without an exit is to be seen."""
         self._control.poke()
-        if not self._done.is_set():
+        if self._paused is not None or not self._done.is_set():
             self._loop.call_at(self._loop.now_ns() + TICK_NS, self._poke)
 
     # Its life, on vCPU 0's thread

@@ -52,12 +52,7 @@ def run(options: argparse.Namespace) -> int:
             show_traceback(error)
         say(f"error: {result.detail}")
     elif not options.quiet:
-        detail = f": {result.detail}" if result.detail else ""
-        say(f"{_OUTCOMES[result.reason]}{detail} ({result.wall_s:.2f} s)")
-        if result.console_dropped:
-            say(f"{result.console_dropped} bytes of console output were dropped")
-        if result.report:
-            print(result.report, file=sys.stderr, flush=True)
+        _tell(result)
     return result.exit_code
 
 
@@ -104,14 +99,24 @@ def _run_machine(
             print(file=sys.stderr)  # so that what we say starts on a line of its own
         if machine.paused is not None:
             _hold(machine, result, options.quiet)
+            options.quiet = True  # all has been said
     return result, machine.error
+
+
+def _tell(result: RunResult) -> None:
+    """How it has ended, and why if that can be seen."""
+    detail = f": {result.detail}" if result.detail else ""
+    say(f"{_OUTCOMES[result.reason]}{detail} ({result.wall_s:.2f} s)")
+    if result.console_dropped:
+        say(f"{result.console_dropped} bytes of console output were dropped")
+    if result.report:
+        print(result.report, file=sys.stderr, flush=True)
 
 
 def _hold(machine: Machine, result: RunResult, quiet: bool) -> None:
     """Keep a paused guest until somebody has seen enough of it."""
     if not quiet:
-        detail = f": {result.detail}" if result.detail else ""
-        say(f"{_OUTCOMES[result.reason]}{detail}")
+        _tell(result)
         keys = "Ctrl-A x" if os.isatty(0) else "Ctrl-C"
         say(f"paused; {keys} or SIGTERM ends it")
     machine.join()

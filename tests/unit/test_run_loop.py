@@ -438,6 +438,78 @@ def test_second_reset_does_not_end_the_next_boot() -> None:
     assert control.end is None
 
 
+@pytest.mark.parametrize(
+    "reason", [ExitReason.CRASH, ExitReason.PANIC, ExitReason.HANG]
+)
+def test_what_befell_the_boot_before_does_not_end_the_next(reason: ExitReason) -> None:
+    control = RunControl()
+    control.finish(End(ExitReason.RESET))
+    control.finish(End(reason))
+    control.rearm()
+    assert control.end is None
+
+
+def test_watcher_of_an_earlier_turn_comes_too_late() -> None:
+    control = RunControl()
+    turn = control.turn
+    control.finish(End(ExitReason.RESET))
+    control.rearm()
+    control.finish(End(ExitReason.PANIC), turn)
+    assert control.end is None
+    control.finish(End(ExitReason.PANIC), control.turn)
+    assert control.end == End(ExitReason.PANIC)
+
+
+def test_vcpu_that_goes_on_after_a_kick_may_enter_again(rig: Rig) -> None:
+    rig.run(plain(abi.KVM_EXIT_SHUTDOWN))
+    rig.control.rearm()
+    rig.control.enter(rig.vcpu)
+    assert rig.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT] == 0
+
+
+def test_vcpu_that_enters_after_the_end_leaves_at_once(rig: Rig) -> None:
+    rig.control.finish(End(ExitReason.STOPPED))
+    rig.control.enter(rig.vcpu)
+    assert rig.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+
+
+def held(control: RunControl) -> tuple[threading.Thread, list[bool]]:
+    """A thread that holds, and what it is told."""
+    told: list[bool] = []
+    thread = threading.Thread(target=lambda: told.append(control.hold()))
+    thread.start()
+    return thread, told
+
+
+def test_hold_lasts_until_resume() -> None:
+    control = RunControl()
+    control.finish(End(ExitReason.PANIC))
+    thread, told = held(control)
+    thread.join(0.05)
+    assert thread.is_alive()
+    assert control.resume()
+    thread.join(10)
+    assert told == [True]
+
+
+def test_resume_before_hold_is_not_lost() -> None:
+    control = RunControl()
+    control.finish(End(ExitReason.PANIC))
+    assert control.resume()
+    assert control.hold()
+
+
+@pytest.mark.parametrize("reason", [ExitReason.STOPPED, ExitReason.TIMEOUT])
+def test_the_runs_end_ends_a_hold_for_good(reason: ExitReason) -> None:
+    control = RunControl()
+    control.finish(End(ExitReason.PANIC))
+    thread, told = held(control)
+    control.finish(End(reason))
+    thread.join(10)
+    assert told == [False]
+    assert not control.resume()
+
+
 # What stops a vCPU in the end: the signal
 
 
