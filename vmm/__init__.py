@@ -21,7 +21,7 @@ from .errors import (
     KvmUnavailable,
     VmmError,
 )
-from .machine import Machine
+from .machine import Machine, run
 from .result import ExitReason, RunResult
 
 __version__ = "0.1.0"
@@ -38,4 +38,5 @@ __all__ = [
     "MachineConfig",
     "RunResult",
     "VmmError",
+    "run",
 ]

@@ -42,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--debug", action="store_true", help="show a traceback for an error"
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="subcommand", required=True, metavar="COMMAND"
+    )
 
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, formatter_class=_Formatter)
@@ -63,6 +65,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = "Boot a kernel with ttyS0 on this terminal."
     parser.epilog = (
         "Exit codes: 0 reset or poweroff, 1 the VMM failed, 2 bad usage or image, "
+        "with --exec or --script the command's status, "
         "33 the guest crashed, 34 it panicked, 35 it hangs, 124 timed out, "
         "130/143 stopped by SIGINT or Ctrl-A x / SIGTERM. "
         "On a terminal, Ctrl-A x quits and Ctrl-A h helps."
@@ -95,6 +98,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="System.map or vmlinux that names addresses in a crash report",
     )
+    _add_command(parser)
     add(
         "--quirks",
         choices=("auto", "none", "pvm"),
@@ -105,8 +109,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "--serial",
         metavar="WHERE",
         type=_serial,
-        default="stdio",
-        help="ttyS0: stdio, null, file:P, or unix:P to listen on (%(default)s)",
+        help="ttyS0: stdio, null, file:P, or unix:P to listen on (stdio; with "
+        "--capture null)",
     )
     add(
         "--tee",
@@ -143,12 +147,37 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no messages of ours but errors")
 
 
+def _add_command(parser: argparse.ArgumentParser) -> None:
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument(
+        "--exec",
+        metavar="CMD",
+        dest="command",
+        help="run 'cmd args' in the guest in place of its init; its status is ours",
+    )
+    one.add_argument("--script", metavar="FILE", help="run this file of the host's")
+    parser.add_argument(
+        "--add",
+        metavar="HOST[:GUEST]",
+        dest="files",
+        action="append",
+        default=[],
+        help="put a file or directory into the initramfs, in / or as GUEST",
+    )
+    parser.add_argument(
+        "--capture",
+        action="store_const",
+        const="stdout",
+        help="the command's output alone comes to stdout, by ttyS1",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     _open_standard_streams()
     options = _parser().parse_args(arguments)
     try:
-        if options.command == "doctor":
+        if options.subcommand == "doctor":
             from .doctor import run_doctor
 
             return run_doctor(options.json)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, get_args
 
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
@@ -39,13 +39,21 @@ class MachineConfig(Record):
     `symbols`, a System.map or an ELF file, names addresses in a crash report; one
     that belongs to the kernel is found beside it.
     `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
-    `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio",
+    `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout",
     "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
     and sockets, each of which gets a copy of the output. A reader who is too
     slow, by more than `serial_buffer` bytes, holds the guest ("block") or loses
     output ("drop"); `serial_rate` is in bytes per second, and what comes after
     `serial_limit` bytes is dropped (None: 1 GiB where the output is a file, else no
     limit).
+
+    `command` is run in the guest in place of its init: words, or a line that is split
+    as a shell does, but not expanded; or a file of the host, `script`. `initrd` None is
+    then busybox's of `scripts/build-guest`. `files` are put into the initramfs: a
+    mapping of absolute guest paths to host paths, or "HOST[:GUEST]" strings, or (HOST,
+    GUEST) pairs; directories with all that is in them. `capture` is where the output
+    of the command goes by ttyS1: "capture" (the result's `output`), or as for `serial`,
+    but without input; "stdout" is ours. None: to the console.
     """
 
     kernel: StrPath | None = None
@@ -67,6 +75,10 @@ class MachineConfig(Record):
     serial_policy: Literal["block", "drop"] = "block"
     serial_limit: int | str | None = None
     serial_rate: int | str | None = None
+    command: str | Sequence[str] | None = None
+    script: StrPath | None = None
+    files: Mapping[str, StrPath] | Iterable[StrPath | tuple[StrPath, str]] = ()
+    capture: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_memory(self.memory))
@@ -87,13 +99,24 @@ class MachineConfig(Record):
         self._check_policies()
         if self.quirks not in ("auto", "none", "pvm"):
             raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
-        kind, _, path = self.serial.partition(":")
-        plain = self.serial in ("capture", "stdio", "null")
-        if not plain and not (kind in ("file", "unix") and path):
-            raise ConfigError(
-                f"serial: {self.serial!r} is not stdio, null, file:PATH or unix:PATH"
-            )
+        _check_output("serial", self.serial, "stdio")
         object.__setattr__(self, "tee", _checked_tee(self.tee, self.serial))
+        if self.runs_command or self.files or self.capture is not None:
+            self._check_command()
+
+    def _check_command(self) -> None:
+        from .guest_command import check_command  # most runs have none
+
+        if self.capture is not None:
+            _check_output("capture", self.capture, "stdout")
+        command, files = check_command(self)
+        object.__setattr__(self, "command", command)
+        object.__setattr__(self, "files", files)
+
+    @property
+    def runs_command(self) -> bool:
+        """Whether the guest is to run a command, whose status it then tells."""
+        return self.command is not None or self.script is not None
 
     def _check_times(self) -> None:
         for field in ("timeout", "hang_s"):
@@ -117,20 +140,43 @@ class MachineConfig(Record):
     def full_cmdline(self) -> str:
         """The kernel's command line, with `append` added."""
         base = DEFAULT_CMDLINE if self.cmdline is None else self.cmdline
-        return f"{base} {self.append}".strip()
+        words = f"{base} {self.append}".strip()
+        if not self.runs_command:
+            return words
+        from .guest_command import command_parameters
+
+        return f"{command_parameters(self, words)} {words}"
 
     def images(self) -> tuple[StrPath, StrPath | None]:
-        """Kernel and initrd. Raises ConfigError if the tiny guest isn't built."""
-        if self.kernel is not None:
+        """Kernel and initrd. Raises ConfigError if the one to be used isn't built."""
+        if self.kernel is not None and (
+            self.initrd is not None or not self.runs_command
+        ):
             return self.kernel, self.initrd
-        kernel = os.path.join(BUILD_DIR, "vmlinux-tiny")
-        initrd = os.path.join(BUILD_DIR, "initramfs-tiny.cpio")
-        if not os.path.exists(kernel) or not os.path.exists(initrd):
-            raise ConfigError(
-                "kernel: none was given and the tiny guest isn't built: pass --kernel, "
-                "or run scripts/build-guest in a checkout"
-            )
-        return kernel, self.initrd or initrd
+        kernel = self.kernel or os.path.join(BUILD_DIR, "vmlinux-tiny")
+        guest = "busybox" if self.runs_command else "tiny"
+        initrd = self.initrd or os.path.join(BUILD_DIR, f"initramfs-{guest}.cpio")
+        if self.kernel is None and not os.path.exists(kernel):
+            raise _not_built("kernel", "--kernel", "tiny")
+        if self.initrd is None and not os.path.exists(initrd):
+            raise _not_built("initrd", "--initrd", guest)
+        return kernel, initrd
+
+
+def _check_output(field: str, where: str, standard: str) -> None:
+    kind, _, path = where.partition(":")
+    plain = where in ("capture", standard, "stdout", "null")
+    if not plain and not (kind in ("file", "unix") and path):
+        raise ConfigError(
+            f"{field}: {where!r} is not {standard}, null, file:PATH or unix:PATH"
+        )
+
+
+def _not_built(field: str, option: str, guest: str) -> ConfigError:
+    return ConfigError(
+        f"{field}: none was given and the {guest} guest isn't built: pass {option}, "
+        f"or run 'scripts/build-guest {guest}' in a checkout"
+    )
 
 
 def _checked_tee(tee: str | Sequence[str], serial: str) -> tuple[str, ...]:

@@ -134,7 +134,8 @@ class Console(SerialEvents):
             self._cleanup.callback(os.close, fd)
             endpoint = FdEndpoint(self._loop, self, fd)
         else:
-            endpoint = FdEndpoint(self._loop, self, fd_out=1, fd_in=0)
+            fd_in = None if kind == "stdout" else 0
+            endpoint = FdEndpoint(self._loop, self, fd_out=1, fd_in=fd_in)
         self._cleanup.callback(endpoint.close)
         return endpoint
 

@@ -1,6 +1,7 @@
 """Machine: one virtual machine, from its configuration to its result."""
 
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self
 
@@ -9,7 +10,7 @@ from .boot.image import ImageFile
 from .boot.kernel import open_kernel
 from .boot.layout import ram_ranges
 from .boot.linux import LinuxBoot
-from .config import MachineConfig
+from .config import BUILD_DIR, MachineConfig, StrPath
 from .console import HURRY_S, Console
 from .device_manager import DeviceManager
 from .devices.device_io import DeviceIo
@@ -30,6 +31,7 @@ from .result import EXIT_CODES, ExitReason, RunResult
 from .run_control import End, RunControl
 
 if TYPE_CHECKING:  # most runs don't import them
+    from .command_port import CommandPort
     from .paused_guest import PausedGuest
     from .profile.recorder import Profile
     from .symbols import Symbols
@@ -96,6 +98,8 @@ class Machine:
                 self._devices.add(device)
             self.console.connect(self._board.serial)
             self.console.watch.on_panic = self._on_panic
+            self._consoles = [self.console]
+            self._command = self._plug_command_port(stack)
             self._cleanup = stack.pop_all()
         self._thread = threading.Thread(target=self._main, name="vmm-vcpu0")
 
@@ -143,7 +147,7 @@ class Machine:
         The result of a paused guest stays what it is.
         """
         self._control.finish(End(ExitReason.STOPPED, detail, exit_code))
-        self.console.abandon()
+        self._abandon_output()
 
     @property
     def paused(self) -> "PausedGuest | None":
@@ -208,16 +212,36 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _plug_command_port(self, stack: ExitStack) -> "CommandPort | None":
+        if not self.config.runs_command:
+            return None
+        from .command_port import CommandPort
+
+        port = CommandPort(self._loop, self.config, self._fail, self._on_command_end)
+        for device in port.devices:
+            self._devices.add(device)
+        if port.output is not None:
+            stack.callback(port.output.close)
+            self._consoles.append(port.output)
+        return port
+
     # What makes it end
 
     def _reset(self) -> None:
         """The guest pulled the reset line: it takes effect after this access."""
         self._control.finish(End(ExitReason.RESET))
 
+    def _on_command_end(self, word: int) -> None:
+        """The guest's command has ended, or couldn't be started."""
+        from .guest_command import describe_status
+
+        detail = describe_status(word, self.config.command)
+        self._control.finish(End(ExitReason.EXITED, detail, word & 0xFF))
+
     def _on_timeout(self) -> None:
         detail = f"the guest still ran after {self.config.timeout:g} s"
         self._control.finish(End(ExitReason.TIMEOUT, detail))
-        self.console.abandon()
+        self._abandon_output()
 
     def _on_panic(self) -> None:
         """A panic was printed: don't wait for what the guest does then.
@@ -250,7 +274,11 @@ class Machine:
 
     def _fail(self, detail: str, error: Exception | None = None) -> None:
         self._control.finish(End(ExitReason.ERROR, detail, error=error))
-        self.console.abandon()
+        self._abandon_output()
+
+    def _abandon_output(self) -> None:
+        for console in self._consoles:
+            console.abandon()
 
     def _poke(self) -> None:
         """Now and then: what a guest has written without an exit is to be seen."""
@@ -263,7 +291,8 @@ class Machine:
     def _power_on(self) -> PowerCycle:
         if self._profile is not None:
             self._profile.power_on()
-        self.console.power_on()
+        for console in self._consoles:
+            console.power_on()
         cycle = PowerCycle(
             self._host,
             self._memory,
@@ -393,8 +422,13 @@ class Machine:
         assert self._started_ns is not None
         wall_ns = self._loop.now_ns() - self._started_ns
         hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
-        self.console.finish(HURRY_S if hurried else None)
+        for console in self._consoles:
+            console.finish(HURRY_S if hurried else None)
         detail = end.detail
+        ended_early = end.reason in (ExitReason.RESET, ExitReason.POWEROFF)
+        if self._command is not None and ended_early:
+            detail = "but its command's status never came"
+            end = end._replace(exit_code=1)
         if end.reason is ExitReason.CRASH:
             detail += self._quirks.note()
         code = EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
@@ -403,6 +437,7 @@ class Machine:
         self._result = RunResult(
             reason=end.reason,
             exit_code=code,
+            guest_status=code if end.reason is ExitReason.EXITED else None,
             detail=detail,
             resets=self._resets,
             wall_s=round(wall_ns / 1e9, 6),
@@ -416,12 +451,44 @@ class Machine:
             quirks=self._quirks.counts,
             cmdline=self._boot.cmdline.decode(errors="surrogateescape"),
             console_bytes=self.console.sink.accepted,
-            console_dropped=self.console.sink.dropped,
+            console_dropped=sum(console.sink.dropped for console in self._consoles),
             unclaimed_accesses=self._io_manager.unclaimed_accesses,
             oops=self.console.watch.oops,
             report=self._report,
+            output=None if self._command is None else self._command.kept_output(),
         )
-        self.console.end(self._result)
+        for console in self._consoles:
+            console.end(self._result)
+
+
+def run(
+    kernel: StrPath | None = None,
+    initrd: StrPath | None = None,
+    *,
+    command: str | Sequence[str] | None = None,
+    files: Mapping[str, StrPath] | Iterable[StrPath | tuple[StrPath, str]] = (),
+    timeout: float | None = None,
+    **settings: object,
+) -> RunResult:
+    """Run a machine to its end, and `command` in it, if there is one.
+
+    The result is picklable: `guest_status` is the command's, `output` what it printed.
+    `settings` are MachineConfig's others; the console goes nowhere unless `serial`
+    says so. For any thread, and for workers of other processes.
+    """
+    runs_command = command is not None or settings.get("script") is not None
+    capture = "capture" if runs_command else None
+    settings = {"serial": "null", "capture": capture} | settings
+    config = MachineConfig(
+        kernel=kernel,
+        initrd=initrd,
+        command=command,
+        files=files,
+        timeout=timeout,
+        **settings,  # type: ignore[arg-type]
+    )
+    with Machine(config) as machine:
+        return machine.run()
 
 
 def _asked_symbols(config: MachineConfig) -> "Symbols | None":
@@ -445,10 +512,16 @@ def _open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Linux
     initrd = None
     if initrd_path is not None:
         initrd = stack.enter_context(ImageFile("initrd", initrd_path))
+    added = b""
+    if config.runs_command or config.files:
+        from .guest_command import initramfs_segment
+
+        added = initramfs_segment(config, BUILD_DIR)
     return LinuxBoot(
         kernel=kernel,
         initrd=initrd,
         cmdline=quirks.cmdline(config.full_cmdline).encode(errors="surrogateescape"),
         memory_size=config.memory_size,
         cpus=config.cpus,
+        added=added,
     )

@@ -44,6 +44,7 @@ class RunResult(Record):
     work-around for this host was applied, `cmdline` what the kernel was given.
     `oops` is the console's log from the first line on that tells of an oops, a BUG
     or a panic; `report` shows registers, code and stack after a crash or a hang.
+    `output` is what a guest's command printed, where it was captured.
     """
 
     reason: ExitReason
@@ -62,7 +63,10 @@ class RunResult(Record):
     cmdline: str = ""
     oops: str = ""
     report: str = ""
+    output: bytes | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The contents of `--result FILE.json`."""
-        return super().to_dict() | {"reason": self.reason.value}
+        output = self.output
+        text = None if output is None else output.decode(errors="backslashreplace")
+        return super().to_dict() | {"reason": self.reason.value, "output": text}

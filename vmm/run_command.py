@@ -34,6 +34,8 @@ _OUTCOMES: Final = {
 
 def run(options: argparse.Namespace) -> int:
     """Run a machine as the arguments say; returns the exit code."""
+    if options.serial is None:
+        options.serial = "null" if options.capture else "stdio"
     report = _reporter(options.result)
     profile = _new_profile(options)
     try:
@@ -94,7 +96,8 @@ def _run_machine(
         for warning in () if options.quiet else machine.warnings:
             say(f"warning: {warning}")
         machine.start()
-        result = _wait(machine, options.quiet)
+        # A command may take its time, and prints when it likes.
+        result = _wait(machine, options.quiet or config.runs_command)
         if machine.console.mid_line and options.serial == "stdio" and _on_terminal():
             print(file=sys.stderr)  # so that what we say starts on a line of its own
         if machine.paused is not None:

@@ -31,11 +31,12 @@ Our kernels are Debian's source with the patches in guest/linux/patches/, which
 save time where KVM emulates kernel code (PVM) and change nothing elsewhere.
 
 guests:
-  tiny      our smallest kernel, with an initramfs that holds our init alone
+  tiny      our smallest kernel, with an initramfs that holds our init alone, and
+            vmm-exec, which runs commands (vmm run --exec)
   bare      bare-metal test guests
   full      a kernel with SMP, virtio, keyboard, clock; the busybox initramfs
   debian    Debian's unmodified cloud kernel; the busybox initramfs
-  busybox   the busybox initramfs
+  busybox   the busybox initramfs, and vmm-exec
   tiny-unpatched  tiny without our patches, to be had beside it
   all       all of these
   (none)    tiny and bare
@@ -58,12 +59,13 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
     patches = linux.PATCHES if patched else ()
     tiny, full = ("tiny.config",), ("tiny.config", "full.config")
     init, busybox = programs.tiny_initramfs(), programs.busybox_initramfs()
+    helper = programs.helper()
     named = {
-        "tiny": (linux.kernel("tiny", tiny, 5, patches), init),
+        "tiny": (linux.kernel("tiny", tiny, 5, patches), init, helper),
         "bare": (programs.bare_guests(),),
         "full": (linux.kernel("full", full, 12, patches), busybox),
         "debian": (linux.cloud_kernel(), busybox),
-        "busybox": (busybox,),
+        "busybox": (busybox, helper),
         "tiny-unpatched": (linux.kernel("tiny-unpatched", tiny, 5), init),
     }
     return named | {

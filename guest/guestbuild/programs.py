@@ -21,6 +21,7 @@ BUSYBOX: Final = "busybox-static"
 LINUX_DIR: Final = GUEST_DIR / "linux"
 BARE_DIR: Final = GUEST_DIR / "bare"
 TOOLS: Final = ("portio", "keylog")
+HELPER: Final = "vmm-exec"
 
 # No C library: a few kB instead of 700, in archives that slow hosts unpack.
 C_FLAGS: Final = (
@@ -58,6 +59,17 @@ def busybox_initramfs() -> Target:
         recipe=f"{C_FLAGS} 1",
         packages=(BUSYBOX,),
         build=_build_busybox_initramfs,
+    )
+
+
+def helper() -> Target:
+    """Return the target of the program by which a guest runs one command."""
+    return Target(
+        name=HELPER,
+        outputs=(HELPER,),
+        sources=(LINUX_DIR / f"{HELPER}.c", LINUX_DIR / "sys.h"),
+        recipe=f"{C_FLAGS} 1",
+        build=_build_helper,
     )
 
 
@@ -108,6 +120,11 @@ def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
         *(newc.symlink(f"bin/{name}", "busybox") for name in _applets(shop, busybox)),
     ]
     (out / "initramfs-busybox.cpio").write_bytes(newc.write(entries))
+
+
+def _build_helper(shop: Workshop, out: Path) -> None:
+    debian.need_packages(["gcc", "libc6-dev"])
+    (out / HELPER).write_bytes(_compiled(shop, HELPER))
 
 
 def _build_bare_guests(shop: Workshop, out: Path) -> None:

@@ -31,6 +31,7 @@ def make_boot(tmp_path: Path) -> Iterator[Make]:
             initrd: bytes | None = None,
             cmdline: bytes = b"console=ttyS0",
             memory_size: int = 64 * MIB,
+            added: bytes = b"",
         ) -> LinuxBoot:
             (tmp_path / "vmlinuz").write_bytes(kernel)
             image = open_kernel(tmp_path / "vmlinuz")
@@ -40,7 +41,7 @@ def make_boot(tmp_path: Path) -> Iterator[Make]:
                 (tmp_path / "initrd").write_bytes(initrd)
                 initrd_file = ImageFile("initrd", tmp_path / "initrd")
                 stack.callback(initrd_file.close)
-            return LinuxBoot(image, initrd_file, cmdline, memory_size, 1)
+            return LinuxBoot(image, initrd_file, cmdline, memory_size, 1, added)
 
         yield make
 
@@ -212,6 +213,31 @@ def test_without_initrd_its_fields_are_zero(make_boot: Make, load: Load) -> None
     assert initrd_of(load(make_boot())) == (0, 0)
 
 
+def test_added_files_follow_the_initrd_at_a_multiple_of_four(
+    make_boot: Make, load: Load
+) -> None:
+    memory = load(make_boot(initrd=b"R" * 5, added=b"A" * 8))
+    start, size = initrd_of(memory)
+    assert (start, size) == (64 * MIB - PAGE_SIZE, 16)
+    assert memory.read(start, 17) == b"R" * 5 + b"\0" * 3 + b"A" * 8 + b"\0"
+
+
+def test_added_files_alone_are_the_initrd(make_boot: Make, load: Load) -> None:
+    memory = load(make_boot(added=b"A" * 8))
+    assert initrd_of(memory) == (64 * MIB - PAGE_SIZE, 8)
+    assert memory.read(64 * MIB - PAGE_SIZE, 9) == b"A" * 8 + b"\0"
+
+
+def test_added_files_are_loaded_again_after_discard(
+    make_boot: Make, load: Load
+) -> None:
+    boot = make_boot(initrd=b"R" * 4, added=b"A" * 4)
+    memory = load(boot)
+    memory.discard()
+    boot.load(memory)
+    assert memory.read(64 * MIB - PAGE_SIZE, 8) == b"RRRRAAAA"
+
+
 # What doesn't fit
 
 
@@ -238,6 +264,20 @@ def test_too_large_initrd_says_how_much_is_needed(make_boot: Make) -> None:
     with pytest.raises(ImageError, match=r"initrd .*15 MiB don't fit") as caught:
         make_boot(initrd=initrd, memory_size=32 * MIB)
     make_boot(initrd=initrd, memory_size=suggested_memory(caught.value))
+
+
+def test_too_large_added_files_say_how_much_is_needed(make_boot: Make) -> None:
+    added = bytes(15 * MIB)
+    with pytest.raises(ConfigError, match=r"files: .*15 MiB don't fit") as caught:
+        make_boot(added=added, memory_size=32 * MIB)
+    make_boot(added=added, memory_size=suggested_memory(caught.value))
+
+
+def test_too_large_added_files_are_told_from_the_initrd(make_boot: Make) -> None:
+    with pytest.raises(
+        ImageError, match=r"initrd .*with 15728640 bytes of files added"
+    ):
+        make_boot(initrd=b"R", added=bytes(15 * MIB), memory_size=32 * MIB)
 
 
 def test_initrd_above_the_kernels_limit_is_told_no_memory_helps(

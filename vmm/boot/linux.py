@@ -28,6 +28,8 @@ class LinuxBoot(Record):
     cmdline: bytes
     memory_size: int
     cpus: int
+    added: bytes = b""
+    """An archive that follows the initrd's own."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError or ImageError where something doesn't fit."""
@@ -45,32 +47,51 @@ class LinuxBoot(Record):
 
     def _initrd_range(self) -> Range | None:
         """As high as the kernel allows, out of the way of its decompression."""
-        if self.initrd is None:
+        size = self._added_offset + len(self.added)
+        if size == 0:
             return None
         low = ram_ranges(self.memory_size)[0].size
         ceiling = min(self.kernel.initrd_addr_max + 1, MMIO_HOLE)
         room = ceiling - self.kernel.end - PAGE_SIZE
-        if self.initrd.size > room:
-            raise self.initrd.error(
-                f"{self.initrd.size} bytes are more than the {max(room, 0)} that "
+        if size > room:
+            raise self._initrd_error(
+                f"{size} bytes are more than the {max(room, 0)} that "
                 f"{self.kernel.file.path!r} takes, whatever the memory"
             )
         top = min(ceiling, low)
-        start = (top - self.initrd.size) & -PAGE_SIZE
+        start = (top - size) & -PAGE_SIZE
         if start < self.kernel.end:
-            needed = -(-(self.kernel.end + self.initrd.size + PAGE_SIZE) // MIB)
-            raise self.initrd.error(
-                f"its {-(-self.initrd.size // MIB)} MiB don't fit above the kernel in "
+            needed = -(-(self.kernel.end + size + PAGE_SIZE) // MIB)
+            raise self._initrd_error(
+                f"its {-(-size // MIB)} MiB don't fit above the kernel in "
                 f"memory of {self.memory_size // MIB}M: pass --memory {needed}M or more"
             )
-        return Range(start, self.initrd.size)
+        return Range(start, size)
+
+    @property
+    def _added_offset(self) -> int:
+        """From the initrd's start: archives begin at multiples of four bytes.
+
+        Source: Documentation/driver-api/early-userspace/buffer-format.rst.
+        """
+        if self.initrd is None:
+            return 0
+        return self.initrd.size + (-self.initrd.size % 4 if self.added else 0)
+
+    def _initrd_error(self, problem: str) -> ConfigError:
+        if self.initrd is None:
+            return ConfigError(f"files: {problem}")
+        added = f"with {len(self.added)} bytes of files added, " if self.added else ""
+        return self.initrd.error(added + problem)
 
     def load(self, memory: GuestMemory) -> int:
         """Fill zeroed RAM; returns the entry point."""
         self.kernel.load(memory)
         initrd = self._initrd_range()
         if self.initrd is not None and initrd is not None:
-            self.initrd.load(memory, 0, initrd.size, initrd.guest_addr)
+            self.initrd.load(memory, 0, self.initrd.size, initrd.guest_addr)
+        if self.added and initrd is not None:
+            memory.write(initrd.guest_addr + self._added_offset, self.added)
         memory.write(CMDLINE, self.cmdline + b"\0")
         memory.write(SETUP_DATA, rng_seed())
         params = boot_params(self.kernel, ram_ranges(self.memory_size), initrd)

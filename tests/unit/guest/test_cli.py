@@ -45,8 +45,8 @@ def test_all_names_every_target_once() -> None:
 
 
 def test_no_patches_leaves_them_out_and_makes_the_kernels_stale() -> None:
-    patched, _ = cli.guests()["tiny"]
-    plain, _ = cli.guests(patched=False)["tiny"]
+    patched, *_ = cli.guests()["tiny"]
+    plain, *_ = cli.guests(patched=False)["tiny"]
     patches = set(patched.sources) - set(plain.sources)
     assert patches == set((GUEST_DIR / "linux" / "patches").glob("*.patch"))
     assert len(patches) > 0

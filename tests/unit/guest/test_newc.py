@@ -79,6 +79,13 @@ def test_path_that_the_kernel_would_skip_is_refused() -> None:
         newc.directory("x" * 4096)
 
 
+def test_parent_goes_through_a_symlink_in_its_place() -> None:
+    """The kernel looks a name up as lstat(2) does: a slash at its end follows links."""
+    archive = newc.write([newc.parent("bin")])
+    assert fields(archive)["mode"] == stat.S_IFDIR | 0o755
+    assert archive[110:115] == b"bin/\0"
+
+
 @pytest.mark.skipif(CPIO is None, reason="no cpio here: its reading is not compared")
 def test_cpio_lists_every_kind_of_member() -> None:
     archive = newc.write(

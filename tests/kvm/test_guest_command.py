@@ -1,0 +1,184 @@
+"""A command in a guest: its status and its output reach the host, and nothing else."""
+
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from guests import DEADLINE, built
+
+import vmm
+from vmm import ExitReason, RunResult, cpio
+
+pytestmark = pytest.mark.linux
+
+PROGRAM = r"""
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <signal.h>
+#include <unistd.h>
+#include <sys/reboot.h>
+
+int main(int argc, char **argv)
+{
+    printf("out of %s\n", argv[0]);
+    fflush(stdout);
+    fprintf(stderr, "err\n");
+    if (argc > 1 && !strcmp(argv[1], "reboot"))
+        reboot(RB_AUTOBOOT);
+    if (argc > 1 && !strcmp(argv[1], "die"))
+        raise(SIGTERM);
+    return argc > 1 ? atoi(argv[1]) : 0;
+}
+"""
+OUTPUT = b"out of /prog\nerr\n"
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A static C program that prints, and ends as it is told."""
+    folder = tmp_path_factory.mktemp("program")
+    (folder / "prog.c").write_text(PROGRAM)
+    gcc = ["gcc", "-static", "-O2", "-s", "-o", "prog", "prog.c"]
+    subprocess.run(gcc, cwd=folder, check=True)
+    return folder / "prog"
+
+
+def run(program: Path, *words: str, **settings: object) -> RunResult:
+    """Run the program in the smallest guest."""
+    return vmm.run(
+        initrd=built("initramfs-tiny.cpio"),
+        command=["/prog", *words],
+        files=[str(program)],
+        timeout=DEADLINE,
+        **{"append": "quiet", **settings},  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [("0", 0), ("3", 3), ("255", 255), ("die", 128 + 15)]
+)
+def test_status_of_a_static_c_program(program: Path, word: str, status: int) -> None:
+    result = run(program, word)
+    assert result.reason is ExitReason.EXITED
+    assert result.guest_status == result.exit_code == status
+    assert result.output == OUTPUT
+    assert pickle.loads(pickle.dumps(result)) == result
+
+
+def test_output_is_clean_of_a_verbose_kernel(program: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    result = run(program, append="", serial=f"file:{log}")
+    assert result.output == OUTPUT
+    assert b"Run /vmm-exec as init process" in log.read_bytes()
+    assert b"out of" not in log.read_bytes()
+
+
+def test_output_goes_to_the_console_unless_captured(
+    program: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    result = run(program, capture=None, serial=f"file:{log}")
+    assert (result.guest_status, result.output) == (0, None)
+    assert b"out of /prog\r\nerr\r\n" in log.read_bytes()
+
+
+def test_guest_that_resets_before_the_status_is_a_failure(program: Path) -> None:
+    result = run(program, "reboot")
+    assert result.reason is ExitReason.RESET
+    assert (result.exit_code, result.guest_status) == (1, None)
+    assert "its command's status never came" in result.detail
+
+
+def test_command_that_isnt_in_the_guest_from_the_shell() -> None:
+    tiny = str(built("initramfs-tiny.cpio"))
+    given = ["--exec", "nowhere 1", "--initrd", tiny, "--append", "quiet", "--capture"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vmm", "run", *given],
+        capture_output=True,
+        timeout=DEADLINE,
+    )
+    assert done.returncode == 127
+    assert done.stdout == b""
+    assert done.stderr.startswith(
+        b"vmm: the guest's command has ended: 'nowhere' could not be started in the "
+        b"guest: no such file or directory ("
+    )
+
+
+def test_users_initramfs_keeps_its_symlinked_directories_in_any_thread(
+    program: Path, tmp_path: Path
+) -> None:
+    """Ours is added to one where /bin is usr/bin, of a size that needs padding."""
+    initrd = tmp_path / "initrd"
+    members = [
+        cpio.directory("usr"),
+        cpio.directory("usr/bin"),
+        cpio.symlink("bin", "usr/bin"),
+    ]
+    initrd.write_bytes(cpio.write(members) + b"\0")
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(
+            vmm.run,
+            initrd=initrd,
+            command="prog 7",
+            files=[(program, "/bin/prog")],
+            append="quiet",
+            timeout=DEADLINE,
+        ).result()
+    assert result.guest_status == 7
+    assert result.output == b"out of prog\nerr\n"
+    again = vmm.run(
+        initrd=initrd,
+        command="/usr/bin/prog 8",
+        files=[(program, "/bin/prog")],
+        append="quiet",
+        timeout=DEADLINE,
+    )
+    assert again.guest_status == 8
+
+
+def test_script_has_what_a_script_expects(tmp_path: Path) -> None:
+    script = tmp_path / "check.sh"
+    script.write_text(
+        "#!/bin/sh\n"
+        "pwd; cat; echo $PATH; [ -d /sys ] && [ -r /proc/uptime ] && echo proc\n"
+        "cat /data/sub/file; seq 200; exit 5\n"
+    )
+    script.chmod(0o755)
+    (tmp_path / "data/sub").mkdir(parents=True)
+    (tmp_path / "data/sub/file").write_text("added\n")
+    result = vmm.run(
+        script=script,
+        files=[str(tmp_path / "data")],
+        append="quiet",
+        timeout=DEADLINE,
+    )
+    assert result.guest_status == 5
+    lines = ["/", "/bin:/sbin:/usr/bin:/usr/sbin", "proc", "added"]
+    expected = [*lines, *map(str, range(1, 201))]
+    assert result.output == "".join(f"{line}\n" for line in expected).encode()
+
+
+def test_a_matrix_over_a_process_pool(program: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        runs = {
+            status: pool.submit(
+                vmm.run,
+                kernel=built("vmlinux-tiny"),
+                initrd=built("initramfs-tiny.cpio"),
+                command=f"/prog {status}",
+                files={"/prog": program},
+                append="quiet",
+                timeout=DEADLINE,
+            )
+            for status in (0, 9)
+        }
+        results = {status: run.result() for status, run in runs.items()}
+    assert {s: r.guest_status for s, r in results.items()} == {0: 0, 9: 9}
+    assert [r.output for r in results.values()] == [OUTPUT, OUTPUT]
