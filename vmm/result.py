@@ -37,6 +37,7 @@ class RunResult(Record):
 
     `exit_code` is what `vmm run` ends with. `guest_status` is the status of a
     guest's command where one is passed on, and None where the code is ours.
+    `resets` counts the guest's own, and those by which a policy restarted it.
     `exits` counts exits to us by kind, over all vCPUs and boots;
     `console_dropped` is output that the sink's limits threw away;
     `unclaimed_accesses` went to ports and addresses where there is no device.

@@ -101,7 +101,7 @@ def _run_machine(
         if machine.console.mid_line and options.serial == "stdio" and _on_terminal():
             print(file=sys.stderr)  # so that what we say starts on a line of its own
         if machine.paused is not None:
-            _hold(machine, result, options.quiet)
+            _hold(machine, result, options)
             options.quiet = True  # all has been said
     return result, machine.error
 
@@ -116,11 +116,12 @@ def _tell(result: RunResult) -> None:
         print(result.report, file=sys.stderr, flush=True)
 
 
-def _hold(machine: Machine, result: RunResult, quiet: bool) -> None:
+def _hold(machine: Machine, result: RunResult, options: argparse.Namespace) -> None:
     """Keep a paused guest until somebody has seen enough of it."""
-    if not quiet:
+    if not options.quiet:
         _tell(result)
-        keys = "Ctrl-A x" if os.isatty(0) else "Ctrl-C"
+        ours = options.serial != "stdio" or not os.isatty(0)  # else it is the guest's
+        keys = "Ctrl-C" if ours else "Ctrl-A x"
         say(f"paused; {keys} or SIGTERM ends it")
     machine.join()
 

@@ -211,6 +211,14 @@ def test_keys_on_a_terminal_reach_the_guest() -> None:
         assert not terminal.is_raw()
 
 
+def test_ctrl_a_x_ends_a_paused_run_which_keeps_its_code() -> None:
+    with on_terminal(command("panic-halt", "--on-panic", "pause")) as terminal:
+        terminal.read_until(b"vmm: paused; Ctrl-A x or SIGTERM ends it")
+        terminal.type(b"\x01x")
+        assert terminal.process.wait(DEADLINE) == 34
+        assert not terminal.is_raw()
+
+
 def test_ctrl_a_h_helps_and_ctrl_a_x_quits() -> None:
     with on_terminal(command("echo")) as terminal:
         terminal.read_until(b"echo: ready")

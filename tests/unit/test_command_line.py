@@ -64,6 +64,7 @@ USAGE = {
     "on-panic": (("run", "--on-panic", "halt"), "--on-panic: invalid choice: 'halt'"),
     "on-crash": (("run", "--on-crash", "halt"), "--on-crash: invalid choice: 'halt'"),
     "hang": (("run", "--hang", "abc"), "--hang: invalid float"),
+    "symbols": (("run", "--symbols", "/nowhere"), "symbols '/nowhere': No such file"),
     "hang 0": (("run", "--hang", "0"), "hang_s: 0.0 is no time in seconds"),
     "quirks": (("run", "--quirks", "xen"), "--quirks: invalid choice: 'xen'"),
     "serial-policy": (("run", "--serial-policy", "x"), "--serial-policy: invalid choi"),
