@@ -79,7 +79,7 @@ class Reader:
 
         The guest's end counts as idle. Raises ExpectTimeout, which consumes
         nothing, if it still prints after `timeout` seconds. Output is collected for
-        up to 32 ms before it gets here, so less than 0.1 s says little.
+        up to 48 ms before it gets here, so less than 0.1 s says little.
         """
         deadline = time.monotonic() + timeout
         capture = self._capture

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 Pattern = str | bytes | re.Pattern[bytes] | re.Pattern[str]
 
@@ -28,13 +28,17 @@ class Found:
         """All that was consumed: `before` and the match."""
         return self.before + self.match[0]
 
-    def __getitem__(self, group: int | str) -> bytes:
-        """A group; b"" for one that took no part in the match."""
-        return self.match[group] or b""
+    def __getitem__(self, group: int | str) -> bytes | Any:  # noqa: ANN401, as re has it
+        """A group; None, as in re, for one that took no part in the match."""
+        return self.match[group]
 
-    def groups(self) -> tuple[bytes, ...]:
+    def group(self, group: int | str = 0) -> bytes | Any:  # noqa: ANN401, as re has it
+        """The same by its name in re."""
+        return self.match[group]
+
+    def groups(self) -> tuple[bytes | Any, ...]:
         """All groups but the whole match."""
-        return self.match.groups(b"")
+        return self.match.groups()
 
     def start(self) -> int:
         """Where in `string` the match begins."""

@@ -40,10 +40,12 @@ class Spool:
         self.end += len(data)
 
     def read(self, start: int, count: int) -> bytes:
-        """Up to `count` bytes from the place `start`, which must not be gone.
+        """Up to `count` bytes from the place `start`.
 
-        Raises VmmError if the file is closed already.
+        Raises VmmError if they were overwritten, or the file is closed already.
         """
+        if start < self.start:
+            raise VmmError("the console's output was overwritten: its reader is closed")
         count = min(count, self.end - start)
         if self._fd < 0 and not self._closed:
             return bytes(self._memory[start : start + count])

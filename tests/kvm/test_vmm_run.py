@@ -174,6 +174,18 @@ def test_serial_to_a_file_within_its_limit(tmp_path: Path) -> None:
     assert "21 bytes of console output were dropped" in err
 
 
+def test_copies_of_the_console_go_to_every_tee(tmp_path: Path) -> None:
+    places = [tmp_path / "one", tmp_path / "two"]
+    code, out, _ = outcome("hello", *(f"--tee=file:{place}" for place in places))
+    assert (code, out) == (0, "hello from the bare guest\n")
+    assert [place.read_text() for place in places] == [out, out]
+
+
+def test_wrong_tee_is_named(tmp_path: Path) -> None:
+    code, _, err = outcome("hello", "--tee", "null")
+    assert (code, err) == (2, "vmm: error: tee: 'null' is not file:PATH or unix:PATH\n")
+
+
 def test_serial_on_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "console"
     with (

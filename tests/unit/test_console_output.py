@@ -1,5 +1,6 @@
 """Console: output in order and whole, written or captured."""
 
+import errno
 import fcntl
 import os
 import threading
@@ -12,6 +13,7 @@ from console_rig import DEADLINE, PIPE_SIZE, OnLoop, Start
 from vmm.errors import GuestEnded
 from vmm.event_loop import EventLoop
 from vmm.result import ExitReason, RunResult
+from vmm.spool import IN_MEMORY
 
 pytest_plugins = ("loop_fixtures", "console_fixtures")
 
@@ -187,3 +189,33 @@ def test_end_of_the_run_ends_expect(start: Start) -> None:
     rig.console.end(RunResult(ExitReason.RESET, 0))
     with pytest.raises(GuestEnded):
         rig.console.expect("login", timeout=3600)
+
+
+def test_full_disk_of_the_capture_fails_the_run(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    rig = start("capture")
+    monkeypatch.setattr(os, "pwrite", full)
+    rig.print(b"x" * (IN_MEMORY + 1))
+    assert rig.failed.wait(DEADLINE)
+    assert "can't be written: [Errno 28] No space left" in rig.failures[0]
+
+
+def test_sendline_adds_a_newline(start: Start) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    rig.console.sendline("ls")
+    rig.console.sendline(b"id")
+    rig.console.sendline()
+    assert rig.guest.read(7) == b"ls\nid\n\n"
+
+
+def test_any_of_several_may_be_expected_and_silence_awaited(start: Start) -> None:
+    rig = start("capture")
+    rig.print(b"one two three")
+    assert rig.console.expect_any(["four", "two"], DEADLINE).index == 1
+    assert rig.console.read_until_idle(0.2, DEADLINE) == b" three"
+    assert rig.console.transcript == b"one two three"

@@ -54,8 +54,8 @@ def test_match_has_its_groups_and_what_came_before(
     capture: CaptureEndpoint, reader: Reader
 ) -> None:
     capture.write(b"pid 42 done")
-    match = reader.expect(re.compile(rb"pid (\d+)"), DEADLINE)
-    assert (match[1], match.groups()) == (b"42", (b"42",))
+    match = reader.expect(re.compile(rb"pid (\d+)(x)?"), DEADLINE)
+    assert (match[1], match.group(1), match.groups()) == (b"42", b"42", (b"42", None))
     assert (match.before, match.string) == (b"", b"pid 42")
 
 

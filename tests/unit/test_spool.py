@@ -86,3 +86,13 @@ def test_full_disk_is_an_error_that_keeps_what_is_there(
     with pytest.raises(OSError, match="No space left"):
         spool.append(b"def")
     assert spool.read(0, 100) == b"abc"
+
+
+def test_what_was_overwritten_is_not_read() -> None:
+    spool = Spool(limit=4)
+    spool.append(b"abcd")
+    spool.append(b"ef")
+    assert spool.read(2, 9) == b"cdef"
+    with pytest.raises(VmmError, match="overwritten"):
+        spool.read(1, 9)
+    spool.close()
