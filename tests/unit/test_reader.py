@@ -7,7 +7,7 @@ import pytest
 
 from vmm.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded
-from vmm.reader import LAST_LINES, Reader
+from vmm.reader import CHUNK, LAST_LINES, Reader
 from vmm.result import ExitReason, RunResult
 
 DEADLINE = 10.0
@@ -251,3 +251,11 @@ def test_flood_does_not_hold_off_the_timeout(
         reader.expect("y", timeout=0.05)
     stop.set()
     flooder.join()
+
+
+def test_all_that_an_ended_guest_printed_is_looked_at_though_it_is_late(
+    capture: CaptureEndpoint, reader: Reader
+) -> None:
+    capture.write(b"x" * (5 * CHUNK) + b"bye")
+    capture.end(RESULT)
+    assert len(reader.expect("bye", timeout=-1).before) == 5 * CHUNK
