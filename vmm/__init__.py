@@ -21,8 +21,9 @@ from .errors import (
     KvmUnavailable,
     VmmError,
 )
-from .machine import Machine, run
+from .machine import Machine
 from .result import ExitReason, RunResult
+from .run_once import run
 
 __version__ = "0.1.0"
 

@@ -286,6 +286,11 @@ class Console(SerialEvents):
         return self._reader.read_until_idle(idle, timeout)
 
     @property
+    def is_captured(self) -> bool:
+        """Whether output is kept, to be read here: for "capture" and for tees."""
+        return self._capture is not None
+
+    @property
     def transcript(self) -> bytes:
         """All output so far, or its last 64 MiB, whoever has consumed it."""
         return self._captured().transcript()

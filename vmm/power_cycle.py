@@ -44,6 +44,17 @@ class Host(NamedTuple):
     posts: bool
 
 
+class Parts(NamedTuple):
+    """What every boot of a machine is made of; `profile` records where time goes."""
+
+    host: Host
+    memory: GuestMemory
+    boot: LinuxBoot
+    devices: DeviceManager
+    control: RunControl
+    profile: "Profile | None"
+
+
 def survey(kvm: Kvm, quirks: Quirks, cpus: int) -> Host:
     """Find out. Raises ConfigError where VMM_RUN_LOOP asks for what isn't there.
 
@@ -65,15 +76,8 @@ class PowerCycle:
     dozen MSRs of the old guest, and kvm-clock goes on writing to its memory.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        memory: GuestMemory,
-        boot: LinuxBoot,
-        devices: DeviceManager,
-        control: RunControl,
-        profile: "Profile | None" = None,
-    ) -> None:
+    def __init__(self, parts: Parts) -> None:
+        host, memory, boot, devices, control, profile = parts
         kvm, quirks = host.kvm, host.quirks
         with ExitStack() as stack:
             vm = kvm.create_vm()

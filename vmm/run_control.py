@@ -8,6 +8,7 @@ import signal
 import threading
 from typing import NamedTuple
 
+from .errors import VmmError
 from .kvm._libc import KICK_SIGNAL
 from .kvm.abi import KVM_RUN_IMMEDIATE_EXIT
 from .kvm.vcpu import Vcpu
@@ -21,6 +22,13 @@ class End(NamedTuple):
     detail: str = ""
     exit_code: int | None = None
     error: Exception | None = None
+
+
+def failure(error: Exception) -> End:
+    """The end for something that we, or a device of the user's, have raised."""
+    known = isinstance(error, VmmError)
+    detail = str(error) if known else f"{type(error).__name__}: {error}"
+    return End(ExitReason.ERROR, detail, error=error)
 
 
 # What ends a run, though a boot may have ended by itself just before.

@@ -1,0 +1,283 @@
+"""Life: the boots of a machine, one after another, and what remains of them."""
+
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from .config import MachineConfig
+from .console import HURRY_S, Console
+from .errors import VmmError
+from .event_loop import EventLoop
+from .power_cycle import Parts, PowerCycle
+from .result import EXIT_CODES, ExitReason, RunResult
+from .run_control import End, failure
+
+if TYPE_CHECKING:  # most runs don't import them
+    from .command_port import CommandPort
+    from .paused_guest import PausedGuest
+    from .symbols import Symbols
+
+# How a boot that has panicked may end: at once, by its own reset, by reboot=t.
+_AFTER_A_PANIC: Final = (ExitReason.PANIC, ExitReason.RESET, ExitReason.CRASH)
+_REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
+
+
+class Outside(NamedTuple):
+    """A machine's host side: its loop, ttyS0, and the port of a command, if any."""
+
+    loop: EventLoop
+    console: Console
+    command: "CommandPort | None"
+
+    @property
+    def consoles(self) -> list[Console]:
+        """ttyS0, and the command's own output."""
+        output = None if self.command is None else self.command.output
+        return [self.console] if output is None else [self.console, output]
+
+    def abandon(self) -> None:
+        """Wait no longer for readers that take their time."""
+        for console in self.consoles:
+            console.abandon()
+
+
+class Life:
+    """Runs vCPU 0 on a thread of its own, which also builds the VM of every boot.
+
+    `result` is there when the run is over, or paused; `paused` is the guest then.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        parts: Parts,
+        outside: Outside,
+        symbols: "Symbols | None",
+    ) -> None:
+        self.config = config
+        self.result: RunResult | None = None
+        self.paused: PausedGuest | None = None
+        self.started_ns: int | None = None
+        self._parts = parts
+        self._control = parts.control
+        self._outside = outside
+        self._symbols = symbols
+        self._done = threading.Event()
+        self._exits: dict[str, int] = {}
+        self._insn_emulation = 0
+        self._resets = 0
+        self._powered = False
+        self._report = ""
+        self._thread = threading.Thread(target=self._main, name="vmm-vcpu0")
+
+    # For the machine, on any thread
+
+    def power_on(self) -> None:
+        """Make the first VM. Raises VmmError, KvmError."""
+        self.cycle = self._power_on()
+        self.started_ns = self._outside.loop.now_ns()
+
+    def begin(self) -> None:
+        """Let it run."""
+        self._thread.start()
+
+    def wait(self, timeout: float | None) -> RunResult:
+        """As Machine.wait."""
+        if self.started_ns is None:
+            raise VmmError("this machine was never started")
+        if not self._done.wait(timeout):
+            raise TimeoutError(f"the guest still runs after {timeout} s")
+        assert self.result is not None
+        return self.result
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is a result, and no guest that could go on."""
+        return self.paused is None and self._done.is_set()
+
+    def resume(self) -> None:
+        """As Machine.resume."""
+        if self.paused is None:
+            raise VmmError("the guest isn't paused")
+        self._outside.console.resume()
+        self._done.clear()
+        self.paused = None
+        if not self._control.resume():
+            self._done.set()
+            raise VmmError("the guest isn't paused any more: the run has ended")
+
+    def join(self) -> None:
+        """Wait until the guest is gone."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    # On its thread
+
+    def _power_on(self) -> PowerCycle:
+        if self._parts.profile is not None:
+            self._parts.profile.power_on()
+        for console in self._outside.consoles:
+            console.power_on()
+        cycle = PowerCycle(self._parts)
+        self._powered = True
+        return cycle
+
+    def _main(self) -> None:
+        concluded = False
+        try:
+            try:
+                concluded = self._live()
+            finally:
+                self._power_off()
+        except Exception as error:
+            self._control.finish(failure(error))
+            self._outside.abandon()
+        try:
+            if not concluded:
+                self._conclude()
+        finally:
+            self._done.set()
+
+    def _live(self) -> bool:
+        """Run one boot after another; whether the last one's result is made."""
+        while True:
+            self.cycle.run()
+            self._look_back()
+            policy = self._policy()
+            if policy == "pause":
+                if not self._pause():
+                    return True
+                end = self._control.end
+                if end is None or end.reason is not ExitReason.RESET:
+                    self._control.rearm()
+                    continue
+            elif policy == "exit":
+                return False
+            self._boot_again()
+
+    def _look_back(self) -> None:
+        """Note what is lost once the VM is gone."""
+        end = self._control.end
+        assert end is not None
+        if end.reason is ExitReason.RESET:
+            self._resets += 1
+        if end.reason in _REPORTED:
+            from .crash_report import crash_report
+
+            self._report = crash_report(
+                self.cycle.vcpus, self._parts.memory, self._find_symbols()
+            )
+
+    def _verdict(self) -> End:
+        """Why the boot has ended; the end of one that has panicked is a panic."""
+        end = self._control.end
+        assert end is not None
+        panic = self._outside.console.panic_line
+        if panic is not None and end.reason in _AFTER_A_PANIC:
+            return End(ExitReason.PANIC, panic)
+        return end
+
+    def _policy(self) -> str:
+        policies: dict[ExitReason, str] = {
+            ExitReason.RESET: self.config.on_reset,
+            ExitReason.PANIC: self.config.on_panic,
+            ExitReason.CRASH: self.config.on_crash,
+        }
+        return policies.get(self._verdict().reason, "exit")
+
+    def _pause(self) -> bool:
+        """Show the result and the guest until it is resumed: True, or stopped."""
+        from .paused_guest import PausedGuest
+
+        guest = PausedGuest(self.cycle.vcpus, self._parts.memory, self._find_symbols())
+        self._conclude()
+        self.paused = guest
+        self._done.set()
+        resumed = self._control.hold()
+        if not resumed:
+            self.paused = None
+        guest.release()
+        return resumed
+
+    def _boot_again(self) -> None:
+        end = self._control.end
+        if end is not None and end.reason is not ExitReason.RESET:  # we do it for it
+            self._resets += 1
+        self._power_off()
+        self._parts.memory.discard()
+        self._parts.devices.reset()
+        self._control.rearm()
+        self.cycle = self._power_on()
+
+    def _power_off(self) -> None:
+        """Take the VM down, and keep what it has counted. Idempotent."""
+        if not self._powered:
+            return
+        if self._parts.profile is not None:
+            self._parts.profile.power_off()
+        self._exits, self._insn_emulation = self._totals()
+        self._powered = False
+        self.cycle.close()
+
+    def _totals(self) -> tuple[dict[str, int], int]:
+        """Exits by kind and emulated instructions, over all boots."""
+        exits = dict(self._exits)
+        if not self._powered:
+            return exits, self._insn_emulation
+        for kind, count in self.cycle.exits.items():
+            exits[kind] = exits.get(kind, 0) + count
+        return exits, self._insn_emulation + self.cycle.insn_emulation
+
+    def _find_symbols(self) -> "Symbols | None":
+        if self._symbols is None:
+            from .symbols import symbols_of
+
+            self._symbols = symbols_of(self.config.images()[0])
+        return self._symbols
+
+    def _conclude(self) -> None:
+        """Let the console finish, and make the result that `wait` waits for."""
+        end = self._verdict()
+        assert self.started_ns is not None
+        wall_ns = self._outside.loop.now_ns() - self.started_ns
+        hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
+        for console in self._outside.consoles:
+            console.finish(HURRY_S if hurried else None)
+        detail = end.detail
+        ended_early = end.reason in (ExitReason.RESET, ExitReason.POWEROFF)
+        if self._outside.command is not None and ended_early:
+            detail = "but its command's status never came"
+            end = end._replace(exit_code=1)
+        if end.reason is ExitReason.CRASH:
+            detail += self._parts.host.quirks.note()
+        code = EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
+        first_ns = self._outside.console.first_output_ns
+        exits, insn_emulation = self._totals()
+        self.result = RunResult(
+            reason=end.reason,
+            exit_code=code,
+            guest_status=code if end.reason is ExitReason.EXITED else None,
+            detail=detail,
+            resets=self._resets,
+            wall_s=round(wall_ns / 1e9, 6),
+            first_output_s=(
+                None
+                if first_ns is None
+                else round((first_ns - self.started_ns) / 1e9, 6)
+            ),
+            exits=exits,
+            insn_emulation=insn_emulation,
+            quirks=self._parts.host.quirks.counts,
+            cmdline=self._parts.boot.cmdline.decode(errors="surrogateescape"),
+            console_bytes=self._outside.console.sink.accepted,
+            console_dropped=sum(
+                console.sink.dropped for console in self._outside.consoles
+            ),
+            unclaimed_accesses=self._parts.devices.io_manager.unclaimed_accesses,
+            oops=self._outside.console.watch.oops,
+            report=self._report,
+            output=None
+            if self._outside.command is None
+            else self._outside.command.kept_output(),
+        )
+        for console in self._outside.consoles:
+            console.end(self.result)
