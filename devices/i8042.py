@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from typing import Final
 
+from .fast_port import FastPort
 from .i8042_reg import (
     I8042_CMD_AUX_DISABLE,
     I8042_CMD_AUX_ENABLE,
@@ -111,6 +112,9 @@ class I8042Device:
         self._keyboard_line = keyboard_line
         self._aux_line = aux_line
         self.keyboard = Ps2Keyboard(self._lock, self._take_from_keyboard)
+        self._status_port = FastPort()
+        self.fast_ports = {I8042_COMMAND_REG: self._status_port}
+        """The status, which drivers poll: a run loop may serve it; by its offset."""
         self._power_on()
 
     @property
@@ -149,6 +153,7 @@ class I8042Device:
                 resets = self._write_command(value)
             else:
                 resets = False
+            self._publish_status()
         if resets:  # unlocked: whoever listens may reset us at once
             self._reset_line.trigger()
 
@@ -177,6 +182,7 @@ class I8042Device:
     def _power_on(self) -> None:
         self.keyboard.reset()
         self._load(_POWER_ON)
+        self._publish_status()
 
     def _load(self, state: I8042State) -> None:
         self._ram = bytearray(state.ram)  # byte 0 is the command byte, CTR
@@ -202,6 +208,9 @@ class I8042Device:
         front = self._front()
         return status if front is None else status | I8042_STR_OBF | _STATUS[front[1]]
 
+    def _publish_status(self) -> None:
+        self._status_port.answer(self._read_status())
+
     def _read_data(self) -> int:
         front = self._front()
         if front is None:
@@ -223,6 +232,7 @@ class I8042Device:
 
     def _interrupt(self) -> None:
         """Raise the edge of the byte at the front, if the command byte allows."""
+        self._publish_status()  # first: another CPU may be there at once
         front = self._front()
         source = FROM_CONTROLLER if front is None else front[1]
         if source == FROM_KEYBOARD and self._ram[0] & I8042_CTR_KBDINT:

@@ -76,7 +76,7 @@ class IsaAdapter(_Adapter):
 
     `ranges` are (offset, size) of the registers that are trapped. As on the
     bus, a wider access to an 8-bit device is that many cycles at consecutive
-    ports, the lowest first.
+    ports, the lowest first. `fast_ports` are those that the chip publishes, by offset.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class IsaAdapter(_Adapter):
         base: int,
         ranges: Iterable[tuple[int, int]],
         lines: dict[int, InterruptLine],
+        fast_ports: Mapping[int, FastPort] | None = None,
     ) -> None:
         ports = (PioAddressConstraint.at(base + at, size) for at, size in ranges)
         irqs = (LegacyIrqConstraint(irq=irq) for irq in lines)
@@ -93,6 +94,11 @@ class IsaAdapter(_Adapter):
         self._read = chip.read  # bound once: the serial console lives on these
         self._write = chip.write
         self._base = base
+        fast = () if fast_ports is None else fast_ports.items()
+        self._fast_ports = {base + at: port for at, port in fast}
+
+    def get_fast_ports(self) -> Mapping[int, FastPort]:
+        return self._fast_ports
 
     def pio_read(self, base: int, offset: int, data: memoryview) -> None:
         register = base + offset - self._base
@@ -125,11 +131,7 @@ class SerialPio(IsaAdapter):
         base: int = COM1,
         irq: int = 4,
     ) -> None:
-        super().__init__(serial, base, [(0, 8)], {irq: line})
-        self._fast_ports = {base + at: port for at, port in serial.fast_ports.items()}
-
-    def get_fast_ports(self) -> Mapping[int, FastPort]:
-        return self._fast_ports
+        super().__init__(serial, base, [(0, 8)], {irq: line}, serial.fast_ports)
 
 
 class I8042Pio(IsaAdapter):
@@ -147,7 +149,7 @@ class I8042Pio(IsaAdapter):
         lines = {1: keyboard_line}
         if aux_line is not None:
             lines[12] = aux_line
-        super().__init__(i8042, 0x60, [(0, 1), (4, 1)], lines)
+        super().__init__(i8042, 0x60, [(0, 1), (4, 1)], lines, i8042.fast_ports)
 
 
 class CmosRtcPio(IsaAdapter):

@@ -53,6 +53,10 @@ class AnyGuest(RuleBasedStateMachine):
         first, second = (chip.send_scancodes(codes) for chip in self.both())
         assert first == second <= len(codes)
 
+    @invariant()
+    def the_published_status_is_what_a_read_gives(self) -> None:
+        assert self.chip.fast_ports[4].read() == self.chip.read(4)
+
     @rule()
     def reset(self) -> None:
         for chip in self.both():
