@@ -1,0 +1,94 @@
+"""The plugin's options, and what it says where no machine can run; needs no KVM."""
+
+import pytest
+
+NO_KVM = """
+import vmm.kvm.kvm as kvm
+
+real = kvm.open_device
+kvm.open_device = lambda path: real("/nowhere/kvm")
+"""
+TEST = "def test_it(vm):\n    vm()\n"
+
+
+def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--vmm-kernal=x", "there is no --vmm-kernal; did you mean '--vmm-kernel'?"),
+        ("--vmm=1", "there is no --vmm; did you mean *"),
+        (
+            "--vmm-quirks=pmv",
+            "--vmm-quirks: 'pmv' is not auto, none or pvm; did you mean 'pvm'?",
+        ),
+        ("--vmm-memory=lots", "--vmm-memory: 'lots' is no size: *"),
+        ("--vmm-memory=1K", "--vmm-memory: 1K is less than *"),
+        ("--vmm-cpus=two", "--vmm-cpus: 'two' is no number"),
+        ("--vmm-deadline=-1", "--vmm-deadline: '-1' is no time in seconds"),
+        ("--vmm-kernel=vmlinus", "*vmlinus' is no file; did you mean '*/vmlinux'?"),
+        ("--vmm-initrd=zzz", "--vmm-initrd: '*/zzz' is no file"),
+    ],
+)
+def test_an_unknown_value_is_named_with_the_nearest(
+    pytester: pytest.Pytester, argument: str, message: str
+) -> None:
+    pytester.makefile("", vmlinux="")
+    pytester.makepyfile(TEST)
+    result = run(pytester, argument)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+def test_an_ini_value_is_named_as_such(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nvmm_quirks = pmv\n")
+    result = run(pytester)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: vmm_quirks: 'pmv' is not*'pvm'?"])
+
+
+def test_an_unknown_setting_of_a_machine_is_named(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+        from pathlib import Path
+        from vmm import ConfigError
+        from vmm.testing import VmFactory
+
+        def test_call():
+            with pytest.raises(ConfigError, match="no 'kernal'; did you mean 'kernel'"):
+                VmFactory("vm", {}, Path("x"))(kernal="x")
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_without_kvm_a_test_is_skipped_with_cause_and_remedies(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makeconftest(NO_KVM)
+    pytester.makepyfile(TEST)
+    result = run(pytester, "-rs")
+    result.assert_outcomes(skipped=1)
+    text = " ".join(result.stdout.str().split())
+    assert "no machine can run here: there is no /nowhere/kvm: load kvm_intel" in text
+    assert "udev rule" in text
+    assert "scripts/with-kvm" in text
+
+
+@pytest.mark.parametrize("where", ["option", "ini"])
+def test_vmm_require_makes_it_a_failure(pytester: pytest.Pytester, where: str) -> None:
+    pytester.makeconftest(NO_KVM)
+    pytester.makepyfile(TEST)
+    pytester.makeini(f"[pytest]\nvmm_require = {str(where == 'ini').lower()}\n")
+    arguments = ["--vmm-require"] if where == "option" else []
+    result = run(pytester, *arguments)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*no machine can run here: there is no /nowhere/kvm*"])
+
+
+def test_the_options_are_in_the_help(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--help")
+    result.stdout.fnmatch_lines(["*--vmm-kernel=P*", "*--vmm-require*"])

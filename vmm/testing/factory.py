@@ -1,0 +1,149 @@
+"""VmFactory: what the fixtures are; builds machines that end with their scope."""
+
+import json
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from vmm.config import MachineConfig
+from vmm.devices.device_io import DeviceIo
+from vmm.errors import VmmError
+from vmm.machine import Machine
+
+from .settings import check_names
+
+LAST_LINES: Final = 30
+LAST_BYTES: Final = 64 << 10  # of a console, in a report
+_PLAIN: Final = {n: f"\\x{n:02x}" for n in (*range(9), *range(11, 32), 127)}
+
+
+class TestMachine(Machine):
+    """A Machine that leaves its console and its result in `folder`."""
+
+    __test__ = False  # no class of tests
+
+    def __init__(self, config: MachineConfig, folder: Path, number: int) -> None:
+        super().__init__(config)
+        suffix = "" if number == 1 else f"-{number}"
+        self.transcript_path = folder / f"console{suffix}.log"
+        self._result_path = folder / f"result{suffix}.json"
+        self.tail = ""
+        """The end of the console's output, as of the last `keep`."""
+        self._is_kept = False
+
+    def keep(self) -> None:
+        """Write both files: how it is now, or was when it was closed."""
+        if self._is_kept:
+            return
+        self._result_path.parent.mkdir(parents=True, exist_ok=True)
+        if self.console.is_captured:
+            transcript = self.console.transcript
+            self.tail = _readable(transcript[-LAST_BYTES:])
+            self.transcript_path.write_bytes(transcript)
+        if self.result is not None:
+            text = json.dumps(self.result.to_dict(), indent=2)
+            self._result_path.write_text(f"{text}\n")
+
+    def close(self) -> None:
+        """Stop, keep what there is to be seen, and release everything. Idempotent."""
+        self.stop("the machine was closed")
+        self.join()
+        try:
+            self.keep()
+        finally:
+            self._is_kept = True
+            super().close()
+
+    def describe(self) -> str:
+        """How it ended, or that it runs, and the last lines of its console."""
+        lines = [f"result: {_outcome(self)}"]
+        lines += [f"warning: {warning}" for warning in self.warnings]
+        if not self.console.is_captured:
+            lines.append(f"console: {self.config.serial}")
+            return "\n".join(lines)
+        shown = self.tail.splitlines()[-LAST_LINES:]
+        lines.append(f"console, its last {len(shown)} lines:" if shown else "no output")
+        lines += [f"  {line}" for line in shown]
+        result = self.result
+        if result is not None and result.report:
+            lines.append(result.report)
+        lines.append(f"transcript: {self.transcript_path}")
+        return "\n".join(lines)
+
+
+def _readable(output: bytes) -> str:
+    text = output.decode(errors="backslashreplace").replace("\r\n", "\n")
+    return text.translate(_PLAIN)
+
+
+def _outcome(machine: Machine) -> str:
+    result = machine.result
+    if result is None:
+        return "none: it runs" if machine.is_started else "none: it was never started"
+    detail = f": {result.detail}" if result.detail else ""
+    return (
+        f"{result.reason.value}, exit code {result.exit_code}{detail} "
+        f"({result.wall_s:.2f} s)"
+    )
+
+
+class VmFactory:
+    """Builds machines: `vm(kernel=..., initrd=..., append=..., memory=...)`.
+
+    All of MachineConfig can be given; what isn't comes from `--vmm-*` and the ini file.
+    The machines are closed at the end of the test, the class or the session, in the
+    opposite order of their making.
+    """
+
+    def __init__(self, name: str, defaults: Mapping[str, Any], folder: Path) -> None:
+        self._name = name
+        self._defaults = dict(defaults)
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._closed = False
+        self.machines: list[TestMachine] = []
+        """All that were built, the oldest first."""
+
+    def __call__(
+        self, *, devices: Iterable[DeviceIo] = (), **settings: object
+    ) -> TestMachine:
+        """A machine, with `devices` plugged in; `start` or `run` it.
+
+        The output of a `command` is captured unless `capture` says otherwise. Raises
+        what Machine does, and VmmError after the fixture's end.
+        """
+        check_names(settings, f"{self._name}()")
+        chosen = {**self._defaults, **settings}
+        if chosen.get("command") is not None or chosen.get("script") is not None:
+            chosen.setdefault("capture", "capture")
+        with self._lock:
+            if self._closed:
+                raise VmmError(
+                    f"{self._name}: this fixture's scope is over, and its machines are "
+                    "closed: a longer one is vm_class or vm_session"
+                )
+            number = len(self.machines) + 1
+            machine = TestMachine(MachineConfig(**chosen), self._folder, number)
+            self.machines.append(machine)
+        for device in devices:
+            machine.plug(device)
+        return machine
+
+    def stop(self, detail: str) -> None:
+        """End all that run."""
+        for machine in self.machines:
+            machine.stop(detail)
+
+    def close(self) -> None:
+        """Close all; the first error is raised after that."""
+        with self._lock:
+            self._closed = True
+        errors = []
+        for machine in reversed(self.machines):
+            try:
+                machine.close()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
