@@ -23,14 +23,9 @@ BARE_DIR: Final = GUEST_DIR / "bare"
 TOOLS: Final = ("portio", "keylog")
 HELPER: Final = "vmm-exec"
 
-# No C library: a few kB instead of 700, in archives that slow hosts unpack.
-C_FLAGS: Final = (
-    *("-O2", "-Wall", "-Wextra", "-Werror", "-s", "-static", "-nostdlib"),
-    *("-ffreestanding", "-mgeneral-regs-only", "-fno-stack-protector"),
-    "-fno-tree-loop-distribute-patterns",  # would call memset, memcpy, strlen
-    *("-fno-asynchronous-unwind-tables", "-fcf-protection=none"),
-    *("-Wl,--build-id=none", "-Wl,-z,noseparate-code", "-Wl,-z,norelro"),
-)
+# No C library: a few kB instead of 700, in archives that slow hosts unpack. Loops are
+# not to become calls of memset, memcpy or strlen. setup.py uses these flags, too.
+C_FLAGS: Final = tuple((LINUX_DIR / "cflags").read_text().split())
 # -N: one segment, writable and executable, that starts where it is linked.
 BARE_FLAGS: Final = (
     *("-static", "-nostdlib", "-no-pie", "-s", "-Wa,--fatal-warnings"),

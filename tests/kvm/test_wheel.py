@@ -1,0 +1,107 @@
+"""The package as strangers install it: a wheel, in an environment of its own."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from guests import DEADLINE, bare, built
+
+from vmm.config import BUILD_DIR
+from vmm.guest_command import HELPER
+
+ROOT = Path(__file__).parents[2]
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
+def python(folder: Path, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run that folder's Python outside of the checkout; nothing of ours leads there."""
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("PYTHON")}
+    return subprocess.run(
+        [folder / "venv/bin/python", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: what is in `build/` here must not get into it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(files, cwd=ROOT, capture_output=True, check=True).stdout
+    copy = ["tar", "-cf", f"{folder}/source.tar", "--null", "-T", "-"]
+    subprocess.run(copy, cwd=ROOT, input=listed, check=True)
+    (folder / "source").mkdir()
+    unpack = ["tar", "-xf", f"{folder}/source.tar", "-C", f"{folder}/source"]
+    subprocess.run(unpack, check=True)
+    options = [
+        "--no-deps",
+        "--no-build-isolation",
+        "--quiet",
+        "--wheel-dir",
+        str(folder),
+    ]
+    subprocess.run([*PIP, "wheel", *options, f"{folder}/source"], check=True)
+    (path,) = folder.glob("minivmm-*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def stranger(wheel: Path) -> Path:
+    """A folder with an environment that has the wheel, and this one's libraries."""
+    folder = wheel.parent
+    venv = [sys.executable, "-m", "venv", "--without-pip", f"{folder}/venv"]
+    subprocess.run(venv, check=True)
+    pip = [*PIP, "--python", f"{folder}/venv/bin/python", "install", "--no-deps"]
+    subprocess.run([*pip, "--quiet", str(wheel)], check=True)
+    libraries = [p for p in sys.path if p.endswith("site-packages")]
+    (theirs,) = (folder / "venv/lib").glob("python*/site-packages")
+    # A .pth file adds the folders, but runs none of their .pth files: not the editable
+    # installation's.
+    (theirs / "libraries.pth").write_text("\n".join(libraries))
+    return folder
+
+
+def test_wheel_has_the_guests_helper(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(f"vmm/{HELPER}") == Path(BUILD_DIR, HELPER).read_bytes()
+        assert "vmm/testing/plugin.py" in archive.namelist()
+
+
+def test_package_is_the_installed_one(stranger: Path) -> None:
+    where = python(stranger, "-c", "import vmm; print(vmm.__file__)").stdout
+    assert where.startswith(f"{stranger}/venv/")
+
+
+def test_plugin_of_an_installed_package(stranger: Path) -> None:
+    (stranger / "test_it.py").write_text(
+        "def test_it(vm):\n    assert vm().run().exit_code == 0\n"
+    )
+    options = ["--vmm-require", f"--vmm-kernel={bare('hello')}", "-pno:cacheprovider"]
+    done = python(stranger, "-m", "pytest", *options, "test_it.py")
+    assert "1 passed" in done.stdout
+
+
+# Not marked linux: it is the package that is tested, so one kind of KVM is enough.
+def test_exec_of_an_installed_package(stranger: Path) -> None:
+    """There is no busybox, so the guest has nothing but the program."""
+    (stranger / "p.c").write_text(
+        '#include <stdio.h>\nint main(void) { puts("out"); return 9; }\n'
+    )
+    subprocess.run(["gcc", "-static", "-o", "p", "p.c"], cwd=stranger, check=True)
+    kernel = [
+        "--kernel",
+        str(built("vmlinux-tiny")),
+        "--append",
+        "quiet",
+        "--add",
+        "./p",
+    ]
+    done = python(stranger, "-m", "vmm", "run", *kernel, "--exec", "/p", "--capture")
+    assert (done.returncode, done.stdout) == (9, "out\n"), done.stderr
