@@ -49,7 +49,8 @@ class MachineConfig(Record):
 
     `command` is run in the guest in place of its init: words, or a line that is split
     as a shell does, but not expanded; or a file of the host, `script`. `initrd` None is
-    then busybox's of `scripts/build-guest`. `files` are put into the initramfs: a
+    then busybox's of `scripts/build-guest`; where that isn't built and a `command` is
+    given, the guest has the `files` alone. They are put into the initramfs: a
     mapping of absolute guest paths to host paths, or "HOST[:GUEST]" strings, or (HOST,
     GUEST) pairs; directories with all that is in them. `capture` is where the output
     of the command goes by ttyS1: "capture" (the result's `output`), or as for `serial`,
@@ -159,6 +160,8 @@ class MachineConfig(Record):
         if self.kernel is None and not os.path.exists(kernel):
             raise _not_built("kernel", "--kernel", "tiny")
         if self.initrd is None and not os.path.exists(initrd):
+            if self.command is not None:  # one of the files, maybe
+                return kernel, None
             raise _not_built("initrd", "--initrd", guest)
         return kernel, initrd
 
@@ -170,6 +173,12 @@ def _check_output(field: str, where: str, standard: str) -> None:
         raise ConfigError(
             f"{field}: {where!r} is not {standard}, null, file:PATH or unix:PATH"
         )
+
+
+def path_of(where: str) -> str | None:
+    """The path in file:PATH and unix:PATH, the same for all names of one file."""
+    kind, _, path = where.partition(":")
+    return os.path.realpath(path) if kind in ("file", "unix") else None
 
 
 def _not_built(field: str, option: str, guest: str) -> ConfigError:
@@ -185,7 +194,7 @@ def _checked_tee(tee: str | Sequence[str], serial: str) -> tuple[str, ...]:
         kind, _, path = where.partition(":")
         if kind not in ("file", "unix") or not path:
             raise ConfigError(f"tee: {where!r} is not file:PATH or unix:PATH")
-        if (serial, *places).count(where) > 1:
+        if [path_of(place) for place in (serial, *places)].count(path_of(where)) > 1:
             raise ConfigError(f"tee: {where!r} is given twice")
     return places
 

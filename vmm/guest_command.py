@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from . import cpio
+from .config import path_of
 from .errors import ConfigError
 from .guest_files import GuestFiles, split_spec
 
@@ -81,6 +82,12 @@ def check_command(
             "serial: with --capture, stdout has the command's output: pass null, "
             "file:PATH or unix:PATH"
         )
+    for where in (config.serial, *config.tee):
+        if config.capture and path_of(config.capture) == path_of(where) is not None:
+            raise ConfigError(
+                f"capture: {config.capture!r} is where the console writes ({where!r}): "
+                "each needs a file of its own"
+            )
     if config.script is not None:
         _check_script(os.fspath(config.script))
     argv = None if config.command is None else command_argv(config.command)
@@ -134,14 +141,18 @@ def _nodes() -> list[cpio.Entry]:
 
 
 def _helper(build_dir: str) -> bytes:
-    try:
-        with open(os.path.join(build_dir, HELPER), "rb") as program:
-            return program.read()
-    except FileNotFoundError:
-        raise ConfigError(
-            f"exec: the guest's {HELPER} isn't built: run scripts/build-guest in a "
-            "checkout"
-        ) from None
+    """The program: scripts/build-guest's in a checkout, else the package's own."""
+    for folder in (build_dir, os.path.dirname(__file__)):
+        try:
+            with open(os.path.join(folder, HELPER), "rb") as program:
+                return program.read()
+        except FileNotFoundError:
+            continue
+    raise ConfigError(
+        f"exec: the guest's {HELPER} isn't built: run 'scripts/build-guest busybox' in "
+        "a checkout, or install a C compiler and then minivmm again "
+        "(pip install --force-reinstall --no-cache-dir minivmm)"
+    )
 
 
 def _joined(words: Iterable[str]) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from kernel_images import MIB, bzimage
 
-from vmm import ConfigError, MachineConfig
+from vmm import ConfigError, MachineConfig, guest_command
 from vmm.cli import main
 from vmm.guest_command import HELPER, describe_status, initramfs_segment
 
@@ -79,8 +79,23 @@ def test_segment_has_the_script(build_dir: str, script: Path) -> None:
     assert b"#!/bin/sh\n" in segment
 
 
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the package is said to be installed."""
+    folder = tmp_path / "site-packages/vmm"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(guest_command, "__file__", str(folder / "guest_command.py"))
+    return folder
+
+
+def test_helper_of_an_installed_package(package: Path, tmp_path: Path) -> None:
+    (package / HELPER).write_bytes(b"installed")
+    assert b"installed" in initramfs_segment(MachineConfig(command="p"), str(tmp_path))
+
+
+@pytest.mark.usefixtures("package")
 def test_helper_that_isnt_built(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"vmm-exec isn't built: run scripts/build"):
+    with pytest.raises(ConfigError, match=r"vmm-exec isn't built: run 'scripts/build"):
         initramfs_segment(MachineConfig(command="p"), str(tmp_path))
 
 
@@ -153,6 +168,17 @@ def test_console_and_command_both_to_stdout() -> None:
         MachineConfig(command="a", capture="stdout", serial="stdio")
 
 
+@pytest.mark.parametrize(
+    "console", [{"serial": "file:{}/x"}, {"tee": "unix:{}/x"}, {"tee": "file:{}/./x"}]
+)
+def test_console_and_command_both_to_one_file(
+    console: dict[str, str], tmp_path: Path
+) -> None:
+    settings = {name: where.format(tmp_path) for name, where in console.items()}
+    with pytest.raises(ConfigError, match=r"capture: 'file:.*/x' is where the console"):
+        MachineConfig(command="a", capture=f"file:{tmp_path}/x", **settings)  # type: ignore[arg-type]
+
+
 def test_rdinit_of_the_users() -> None:
     config = MachineConfig(command="a", append="rdinit=/bin/sh")
     with pytest.raises(ConfigError, match="cmdline: rdinit= excludes exec"):
@@ -179,6 +205,7 @@ def test_relative_path_in_the_guest() -> None:
         ["--exec", "a", "--append", "rdinit=/b"],
         ["--capture"],
         ["--script", "/none"],
+        ["--serial", "file:{big}.log", "--tee", "file:{big}.log"],
     ],
 )
 def test_bad_input_is_one_line_and_2(

@@ -172,6 +172,17 @@ def test_tiny_guest_is_the_default(
     assert MachineConfig(initrd="mine").images() == (built[0], "mine")
 
 
+def test_without_busybox_a_command_has_the_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "BUILD_DIR", tmp_path)
+    assert MachineConfig(kernel="k", command="/p").images() == ("k", None)
+    script = tmp_path / "script"
+    script.touch(0o755)
+    with pytest.raises(ConfigError, match=r"^initrd: none was given .*build-guest"):
+        MachineConfig(kernel="k", script=script).images()
+
+
 def test_given_kernel_comes_without_an_initrd() -> None:
     assert MachineConfig(kernel="vmlinux").images() == ("vmlinux", None)
 
