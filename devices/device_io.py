@@ -79,6 +79,10 @@ class _Callbacks:
         """Trapped writes that need no answer, for KVM to signal. Default: none."""
         return ()
 
+    def get_report(self) -> str:
+        """A line for the report of a crash or a hang. Default: none, ""."""
+        return ""
+
     def reset(self) -> None:
         """Return to the power-on state: the machine is about to boot again."""
 
@@ -155,6 +159,10 @@ class Locked(DeviceIo):
                 ring()
 
         return locked
+
+    def get_report(self) -> str:
+        with self.lock:
+            return self.device.get_report()
 
     def reset(self) -> None:
         with self.lock:

@@ -101,8 +101,13 @@ class DeviceManager:
         """Disconnect them: the VM is about to go."""
         with self._lock:
             for wiring in self._wirings.values():
-                wiring.disconnect()
+                wiring.disconnect(vm_goes=True)
             self._vm = None
+
+    def reports(self) -> list[str]:
+        """What the devices have to say about a crash or a hang."""
+        with self._lock:
+            return [line for device in self._wirings if (line := device.get_report())]
 
     def reset(self) -> None:
         """Return every device to its power-on state."""

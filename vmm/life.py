@@ -163,9 +163,9 @@ class Life:
         if end.reason in _REPORTED:
             from .crash_report import crash_report
 
-            self._report = crash_report(
-                self.cycle.vcpus, self._parts.memory, self._find_symbols()
-            )
+            parts = self._parts
+            report = crash_report(self.cycle.vcpus, parts.memory, self._find_symbols())
+            self._report = "\n".join([report, *parts.devices.reports()])
 
     def _verdict(self) -> End:
         """Why the boot has ended; the end of one that has panicked is a panic."""

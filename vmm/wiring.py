@@ -32,6 +32,7 @@ class Wiring:
         self._bells: list[tuple[EventFd, Doorbell]] = []
         self._posted: list[int] = []
         self._undo: list[Callable[[], None]] = []
+        self._undo_posted: list[Callable[[], None]] = []
 
     def take_accesses(self, device: DeviceIo, posts: bool) -> None:
         """Find out which accesses KVM is to take over, once resources are assigned."""
@@ -57,10 +58,17 @@ class Wiring:
             self._undo.append(partial(vm.deassign_ioeventfd, event.fd, bell))
         for port in self._posted:
             vm.register_coalesced_pio(port)
-            self._undo.append(partial(vm.unregister_coalesced_pio, port))
+            self._undo_posted.append(partial(vm.unregister_coalesced_pio, port))
 
-    def disconnect(self) -> None:
-        """Cut the wires from the VM, which still exists. Idempotent."""
+    def disconnect(self, *, vm_goes: bool = False) -> None:
+        """Cut the wires from the VM, which still exists. Idempotent.
+
+        One that goes takes its posted ports along: to unregister one takes 4 ms.
+        """
+        while self._undo_posted:
+            undo = self._undo_posted.pop()
+            if not vm_goes:
+                undo()
         while self._undo:
             self._undo.pop()()
 

@@ -230,7 +230,20 @@ def test_power_on_connects_doorbells_and_posted_ports(rig: Rig) -> None:
     assert list(rig.vm.ioeventfds.values()) == [device.bell]
     assert rig.vm.coalesced == [PORT]
     rig.manager.power_off()
-    assert (rig.vm.ioeventfds, rig.vm.coalesced) == ({}, [])
+    assert rig.vm.ioeventfds == {}
+
+
+def test_a_posted_port_is_unregistered_unless_the_vm_goes(rig: Rig) -> None:
+    device = Rung()
+    rig.manager.add(device)
+    rig.power_on()
+    rig.manager.power_off()
+    assert rig.vm.coalesced == [PORT]  # the VM takes it along
+    rig.vm = FakeVm()
+    rig.power_on()
+    assert rig.vm.coalesced == [PORT]
+    rig.manager.remove(device)
+    assert rig.vm.coalesced == []
 
 
 def test_what_rings_is_told_on_the_loop(rig: Rig, loop: EventLoop) -> None:

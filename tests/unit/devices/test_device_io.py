@@ -45,6 +45,10 @@ class Recorder(DeviceIoMut):
         self._note("constraints")
         return (LegacyIrqConstraint(irq=10),)
 
+    def get_report(self) -> str:
+        self._note("report")
+        return "all is well"
+
     def reset(self) -> None:
         self._note("reset")
 
@@ -148,3 +152,11 @@ def test_one_thread_at_a_time_is_inside_a_locked_device() -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert device.count == 8_000
+
+
+def test_a_report_is_empty_by_default_and_passes_through_a_lock() -> None:
+    assert DeviceIo().get_report() == ""
+    device = Recorder()
+    locked = Locked(device, device.lock)
+    assert locked.get_report() == "all is well"
+    assert device.calls == ["report"]
