@@ -12,6 +12,8 @@ from .cmos_rtc import CmosRtc
 from .device_io import DeviceIo
 from .fast_port import FastPort
 from .i8042 import I8042Device
+from .pvpanic import PVPANIC_PORT, Pvpanic
+from .reset_control import SYSTEM_CONTROL_PORT_A, SystemControlPortA
 from .resources import (
     DeviceResources,
     LegacyIrqConstraint,
@@ -157,6 +159,20 @@ class CmosRtcPio(IsaAdapter):
 
     def __init__(self, rtc: CmosRtc, line: InterruptLine) -> None:
         super().__init__(rtc, 0x70, [(0, 2)], {8: line})
+
+
+class SystemControlPio(IsaAdapter):
+    """System Control Port A: fast A20 and reset, port 0x92."""
+
+    def __init__(self, port: SystemControlPortA) -> None:
+        super().__init__(port, SYSTEM_CONTROL_PORT_A, [(0, 1)], {}, port.fast_ports)
+
+
+class PvpanicPio(IsaAdapter):
+    """pvpanic as an ISA device: port 0x505."""
+
+    def __init__(self, pvpanic: Pvpanic) -> None:
+        super().__init__(pvpanic, PVPANIC_PORT, [(0, 1)], {}, pvpanic.fast_ports)
 
 
 class RtcMmio(_Adapter):

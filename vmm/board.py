@@ -6,7 +6,17 @@ from .console import Console
 from .devices.clock import Clock
 from .devices.cmos_rtc import CmosRtc
 from .devices.i8042 import I8042Device
-from .devices.platform import CmosRtcPio, I8042Pio, SerialPio
+from .devices.pci_config_ports import PciConfigPorts
+from .devices.platform import (
+    CmosRtcPio,
+    I8042Pio,
+    PvpanicPio,
+    SerialPio,
+    SystemControlPio,
+)
+from .devices.post_code import PostCode
+from .devices.pvpanic import Pvpanic
+from .devices.reset_control import SystemControlPortA
 from .devices.serial import Serial
 from .devices.trigger import InterruptLine
 
@@ -19,17 +29,27 @@ class _ResetLine:
 
 
 class Board:
-    """What a PC has on its board: COM1, the i8042 with its keyboard, the RTC."""
+    """What a PC has on its board: COM1, the i8042 with its keyboard, the RTC, pvpanic.
+
+    And the ports of a chipset: reset and A20, POST codes, a PCI bus that isn't there.
+    `reset` is called for every way to reset.
+    """
 
     def __init__(
         self, console: Console, clock: Clock, reset: Callable[[], None]
     ) -> None:
         com1_irq, keyboard_irq, rtc_irq = (InterruptLine() for _ in range(3))
         self.serial = Serial(com1_irq, console.sink, clock=clock, events=console)
-        self.i8042 = I8042Device(_ResetLine(reset), keyboard_irq)
+        reset_line = _ResetLine(reset)
+        self.i8042 = I8042Device(reset_line, keyboard_irq)
         self.rtc = CmosRtc(clock, rtc_irq)
+        watch = console.watch
         self.devices = (
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq),
             CmosRtcPio(self.rtc, rtc_irq),
+            SystemControlPio(SystemControlPortA(reset_line)),
+            PciConfigPorts(reset_line),
+            PvpanicPio(Pvpanic(watch.panic_told, watch.crash_kernel_told)),
+            PostCode(),
         )

@@ -61,11 +61,18 @@ def _serial(text: str) -> str:
     return text
 
 
+def _port(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0x501, 1281") from None
+
+
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = "Boot a kernel with ttyS0 on this terminal."
     parser.epilog = (
         "Exit codes: 0 reset or poweroff, 1 the VMM failed, 2 bad usage or image, "
-        "with --exec or --script the command's status, "
+        "with --exec or --script the command's status, with --debug-exit the guest's, "
         "33 the guest crashed, 34 it panicked, 35 it hangs, 124 timed out, "
         "130/143 stopped by SIGINT or Ctrl-A x / SIGTERM. "
         "On a terminal, Ctrl-A x quits and Ctrl-A h helps."
@@ -99,6 +106,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="System.map or vmlinux that names addresses in a crash report",
     )
     _add_command(parser)
+    add(
+        "--debug-exit",
+        metavar="PORT",
+        type=_port,
+        nargs="?",
+        const=0x501,
+        help="end when the guest writes to PORT (0x501): exit code and guest_status "
+        "are then value << 1 | 1, as with QEMU's isa-debug-exit",
+    )
     add(
         "--quirks",
         choices=("auto", "none", "pvm"),

@@ -38,6 +38,9 @@ class MachineConfig(Record):
     guest that for so many seconds neither prints nor makes an exit ends the run.
     `symbols`, a System.map or an ELF file, names addresses in a crash report; one
     that belongs to the kernel is found beside it.
+    `debug_exit` is a port by which the guest ends the run with reason `exited`: a
+    value that is written there gives `guest_status` and `exit_code` value << 1 | 1,
+    1..255, as QEMU's isa-debug-exit.
     `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout",
     "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
@@ -69,6 +72,7 @@ class MachineConfig(Record):
     on_crash: Policy = "exit"
     hang_s: float | None = None
     symbols: StrPath | None = None
+    debug_exit: int | None = None
     quirks: Literal["auto", "none", "pvm"] = "auto"
     serial: str = "capture"
     tee: str | Sequence[str] = ()
@@ -98,6 +102,10 @@ class MachineConfig(Record):
             raise ConfigError(f"cpus: {self.cpus} is not within 1..{CPUS_MAX}")
         self._check_times()
         self._check_policies()
+        if self.debug_exit is not None and not 0 <= self.debug_exit <= 0xFFFC:
+            raise ConfigError(
+                f"debug_exit: port {self.debug_exit:#x} is not within 0..0xfffc"
+            )
         if self.quirks not in ("auto", "none", "pvm"):
             raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
         _check_output("serial", self.serial, "stdio")

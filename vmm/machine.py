@@ -10,10 +10,11 @@ from .config import MachineConfig
 from .console import Console
 from .device_manager import DeviceManager
 from .devices.device_io import DeviceIo
+from .devices.errors import DeviceError
 from .devices.io_manager import IoManager
 from .devices.keyboard import Ps2Keyboard
 from .devices.resource_manager import ResourceManager
-from .errors import VmmError
+from .errors import ConfigError, VmmError
 from .event_loop import EventLoop
 from .guest_entry import TICK_NS
 from .kvm._libc import install_kick_handler
@@ -86,6 +87,7 @@ class Machine:
             self.console.connect(self._board.serial)
             self.console.watch.on_panic = self._on_panic
             command = self._plug_command_port(stack)
+            self._plug_debug_exit()
             self._outside = Outside(self._loop, self.console, command)
             parts = Parts(
                 self._host, memory, boot, self._devices, self._control, profile
@@ -207,6 +209,16 @@ class Machine:
             stack.callback(port.output.close)
         return port
 
+    def _plug_debug_exit(self) -> None:
+        if self.config.debug_exit is None:
+            return
+        from .devices.isa_debug_exit import IsaDebugExit
+
+        try:
+            self._devices.add(IsaDebugExit(self._on_debug_exit, self.config.debug_exit))
+        except DeviceError as error:
+            raise ConfigError(f"debug_exit: {error}") from None
+
     # What makes it end
 
     def _watch(self) -> None:
@@ -234,6 +246,13 @@ class Machine:
         detail = describe_status(word, self.config.command)
         self._control.finish(End(ExitReason.EXITED, detail, word & 0xFF))
 
+    def _on_debug_exit(self, value: int) -> None:
+        """The guest ends the run, as QEMU's isa-debug-exit does."""
+        from .devices.isa_debug_exit import exit_status
+
+        detail = f"{value:#x} was written to the debug-exit port"
+        self._control.finish(End(ExitReason.EXITED, detail, exit_status(value)))
+
     def _on_timeout(self) -> None:
         detail = f"the guest still ran after {self.config.timeout:g} s"
         self._control.finish(End(ExitReason.TIMEOUT, detail))
@@ -247,6 +266,8 @@ class Machine:
         turn = self._control.turn
 
         def panicked() -> None:
+            if self.console.watch.has_crash_kernel:
+                return  # it is to have its time
             end = End(ExitReason.PANIC, self.console.watch.line or "")
             self._control.finish(end, turn)
 

@@ -8,6 +8,7 @@ from typing import Final
 from .devices.clock import Clock
 
 PANIC: Final = b"Kernel panic - not syncing"  # kernel/panic.c
+TOLD: Final = "told by pvpanic, and nothing on the console"
 LINE_MAX: Final = 256  # of which the message keeps
 LOG_HALF: Final = 32 << 10  # bytes kept of a log's beginning, and of its end
 QUIET_NS: Final = 200_000_000  # a report is over after so long a silence,
@@ -46,8 +47,9 @@ class _Log:
 class PanicWatch:
     """Reads one boot's output; `on_panic` is called once, at the first panic.
 
-    Thread-safe: bytes carry their position in the stream, so that those that
-    wait in a buffer may be shown ahead of their turn and again when it comes.
+    A guest may tell of one by pvpanic, too. Thread-safe: bytes carry their position
+    in the stream, so that those that wait in a buffer may be shown ahead of their turn
+    and again when it comes.
     """
 
     def __init__(self) -> None:
@@ -59,6 +61,8 @@ class PanicWatch:
 
     def _begin(self) -> None:
         self._line: str | None = None
+        self._told = False
+        self._has_crash_kernel = False
         self._log: _Log | None = None
         self._tail = b""
 
@@ -69,6 +73,24 @@ class PanicWatch:
             self._begin()
             self._seen = position
 
+    def panic_told(self) -> None:
+        """The guest says by pvpanic that it has panicked: maybe its console is mute."""
+        with self._lock:
+            is_news = self._line is None and not self._told
+            self._told = True
+        if is_news and self.on_panic is not None:
+            self.on_panic()
+
+    def crash_kernel_told(self) -> None:
+        """As `panic_told`, but its crash kernel takes over: leave it be."""
+        with self._lock:
+            self._told = self._has_crash_kernel = True
+
+    @property
+    def has_crash_kernel(self) -> bool:
+        """Whether a panic isn't the end of this boot."""
+        return self._has_crash_kernel
+
     def feed(self, position: int, data: bytes) -> None:
         """Look at bytes of the stream, wherever they were cut."""
         with self._lock:
@@ -76,14 +98,19 @@ class PanicWatch:
             self._seen = max(self._seen, position + len(data))
             had_line = self._line is not None
             self._look(fresh)
-            is_news = self._line is not None and not had_line
+            is_news = self._line is not None and not had_line and not self._told
         if is_news and self.on_panic is not None:
             self.on_panic()
 
     @property
     def line(self) -> str | None:
-        """None until a panic was printed, then its line as far as it has come."""
+        """None until a panic was printed, then its line as far as it has come.
+
+        Or what we know of one that was told by pvpanic alone.
+        """
         with self._lock:
+            if self._line is None and self._told:
+                return TOLD
             return self._line
 
     @property

@@ -36,7 +36,8 @@ class RunResult(Record):
     """The outcome of one run; picklable. Times are in seconds, sizes in bytes.
 
     `exit_code` is what `vmm run` ends with. `guest_status` is the status of a
-    guest's command where one is passed on, and None where the code is ours.
+    guest's command, or of its write to `debug_exit` (value << 1 | 1), where one is
+    passed on, and None where the code is ours.
     `resets` counts the guest's own, and those by which a policy restarted it.
     `exits` counts exits to us by kind, over all vCPUs and boots;
     `console_dropped` is output that the sink's limits threw away;

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a run without a profile doesn't import it
 _OUTCOMES: Final = {
     ExitReason.RESET: "the guest reset",
     ExitReason.POWEROFF: "the guest powered off",
-    ExitReason.EXITED: "the guest's command has ended",
+    ExitReason.EXITED: "the guest has ended the run",
     ExitReason.CRASH: "the guest crashed",
     ExitReason.PANIC: "the guest panicked",
     ExitReason.HANG: "the guest hangs",

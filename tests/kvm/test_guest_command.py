@@ -105,7 +105,7 @@ def test_command_that_isnt_in_the_guest_from_the_shell() -> None:
     assert done.returncode == 127
     assert done.stdout == b""
     assert done.stderr.startswith(
-        b"vmm: the guest's command has ended: 'nowhere' could not be started in the "
+        b"vmm: the guest has ended the run: 'nowhere' could not be started in the "
         b"guest: no such file or directory ("
     )
 

@@ -19,7 +19,8 @@ OURS = """
     devices.clock devices.cmos_rtc devices.cmos_rtc_state devices.device_io
     devices.doorbell devices.errors devices.fast_port devices.i8042
     devices.i8042_reg devices.i8042_state devices.io_manager devices.keyboard
-    devices.platform devices.record devices.resource_manager devices.resources
+    devices.pci_config_ports devices.platform devices.post_code devices.pvpanic
+    devices.record devices.reset_control devices.resource_manager devices.resources
     devices.serial devices.serial_events devices.serial_interrupts
     devices.serial_modem devices.serial_receiver devices.serial_reg
     devices.serial_state devices.serial_timeout devices.serial_transmitter

@@ -76,6 +76,8 @@ USAGE = {
     "memory -1M": (("run", "--memory=-1M"), "memory: '-1M' is no size"),
     "memory 12X": (("run", "--memory", "12X"), "memory: '12X' is no size"),
     "memory 512": (("run", "--memory", "512"), "did you mean 512M?"),
+    "port x": (("run", "--debug-exit=x"), "--debug-exit: 'x' is no port: 0x501"),
+    "port": (("run", "--debug-exit=0xffff"), "debug_exit: port 0xffff is not within"),
     "serial": (("run", "--serial", "tty"), "serial: 'tty' is not stdio, null"),
     "serial file": (("run", "--serial", "file:"), "serial: 'file:' is not stdio, null"),
     "serial limit": (("run", "--serial-limit", "0"), "serial_limit: 0 is not above 0"),

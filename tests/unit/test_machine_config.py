@@ -206,3 +206,9 @@ def test_tee_that_can_not_be_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=f"^{complaint}$"):
         MachineConfig(serial="file:log", tee=tee)
+
+
+@pytest.mark.parametrize("port", [-1, 0xFFFD, 0x1_0000])
+def test_debug_exit_port_that_no_pc_has_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match=r"^debug_exit: port .* is not within"):
+        MachineConfig(debug_exit=port)

@@ -13,6 +13,7 @@ from vmm.panic_watch import (
     LOG_HALF,
     PATIENCE_NS,
     QUIET_NS,
+    TOLD,
     PanicWatch,
     when_silent,
 )
@@ -187,3 +188,47 @@ def test_patience_ends_though_the_guest_prints_on() -> None:
     printer = Printer(clock, QUIET_NS // 2, 1000)
     clock.advance(PATIENCE_NS * 2)
     assert printer.done_ns == [PATIENCE_NS]
+
+
+# Told by pvpanic
+
+
+def test_a_panic_that_is_told_is_news_once_and_has_a_line_of_ours() -> None:
+    watch = Fed()
+    watch.panic_told()
+    watch.panic_told()
+    assert (watch.line, watch.news) == (TOLD, 1)
+
+
+def test_a_panic_told_before_its_line_is_news_once_and_has_the_line() -> None:
+    watch = Fed()
+    watch.panic_told()
+    watch.add(LOG)
+    assert (watch.line, watch.news) == (MESSAGE, 1)
+
+
+def test_a_panic_told_after_its_line_is_no_news() -> None:
+    watch = Fed(LOG)
+    watch.panic_told()
+    assert (watch.line, watch.news) == (MESSAGE, 1)
+
+
+def test_a_crash_kernel_is_told_and_is_no_end() -> None:
+    watch = Fed()
+    assert not watch.has_crash_kernel
+    watch.crash_kernel_told()
+    assert watch.has_crash_kernel
+    assert (watch.line, watch.news) == (TOLD, 0)
+
+
+def test_what_was_told_is_forgotten_when_the_guest_boots_again() -> None:
+    watch = Fed()
+    watch.crash_kernel_told()
+    watch.restart(0)
+    assert (watch.line, watch.has_crash_kernel) == (None, False)
+
+
+def test_a_panic_is_told_where_nobody_listens() -> None:
+    watch = PanicWatch()
+    watch.panic_told()
+    assert watch.line == TOLD
