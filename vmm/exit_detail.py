@@ -52,7 +52,8 @@ def describe_exit(vcpu: Vcpu, memory: GuestMemory, reason: int) -> str:
         what = f"KVM failed to enter the guest: reason {cause:#x} on host CPU {cpu}"
     else:
         what = _EXITS.get(reason, "unexpected exit") + f" (KVM exit {reason})"
-    return f"{what} at {_where(vcpu, memory, code)}"
+    on_vcpu = f" on vCPU {vcpu.index}" if vcpu.index else ""
+    return f"{what}{on_vcpu} at {_where(vcpu, memory, code)}"
 
 
 def _internal_error(vcpu: Vcpu) -> tuple[str, bytes]:

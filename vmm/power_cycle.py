@@ -10,11 +10,15 @@ from .boot.cpu_state import set_boot_cpu, set_boot_msrs
 from .boot.cpuid import GuestCpuid
 from .boot.linux import LinuxBoot
 from .device_manager import DeviceManager
+from .errors import ConfigError, KvmError
 from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
 from .kvm.abi import (
     KVM_CAP_BINARY_STATS_FD,
     KVM_CAP_COALESCED_MMIO,
     KVM_CAP_COALESCED_PIO,
+    KVM_CAP_GET_TSC_KHZ,
+    KVM_CAP_MAX_VCPUS,
+    KVM_CAP_NR_VCPUS,
 )
 from .kvm.kvm import Kvm
 from .kvm.vcpu import Vcpu
@@ -22,7 +26,7 @@ from .kvm.vm import Vm
 from .memory import GuestMemory
 from .quirks import Quirks
 from .result import ExitReason
-from .run_control import End, RunControl
+from .run_control import End, RunControl, failure
 from .run_loop import Bus, RunLoop
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
@@ -56,17 +60,30 @@ class Parts(NamedTuple):
 
 
 def survey(kvm: Kvm, quirks: Quirks, cpus: int) -> Host:
-    """Find out. Raises ConfigError where VMM_RUN_LOOP asks for what isn't there.
+    """Find out. Raises ConfigError where VMM_RUN_LOOP asks for what isn't there, or
+    KVM doesn't take so many CPUs.
 
     The ring of collected writes is the VM's and has one reader, so that only a
     machine with one CPU has it.
     """
+    _check_cpus(kvm, cpus)
     posts = (
         cpus == 1
         and os.environ.get(COALESCED_PIO) != "0"
         and kvm.check_extension(KVM_CAP_COALESCED_PIO) > 0
     )
     return Host(kvm, quirks, entry_kind(), posts)
+
+
+def _check_cpus(kvm: Kvm, cpus: int) -> None:
+    # Both are as old as SMP in KVM; what to assume without is in API 4.7.
+    recommended = kvm.check_extension(KVM_CAP_NR_VCPUS) or 4
+    most = kvm.check_extension(KVM_CAP_MAX_VCPUS) or recommended
+    if cpus > most:
+        raise ConfigError(
+            f"cpus: {cpus} are more than the {most} that this host's KVM takes "
+            f"(it recommends {recommended} at most)"
+        )
 
 
 class PowerCycle:
@@ -85,12 +102,16 @@ class PowerCycle:
             _set_up_board(vm, memory)
             quirks.prepare(vm)
             start = boot.load(memory)
-            cpuid = GuestCpuid(kvm, boot.cpus)
-            self._loops: list[RunLoop] = []
+            # One right after another: KVM takes TSCs that start within a second for
+            # synchronised ones, and only then calls kvm-clock stable.
+            vcpus: list[Vcpu] = []
             for index in range(boot.cpus):
-                vcpu = vm.create_vcpu(index)
-                stack.callback(vcpu.close)
-                table = cpuid.for_cpu(index)
+                vcpus.append(vm.create_vcpu(index))
+                stack.callback(vcpus[index].close)
+            cpuid = GuestCpuid(kvm, boot.cpus, _tsc_khz(kvm, vcpus[0]))
+            self._loops: list[RunLoop] = []
+            for vcpu in vcpus:
+                table = cpuid.for_cpu(vcpu.index)
                 quirks.cpuid(table)
                 vcpu.set_cpuid2(table)
                 _set_up_vcpu(vcpu, start)
@@ -138,11 +159,17 @@ class PowerCycle:
             )
             for loop in self._loops[1:]
         ]
-        for thread in others:
-            thread.start()
-        self._run_vcpu(self._loops[0])
-        for thread in others:
-            thread.join()
+        started = []
+        try:
+            for thread in others:
+                thread.start()
+                started.append(thread)
+            self._run_vcpu(self._loops[0])
+        except RuntimeError as error:  # no more threads: the others are to stop
+            self._control.finish(failure(error))
+        finally:
+            for thread in started:
+                thread.join()
 
     def _run_vcpu(self, loop: RunLoop) -> None:
         try:
@@ -165,6 +192,16 @@ def _set_up_board(vm: Vm, memory: GuestMemory) -> None:
         vm.set_user_memory_region(
             slot, region.guest_addr, region.size, memory.host_addr(region)
         )
+
+
+def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
+    """0 where KVM doesn't say, as with an unstable TSC."""
+    if not kvm.check_extension(KVM_CAP_GET_TSC_KHZ):
+        return 0
+    try:
+        return vcpu.get_tsc_khz()
+    except KvmError:
+        return 0
 
 
 def _set_up_vcpu(vcpu: Vcpu, entry: int) -> None:

@@ -7,6 +7,7 @@ made for device drivers and real mode, and lacks what else a kernel uses.
 
 from collections.abc import Callable
 from struct import Struct
+from threading import Lock
 from typing import Final
 
 from .boot.cpu_state import code_segment, data_segment
@@ -42,6 +43,9 @@ RFLAGS_RESERVED: Final = 1 << 1  # always set
 RFLAGS_IF: Final = 1 << 9  # as it is in every program
 RFLAGS_USERS: Final = 0x25_4DD5  # CF PF AF ZF SF TF DF OF NT RF AC ID
 ECX_CX16: Final = 1 << 13  # CPUID leaf 1
+KVM_CPUID_FEATURES: Final = 0x4000_0001
+# By hypercall, with several CPUs: PV_UNHALT, PV_SEND_IPI, PV_SCHED_YIELD.
+HYPERCALLS: Final = 1 << 7 | 1 << 11 | 1 << 13
 
 MSR_STAR: Final = 0xC000_0081
 MSR_LSTAR: Final = 0xC000_0082
@@ -54,9 +58,14 @@ class PvmQuirks(Quirks):
     name = "pvm"
     silence_s = 60  # a quiet boot takes 5 to 50 s
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = Lock()
+
     def count(self, quirk: str) -> None:
-        """Note that a quirk was applied."""
-        self.counts[quirk] = self.counts.get(quirk, 0) + 1
+        """Note that a quirk was applied, by whichever vCPU."""
+        with self._lock:
+            self.counts[quirk] = self.counts.get(quirk, 0) + 1
 
     def note(self) -> str:
         """All quirks and how often each was applied: a new one may be missing."""
@@ -84,12 +93,15 @@ class PvmQuirks(Quirks):
         """Quirk `cpuid`: the emulator has no cmpxchg16b (0f c7 /1 with REX.W).
 
         Of leaf 1 and 7 it is the only feature that stays hidden: PVM adds the
-        host's own bits to the rest.
+        host's own bits to the rest. And it emulates a `vmcall` by executing it again,
+        for ever, so that the guest must not be told to make any.
         """
         self.count("cpuid")
         for entry in cpuid.entries[: cpuid.nent]:
             if entry.function == 1:
                 entry.ecx &= ~ECX_CX16
+            elif entry.function == KVM_CPUID_FEATURES:
+                entry.eax &= ~HYPERCALLS
 
     def warnings(self, image: KernelImage, cpus: int) -> list[str]:
         """For what was not seen to work here, or not while anybody would wait."""

@@ -1,22 +1,19 @@
-"""What firmware would have left: descriptors, page tables, CPUID, the MP table."""
+"""What firmware would have left: descriptors, page tables, the MP table."""
 
 import struct
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from vmm.boot import cpu_state
-from vmm.boot.cpuid import GuestCpuid
 from vmm.boot.layout import EBDA, EBDA_SIZE, GDT, GIB, PML4
 from vmm.boot.mptable import mp_table
 from vmm.config import CPUS_MAX
-from vmm.kvm.abi import kvm_cpuid2, kvm_cpuid_entry2, kvm_regs, kvm_sregs
+from vmm.kvm.abi import kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
 
 if TYPE_CHECKING:
-    from vmm.kvm.kvm import Kvm
     from vmm.kvm.vcpu import Vcpu
 
 # Descriptors and page tables (Intel SDM volume 3, figures 3-8 and 4-11)
@@ -136,114 +133,6 @@ def test_boot_msrs_are_fast_strings_and_write_back() -> None:
     vcpu = RecordingVcpu()
     cpu_state.set_boot_msrs(cast("Vcpu", vcpu))
     assert vcpu.msrs == {0x1A0: 1, 0x2FF: 0x806}
-
-
-# CPUID
-
-LEAVES = (  # function, index, eax, ebx, ecx, edx: as KVM lists them on a big host
-    (0x1, 0, 0x806F8, 0x3F40_0800, 0x0000_2001, 0x1F8B_FBFF),
-    (0x4, 0, 0xFC00_4121, 0, 0, 0),
-    (0x4, 4, 0, 0, 0, 0),
-    (0xB, 0, 1, 2, 0x100, 63),
-    (0xB, 1, 6, 64, 0x201, 63),
-    (0xB, 2, 0, 0, 2, 63),
-    (0x8000_0008, 0, 0x3028, 0, 0x603F, 0),
-    (0x8000_001E, 0, 63, 0x13F, 0x300, 0),
-)
-
-
-class FakeKvm:
-    """Supports these leaves, and a TSC deadline timer or not."""
-
-    def __init__(
-        self, tsc_deadline: int = 1, leaves: Sequence[tuple[int, ...]] = LEAVES
-    ) -> None:
-        self._tsc_deadline = tsc_deadline
-        self._leaves = leaves
-
-    def supported_cpuid(self) -> kvm_cpuid2:
-        cpuid = kvm_cpuid2(nent=len(self._leaves))
-        for at, (function, index, *values) in enumerate(self._leaves):
-            cpuid.entries[at] = kvm_cpuid_entry2(function, index, 1, *values)
-        return cpuid
-
-    def check_extension(self, capability: int) -> int:
-        return self._tsc_deadline
-
-
-Leaf = SimpleNamespace
-
-
-def cpuid_of(cpus: int, apic_id: int, function: int, index: int = 0) -> Leaf:
-    return leaf_of(FakeKvm(), cpus, apic_id, (function, index))
-
-
-def leaf_of(kvm: FakeKvm, cpus: int, apic_id: int, key: tuple[int, int]) -> Leaf:
-    table = GuestCpuid(cast("Kvm", kvm), cpus).for_cpu(apic_id)
-    entries = [table.entries[at] for at in range(table.nent)]
-    entry = next(e for e in entries if (e.function, e.index) == key)
-    return Leaf(eax=entry.eax, ebx=entry.ebx, ecx=entry.ecx, edx=entry.edx)
-
-
-def test_hypervisor_bit_is_set() -> None:
-    assert cpuid_of(1, 0, 1).ecx == 0x0000_2001 | 1 << 31 | 1 << 24
-
-
-def test_tsc_deadline_timer_is_offered_only_where_kvm_has_it() -> None:
-    assert not leaf_of(FakeKvm(0), 1, 0, (1, 0)).ecx & 1 << 24
-
-
-@pytest.mark.parametrize(("cpus", "apic_id"), [(1, 0), (2, 1), (3, 2), (8, 7)])
-def test_leaf_1_has_cpu_count_and_apic_id(cpus: int, apic_id: int) -> None:
-    assert cpuid_of(cpus, apic_id, 1).ebx == apic_id << 24 | cpus << 16 | 0x0800
-
-
-def test_one_cpu_has_no_hyper_threading_bit() -> None:
-    assert not cpuid_of(1, 0, 1).edx & 1 << 28
-
-
-def test_several_cpus_have_the_hyper_threading_bit() -> None:
-    assert cpuid_of(2, 0, 1).edx & 1 << 28
-
-
-@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
-def test_leaf_4_has_unshared_caches_of_that_many_cores(cpus: int) -> None:
-    assert cpuid_of(cpus, 0, 4).eax == (cpus - 1) << 26 | 0x0121
-
-
-def test_leaf_4_end_of_list_stays() -> None:
-    assert cpuid_of(8, 0, 4, 4).eax == 0
-
-
-@pytest.mark.parametrize("cpus", [1, 2, 3, 8])
-def test_leaf_b_says_one_thread_per_core(cpus: int) -> None:
-    level = cpuid_of(cpus, cpus - 1, 0xB, 0)
-    assert (level.eax, level.ebx, level.ecx) == (0, 1, 1 << 8)
-    assert level.edx == cpus - 1
-
-
-@pytest.mark.parametrize(("cpus", "shift"), [(1, 0), (2, 1), (3, 2), (8, 3)])
-def test_leaf_b_says_how_many_cores_share_the_package(cpus: int, shift: int) -> None:
-    level = cpuid_of(cpus, cpus - 1, 0xB, 1)
-    assert (level.eax, level.ebx, level.ecx) == (shift, cpus, 2 << 8 | 1)
-    assert level.edx == cpus - 1
-
-
-def test_leaf_b_ends_after_the_cores() -> None:
-    level = cpuid_of(8, 7, 0xB, 2)
-    assert (level.eax, level.ebx, level.ecx, level.edx) == (0, 0, 2, 7)
-
-
-def test_leaf_b_has_the_cores_though_kvm_lists_level_0_alone() -> None:
-    kvm = FakeKvm(leaves=[(0xB, 0, 0, 0, 0, 0)])
-    level = leaf_of(kvm, 8, 5, (0xB, 1))
-    assert (level.eax, level.ebx, level.ecx, level.edx) == (3, 8, 0x201, 5)
-
-
-def test_amd_leaves_have_core_count_and_apic_id() -> None:
-    assert cpuid_of(8, 5, 0x8000_0008).ecx == 7
-    extended = cpuid_of(8, 5, 0x8000_001E)
-    assert (extended.eax, extended.ebx, extended.ecx) == (5, 5, 0)
 
 
 # The MP table (MultiProcessor Specification 1.4, chapter 4)

@@ -294,6 +294,13 @@ def test_cmpxchg16b_is_hidden_and_nothing_else(quirks: PvmQuirks) -> None:
     assert quirks.counts == {"cpuid": 1}
 
 
+def test_hypercalls_which_never_end_are_hidden(quirks: PvmQuirks) -> None:
+    cpuid = kvm_cpuid2(nent=1)
+    cpuid.entries[0].function, cpuid.entries[0].eax = 0x4000_0001, 0xFFFF_FFFF
+    quirks.cpuid(cpuid)
+    assert cpuid.entries[0].eax == 0xFFFF_FFFF & ~(1 << 7 | 1 << 11 | 1 << 13)
+
+
 def test_parameters_come_before_the_users(quirks: PvmQuirks) -> None:
     assert quirks.cmdline("quiet rodata=on") == f"{HIDDEN} quiet rodata=on"
     assert quirks.counts == {"cmdline": 1}

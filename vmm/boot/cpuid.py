@@ -1,10 +1,12 @@
-"""What CPUID tells the guest: what KVM supports, and the machine's topology.
+"""What CPUID tells the guest: what KVM supports, and the machine's own topology.
+
+Its CPUs are the cores, of one thread each, of one package; APIC ids are 0 and up.
 
 Sources: KVM API 4.46 (KVM_GET_SUPPORTED_CPUID), Intel SDM volume 2 CPUID, AMD
 APM volume 3 appendix E.
 """
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..kvm.abi import (
     KVM_CAP_TSC_DEADLINE_TIMER,
@@ -13,36 +15,55 @@ from ..kvm.abi import (
     kvm_cpuid_entry2,
 )
 from ..kvm.kvm import Kvm
+from .cpuid_time import VENDOR_INTEL, tell_frequency
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ECX_TSC_DEADLINE: Final = 1 << 24  # leaf 1
 ECX_HYPERVISOR: Final = 1 << 31  # leaf 1
 EDX_HTT: Final = 1 << 28  # leaf 1: EBX[23:16] is valid
-LEVEL_CORE: Final = 2 << 8  # leaf 0xB, ECX
+ECX_CMP_LEGACY: Final = 1 << 1  # leaf 0x80000001: HTT means cores, not threads
+LEVEL_THREAD: Final = 1 << 8  # leaves 0xB and 0x1F, ECX
+LEVEL_CORE: Final = 2 << 8
+CORES_MAX: Final = 64  # that leaf 4 can tell of
+SHARED_LEVEL: Final = 3  # caches from this level on are the package's
 
 
 class GuestCpuid:
-    """The CPUID of a guest with `cpus` CPUs, one core each in one package."""
+    """The CPUID of a guest with `cpus` CPUs, 1..255, whose TSC has `tsc_khz`.
 
-    def __init__(self, kvm: Kvm, cpus: int) -> None:
+    0 kHz: not known, and not told.
+    """
+
+    def __init__(self, kvm: Kvm, cpus: int, tsc_khz: int = 0) -> None:
         self._cpuid = kvm.supported_cpuid()
         self._cpus = cpus
+        self._id_bits = (cpus - 1).bit_length()  # of an APIC id
         self._tsc_deadline = bool(kvm.check_extension(KVM_CAP_TSC_DEADLINE_TIMER))
         self._add_core_levels()
+        if tsc_khz:
+            tell_frequency(self._cpuid, tsc_khz)
+        self._is_intel = any(
+            entry.function == 0 and entry.ebx == VENDOR_INTEL
+            for entry in self._cpuid.entries[: self._cpuid.nent]
+        )
+        self._leaves: dict[int, Callable[[kvm_cpuid_entry2, int], None]] = {
+            0x1: self._features,
+            0x4: self._intel_cache,
+            0xB: self._levels,
+            0x1F: self._levels,
+            0x8000_0001: self._amd_features,
+            0x8000_0008: self._amd_core_count,
+            0x8000_001D: self._amd_cache,
+            0x8000_001E: self._amd_ids,
+        }
 
     def for_cpu(self, apic_id: int) -> kvm_cpuid2:
         """The table for one vCPU; valid until the next call."""
-        for index in range(self._cpuid.nent):
-            entry = self._cpuid.entries[index]
-            if entry.function == 1:
-                self._feature_leaf(entry, apic_id)
-            elif entry.function == 4:
-                self._cache_leaf(entry)
-            elif entry.function in (0xB, 0x1F):
-                self._topology_leaf(entry, apic_id)
-            elif entry.function == 0x8000_0008:
-                entry.ecx = entry.ecx & ~0xFFFF | self._cpus - 1
-            elif entry.function == 0x8000_001E:
-                entry.eax, entry.ebx, entry.ecx = apic_id, apic_id, 0
+        for entry in self._cpuid.entries[: self._cpuid.nent]:
+            if fill := self._leaves.get(entry.function):
+                fill(entry, apic_id)
         return self._cpuid
 
     def _add_core_levels(self) -> None:
@@ -60,7 +81,7 @@ class GuestCpuid:
                 )
                 cpuid.nent += 1
 
-    def _feature_leaf(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
+    def _features(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
         # Without the hypervisor bit Linux ignores kvm-clock and calibrates its
         # TSC against a PIT whose ticks it then may never see.
         entry.ecx |= ECX_HYPERVISOR
@@ -72,18 +93,44 @@ class GuestCpuid:
         else:
             entry.edx &= ~EDX_HTT
 
-    def _cache_leaf(self, entry: kvm_cpuid_entry2) -> None:
+    def _intel_cache(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
+        """EAX[25:14] and [31:26] count APIC ids, used or not, less one."""
         if entry.eax & 0x1F:  # a cache, not the end of the list
-            cores, shared_by = self._cpus - 1, 0
-            entry.eax = entry.eax & 0x3FFF | shared_by << 14 | cores << 26
+            cores = min(1 << self._id_bits, CORES_MAX)
+            entry.eax = entry.eax & 0x3FFF | cores - 1 << 26
+            entry.eax |= self._sharers(entry, 1 << self._id_bits)
 
-    def _topology_leaf(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
-        shift = (self._cpus - 1).bit_length()
-        entry.eax = entry.ebx = 0
-        entry.ecx = entry.index
-        if entry.index == 0:
-            entry.eax, entry.ebx, entry.ecx = 0, 1, 1 << 8
-        elif entry.index == 1:
-            entry.eax, entry.ebx = shift, self._cpus
-            entry.ecx = entry.index | LEVEL_CORE
+    def _sharers(self, entry: kvm_cpuid_entry2, of_package: int) -> int:
+        level = entry.eax >> 5 & 7
+        return (of_package - 1 if level >= SHARED_LEVEL else 0) << 14
+
+    def _levels(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
+        known = {
+            0: (0, 1, LEVEL_THREAD),
+            1: (self._id_bits, self._cpus, LEVEL_CORE),
+        }
+        entry.eax, entry.ebx, kind = known.get(entry.index, (0, 0, 0))
+        entry.ecx = entry.index | kind
         entry.edx = apic_id
+
+    def _amd_features(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
+        if self._is_intel:
+            return
+        if self._cpus > 1:
+            entry.ecx |= ECX_CMP_LEGACY
+        else:
+            entry.ecx &= ~ECX_CMP_LEGACY
+
+    def _amd_core_count(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
+        """ECX: bits of an APIC id that number cores, and how many there are."""
+        if self._is_intel:  # reserved there
+            return
+        entry.ecx = entry.ecx & ~0xFFFF | self._id_bits << 12 | self._cpus - 1
+
+    def _amd_cache(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
+        if entry.eax & 0x1F:
+            entry.eax = entry.eax & 0x3FFF | self._sharers(entry, self._cpus)
+
+    def _amd_ids(self, entry: kvm_cpuid_entry2, apic_id: int) -> None:
+        """APIC id; core, of one thread; node 0, the only one."""
+        entry.eax, entry.ebx, entry.ecx = apic_id, apic_id, 0

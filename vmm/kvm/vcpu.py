@@ -10,6 +10,7 @@ from .abi import (
     KVM_GET_REGS,
     KVM_GET_SREGS,
     KVM_GET_STATS_FD,
+    KVM_GET_TSC_KHZ,
     KVM_GET_VCPU_EVENTS,
     KVM_GUESTDBG_ENABLE,
     KVM_GUESTDBG_SINGLESTEP,
@@ -96,6 +97,13 @@ class Vcpu(KvmFd):
     def set_cpuid2(self, cpuid: kvm_cpuid2) -> None:
         """Define what the CPUID instruction answers, before the first run."""
         ioctl(self.fd, KVM_SET_CPUID2, cpuid)
+
+    def get_tsc_khz(self) -> int:
+        """How fast the guest's TSC counts; needs KVM_CAP_GET_TSC_KHZ.
+
+        Raises KvmError, EIO, where the host's own TSC is unstable.
+        """
+        return ioctl(self.fd, KVM_GET_TSC_KHZ)
 
     def get_msrs(self, indices: Sequence[int]) -> list[int]:
         """The values of up to eight MSRs, up to the first that KVM lacks."""
