@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .config import DEFAULT_CMDLINE, POLICIES
+from .config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES
 from .devices.errors import DeviceError
 from .errors import VmmError
 from .messages import say, show_traceback
@@ -79,10 +79,25 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
     add = parser.add_argument
-    add("--kernel", metavar="P", help="bzImage or ELF vmlinux (default: tiny guest)")
+    add("--kernel", metavar="P", help="bzImage, ELF or multiboot (default: tiny guest)")
     add("--initrd", metavar="P", help="initramfs or initrd image")
     add("--cmdline", metavar="S", help=f"kernel command line ({DEFAULT_CMDLINE!r})")
     add("--append", metavar="S", default="", help="add S to the command line")
+    add(
+        "--boot-protocol",
+        choices=BOOT_PROTOCOLS,
+        default="auto",
+        help="how the kernel is entered; 'vmm doctor IMAGE' tells what it offers "
+        "(%(default)s)",
+    )
+    add(
+        "--module",
+        metavar="'FILE[ STRING]'",
+        dest="modules",
+        action="append",
+        default=[],
+        help="for PVH and multiboot, after the initrd; may be repeated",
+    )
     add("--memory", metavar="SIZE", default="128M", help="RAM: 512M, 2G (%(default)s)")
     add("--cpus", metavar="N", type=int, default=1, help="virtual CPUs (%(default)s)")
     add("--timeout", metavar="S", type=float, help="end with 124 after S seconds")

@@ -26,12 +26,18 @@ StrPath = str | os.PathLike[str]
 Policy = Literal["exit", "restart", "pause"]
 POLICIES: Final = get_args(Policy)
 
+BootProtocol = Literal["auto", "linux64", "linux32", "pvh", "multiboot"]
+BOOT_PROTOCOLS: Final = get_args(BootProtocol)
+
 
 class MachineConfig(Record):
     """One machine. Raises ConfigError where a value can't be.
 
     `kernel` None means the tiny guest of `scripts/build-guest`, `cmdline` None
-    the default one, to which `append` adds either way. `memory` is in bytes, or
+    the default one, to which `append` adds either way. `boot_protocol` is how the
+    kernel is entered; "auto": as the image says. `modules` are more files for one
+    that is booted by PVH or multiboot, after the initrd, which is the first: "PATH"
+    or "PATH STRING", the whole of which the kernel reads. `memory` is in bytes, or
     a string such as "512M". `timeout` is in seconds from start; None: no limit.
     `on_reset`, `on_panic` and `on_crash` say what happens then: the run ends, the
     guest boots again, or its vCPUs stop and wait, to be looked at. With `hang_s`, a
@@ -64,6 +70,8 @@ class MachineConfig(Record):
     initrd: StrPath | None = None
     cmdline: str | None = None
     append: str = ""
+    boot_protocol: BootProtocol = "auto"
+    modules: str | Sequence[str] = ()
     memory: int | str = "128M"
     cpus: int = 1
     timeout: float | None = None
@@ -106,6 +114,7 @@ class MachineConfig(Record):
             raise ConfigError(
                 f"debug_exit: port {self.debug_exit:#x} is not within 0..0xfffc"
             )
+        self._check_boot()
         if self.quirks not in ("auto", "none", "pvm"):
             raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
         _check_output("serial", self.serial, "stdio")
@@ -138,6 +147,19 @@ class MachineConfig(Record):
             value = getattr(self, field)
             if value not in POLICIES:
                 raise ConfigError(f"{field}: {value!r} is not exit, restart or pause")
+
+    def _check_boot(self) -> None:
+        if self.boot_protocol not in BOOT_PROTOCOLS:
+            raise ConfigError(
+                f"boot_protocol: {self.boot_protocol!r} is not one of "
+                f"{', '.join(BOOT_PROTOCOLS)}"
+            )
+        modules = self.modules
+        modules = (modules,) if isinstance(modules, str) else tuple(modules)
+        for module in modules:
+            if not module.split(" ", 1)[0] or "\0" in module:
+                raise ConfigError(f"modules: {module!r} is not FILE or 'FILE STRING'")
+        object.__setattr__(self, "modules", modules)
 
     @property
     def memory_size(self) -> int:

@@ -6,9 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .boot import layout
-from .boot.cpu_state import set_boot_cpu, set_boot_msrs
+from .boot.cpu_state import set_boot_msrs
 from .boot.cpuid import GuestCpuid
-from .boot.linux import LinuxBoot
 from .device_manager import DeviceManager
 from .errors import ConfigError, KvmError
 from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
@@ -24,6 +23,7 @@ from .kvm.kvm import Kvm
 from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
 from .memory import GuestMemory
+from .preparation import Boot
 from .quirks import Quirks
 from .result import ExitReason
 from .run_control import End, RunControl, failure
@@ -53,7 +53,7 @@ class Parts(NamedTuple):
 
     host: Host
     memory: GuestMemory
-    boot: LinuxBoot
+    boot: Boot
     devices: DeviceManager
     control: RunControl
     profile: "Profile | None"
@@ -114,7 +114,9 @@ class PowerCycle:
                 table = cpuid.for_cpu(vcpu.index)
                 quirks.cpuid(table)
                 vcpu.set_cpuid2(table)
-                _set_up_vcpu(vcpu, start)
+                set_boot_msrs(vcpu)
+                if vcpu.index == 0:  # the others wait in KVM for INIT and SIPI
+                    boot.enter(vcpu, start)
                 if host.posts:
                     vcpu.take_posted(kvm.check_extension(KVM_CAP_COALESCED_MMIO))
                 rescue = quirks.rescue(vcpu, memory)
@@ -202,9 +204,3 @@ def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
         return vcpu.get_tsc_khz()
     except KvmError:
         return 0
-
-
-def _set_up_vcpu(vcpu: Vcpu, entry: int) -> None:
-    set_boot_msrs(vcpu)
-    if vcpu.index == 0:  # the others wait in KVM for INIT and SIPI
-        set_boot_cpu(vcpu, entry)

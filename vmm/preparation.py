@@ -1,17 +1,22 @@
 """What a machine is made from, as its configuration says: images, quirks, symbols."""
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from .boot.image import ImageFile
+from .boot.image import LINUX32, LINUX64, ImageFile
 from .boot.kernel import open_kernel
 from .boot.linux import LinuxBoot
 from .config import BUILD_DIR, MachineConfig
+from .errors import ConfigError
 from .host import host_kind
 from .quirks import Quirks, quirks_for
 
 if TYPE_CHECKING:  # most runs don't import them
+    from .boot.modules import ModuleBoot
     from .symbols import Symbols
+
+Boot: TypeAlias = "LinuxBoot | ModuleBoot"
+"""What a machine loads at each of its boots, and how it enters it."""
 
 
 def asked_symbols(config: MachineConfig) -> "Symbols | None":
@@ -28,29 +33,43 @@ def chosen_quirks(config: MachineConfig) -> Quirks:
     return quirks_for(host_kind() if config.quirks == "auto" else config.quirks)
 
 
-def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> LinuxBoot:
+def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
     """Kernel, initrd and what is added to it; `stack` closes the files.
 
     Raises ConfigError, ImageError.
     """
     kernel_path, initrd_path = config.images()
-    image = open_kernel(kernel_path)
+    image = open_kernel(kernel_path, config.boot_protocol)
     stack.callback(image.file.close)
     kernel = quirks.kernel(image)
     stack.callback(kernel.file.close)
     initrd = None
     if initrd_path is not None:
         initrd = stack.enter_context(ImageFile("initrd", initrd_path))
-    added = b""
-    if config.runs_command or config.files:
-        from .guest_command import initramfs_segment
+    if kernel.protocol not in (LINUX64, LINUX32):
+        from .module_boot import module_boot  # most runs have no use for it
 
-        added = initramfs_segment(config, BUILD_DIR)
+        return module_boot(config, quirks, kernel, initrd, stack)
+    if config.modules:
+        raise ConfigError(
+            f"modules: {len(config.modules)} given, and kernel "
+            f"{kernel.file.path!r} is booted by {kernel.protocol}, which knows an "
+            "initrd alone: pass --initrd, or --boot-protocol pvh or multiboot"
+        )
     return LinuxBoot(
         kernel=kernel,
         initrd=initrd,
         cmdline=quirks.cmdline(config.full_cmdline).encode(errors="surrogateescape"),
         memory_size=config.memory_size,
         cpus=config.cpus,
-        added=added,
+        added=added_files(config),
     )
+
+
+def added_files(config: MachineConfig) -> bytes:
+    """The archive with what the user adds to the initrd."""
+    if not (config.runs_command or config.files):
+        return b""
+    from .guest_command import initramfs_segment
+
+    return initramfs_segment(config, BUILD_DIR)

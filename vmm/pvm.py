@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Final
 
 from .boot.cpu_state import code_segment, data_segment
-from .boot.image import KernelImage
+from .boot.image import LINUX64, KernelImage
 from .boot.layout import MIB
 from .kvm.abi import (
     KVM_EXIT_DEBUG,
@@ -77,7 +77,7 @@ class PvmQuirks(Quirks):
 
         What it unpacks is entered directly instead.
         """
-        if not image.setup_header:
+        if not image.setup_header or image.protocol != LINUX64:
             return image
         from .boot.payload import unpack_bzimage  # a vmlinux needs none of it
 

@@ -67,3 +67,57 @@ def elf(
     )
     table = head + b"".join(headers)
     return table + b"\xf4" * 512
+
+
+def program_header32(
+    paddr: int, filesz: int, memsz: int, *, offset: int = 0, kind: int = 1
+) -> bytes:
+    """An Elf32_Phdr; kind 1 is PT_LOAD."""
+    return struct.pack("<8I", kind, offset, paddr, paddr, filesz, memsz, 7, 4)
+
+
+def elf32(
+    headers: Sequence[bytes] = (), *, entry: int = 16 * MIB, rest: bytes = b""
+) -> bytes:
+    """A 32-bit ELF executable; `rest` follows its header and program headers.
+
+    Without `headers` it has one segment, all of `rest`, at 16 MiB.
+    """
+    headers = headers or [program_header32(16 * MIB, len(rest), 8192, offset=84)]
+    head = struct.pack(
+        "<16sHHIIIIIHHHHHH",
+        *(b"\x7fELF\x01\x01\x01", 2, 3, 1, entry, 52, 0, 0, 52, 32, len(headers)),
+        *(0, 0, 0),
+    )
+    return head + b"".join(headers) + rest
+
+
+def multiboot_header(flags: int = 0, *addresses: int) -> bytes:
+    """A multiboot header; addresses are header, load, load_end, bss_end, entry."""
+    checksum = -(0x1BADB002 + flags) & 0xFFFF_FFFF
+    words = (0x1BADB002, flags, checksum, *addresses)
+    return struct.pack(f"<{len(words)}I", *words)
+
+
+def flat(
+    addresses: Sequence[int] = (MIB + 8, MIB, 0, 0, MIB + 64), flags: int = 3
+) -> bytes:
+    """A flat multiboot image of 256 bytes, with its header at 8."""
+    header = multiboot_header(1 << 16 | flags, *addresses)
+    return (bytes(8) + header).ljust(256, b"\xf4")
+
+
+def xen_note(value: bytes, kind: int = 18) -> bytes:
+    """A note as PVH kernels have it, 18: XEN_ELFNOTE_PHYS32_ENTRY."""
+    return struct.pack("<III4s", 4, len(value), kind, b"Xen\0") + value
+
+
+def pvh_elf(note: bytes, *, size: int | None = None) -> bytes:
+    """A 64-bit ELF file that isn't Linux, with a note segment at the file's 176."""
+    note_size = len(note) if size is None else size
+    headers = [
+        program_header(16 * MIB, 16, 8192, offset=176),
+        program_header(0, note_size, 0, offset=176, kind=4),
+    ]
+    image = elf(headers)
+    return image[:176] + note + image[176:]

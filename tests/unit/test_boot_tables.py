@@ -9,6 +9,7 @@ import pytest
 from vmm.boot import cpu_state
 from vmm.boot.layout import EBDA, EBDA_SIZE, GDT, GIB, PML4
 from vmm.boot.mptable import mp_table
+from vmm.boot.protected_mode import set_protected_mode_cpu, write_gdt32
 from vmm.config import CPUS_MAX
 from vmm.kvm.abi import kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
@@ -127,6 +128,43 @@ def test_boot_cpu_enters_with_interrupts_off_and_rsi_at_boot_params(
     assert vcpu.regs.rip == 0x100_0200
     assert vcpu.regs.rsi == 0x7000
     assert vcpu.regs.rflags == 2
+
+
+# 32-bit protected mode (pvh.pandoc; Multiboot Specification, section 3.2)
+
+
+@pytest.fixture
+def vcpu32() -> RecordingVcpu:
+    vcpu = RecordingVcpu()
+    vcpu.sregs.cr3 = vcpu.sregs.cr4 = vcpu.sregs.efer = 0xFFF
+    regs = kvm_regs(rip=0x10_0000, rbx=0x7000, rflags=0x200)
+    set_protected_mode_cpu(cast("Vcpu", vcpu), regs)
+    return vcpu
+
+
+def test_protected_mode_has_neither_paging_nor_interrupts(
+    vcpu32: RecordingVcpu,
+) -> None:
+    sregs = vcpu32.sregs
+    assert sregs.cr0 == 0x11  # PE, and ET, which is always set
+    assert (sregs.cr3, sregs.cr4, sregs.efer) == (0, 0, 0)
+    assert vcpu32.regs.rflags == 2
+    assert (vcpu32.regs.rip, vcpu32.regs.rbx) == (0x10_0000, 0x7000)
+
+
+def test_protected_mode_segments_are_flat_and_those_of_the_gdt(
+    vcpu32: RecordingVcpu,
+) -> None:
+    memory = GuestMemory([Range(0, 0x1000)])
+    write_gdt32(memory)
+    sregs = vcpu32.sregs
+    gdt = struct.unpack("<5Q", memory.read(GDT, 40))
+    memory.close()
+    assert (sregs.gdt.base, sregs.gdt.limit) == (GDT, 39)
+    assert gdt[2:] == (0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x8B00_0000_0067)
+    assert [sregs.cs.selector, sregs.ds.selector, sregs.tr.selector] == [16, 24, 32]
+    assert (sregs.cs.l, sregs.cs.db, sregs.cs.limit) == (0, 1, 0xFFFF_FFFF)
+    assert (sregs.tr.base, sregs.tr.limit, sregs.tr.type) == (0, 0x67, 0xB)
 
 
 def test_boot_msrs_are_fast_strings_and_write_back() -> None:

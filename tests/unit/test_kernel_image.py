@@ -102,8 +102,8 @@ def test_elf_has_no_setup_header(open_bytes: Open) -> None:
 AARCH64_IMAGE = bytes(0x38) + b"ARM\x64" + bytes(64)
 REFUSED = {
     "empty": (b"", "is empty"),
-    "text": (b"#!/bin/sh\n", "neither a bzImage nor an ELF vmlinux"),
-    "zeros": (bytes(8192), "neither a bzImage nor an ELF vmlinux"),
+    "text": (b"#!/bin/sh\n", "neither a bzImage nor an ELF file"),
+    "zeros": (bytes(8192), "neither a bzImage nor an ELF file"),
     "cpio": (b"070701" + bytes(200), "is a cpio archive: pass it with --initrd"),
     "gzip": (b"\x1f\x8b" + bytes(99), "is gzip-compressed: decompress it"),
     "xz": (b"\xfd7zXZ\0" + bytes(99), "is xz-compressed"),
@@ -115,8 +115,7 @@ REFUSED = {
     "bzImage cut in its header": (bzimage()[:0x230], "setup header ends after 560"),
     "bzImage cut in its setup code": (bzimage()[:2000], "truncated: 4656 bytes"),
     "bzImage cut in its code": (bzimage()[:-16], "truncated: 16 bytes of its 6656"),
-    "bzImage of Linux 3.7": (bzimage(version=0x020B), "boot protocol 2.11 is too old"),
-    "32-bit bzImage": (bzimage(xloadflags=0), "XLF_KERNEL_64 is not set"),
+    "bzImage of 2.6.30": (bzimage(version=0x0209), "boot protocol 2.09 is too old"),
     "zImage": (bzimage(loadflags=0), "loadflags lacks LOADED_HIGH: is it a zImage?"),
     "bzImage over our tables": (bzimage(pref_address=4096), "pref_address 0x1000"),
     "ELF cut in its header": (elf()[:63], "the ELF header ends after 63 bytes"),
@@ -136,6 +135,17 @@ REFUSED = {
     "segment that wraps": (
         elf([program_header((1 << 64) - 1, 2, 2)]),
         "an impossible size",
+    ),
+    "segments that overlap": (
+        elf([program_header(17 * MIB, 1, 8), program_header(16 * MIB, 1, MIB + 1)]),
+        "segments [0x1000000, 0x1100001) and [0x1100000, 0x1100008) overlap",
+    ),
+    "entry between segments": (
+        elf(
+            [program_header(16 * MIB, 1, 8), program_header(18 * MIB, 1, 8)],
+            entry=17 * MIB,
+        ),
+        "entry point 0x1100000 lies outside of its segments",
     ),
     "segment below 1 MiB": (elf([program_header(4096, 1, 1)]), "lies below 1 MiB"),
     "virtual entry": (

@@ -319,3 +319,16 @@ def test_file_that_shrank_since_is_an_error(make_boot: Make, load: Load) -> None
     Path(boot.initrd.path).write_bytes(b"R")
     with pytest.raises(VmmError, match="ended 99 bytes early"):
         load(boot)
+
+
+# The 32-bit protocol
+
+
+def test_32_bit_kernel_is_entered_at_its_start_without_page_tables(
+    make_boot: Make, load: Load
+) -> None:
+    boot = make_boot(bzimage(xloadflags=4))
+    memory = load(boot)
+    assert boot.kernel.entry == 16 * MIB
+    assert memory.read(layout.PML4, PAGE_SIZE) == bytes(PAGE_SIZE)
+    assert memory.read(layout.GDT + 16, 8) == bytes.fromhex("ffff0000009bcf00")

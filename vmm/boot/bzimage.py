@@ -1,13 +1,14 @@
 """bzImage: the compressed kernel with its setup header.
 
 Source: the kernel's Documentation/arch/x86/boot.rst, "The Linux/x86 Boot
-Protocol", sections "The Real-Mode Kernel Header" and "64-bit Boot Protocol".
+Protocol", sections "The Real-Mode Kernel Header", "32-bit Boot Protocol" and
+"64-bit Boot Protocol".
 """
 
 import struct
 from typing import Final
 
-from .image import ImageFile, KernelImage, Segment
+from .image import LINUX32, LINUX64, MULTIBOOT, ImageFile, KernelImage, Segment
 from .layout import HIGH_MEMORY
 
 # Offsets into the file, which are offsets into boot_params as well.
@@ -33,7 +34,8 @@ HEADER_END_MAX: Final = 0x290  # where boot_params goes on with other fields
 HDRS: Final = b"HdrS"
 LOADED_HIGH: Final = 1 << 0
 XLF_KERNEL_64: Final = 1 << 0
-VERSION_MIN: Final = 0x020C
+VERSION_MIN: Final = 0x020A  # has pref_address and init_size
+VERSION_64: Final = 0x020C  # has xloadflags
 ENTRY_64: Final = 0x200  # from where the protected-mode code is loaded
 PARAGRAPH: Final = 16
 SECTOR: Final = 512
@@ -49,8 +51,14 @@ def code_offset(head: bytes) -> int:
     return ((head[SETUP_SECTS] or 4) + 1) * SECTOR
 
 
-def parse_bzimage(file: ImageFile) -> KernelImage:
-    """Read the setup header. Raises ImageError, naming the field that is wrong."""
+def parse_bzimage(file: ImageFile, protocol: str = "auto") -> KernelImage:
+    """Read the setup header. Raises ImageError, naming the field that is wrong.
+
+    By itself it is entered by the 64-bit protocol if it has that entry. For PVH it
+    is what it unpacks into.
+    """
+    if protocol == MULTIBOOT:
+        raise file.error("a bzImage has no multiboot header")
     head = file.read(0, HEADER_END_MAX)
     if len(head) < HEADER_END_MAX:
         raise file.error(f"truncated: the setup header ends after {len(head)} bytes")
@@ -60,13 +68,18 @@ def parse_bzimage(file: ImageFile) -> KernelImage:
         return value
 
     version = get(VERSION, "<H")
+    name = f"{version >> 8}.{version & 0xFF:02d}"
     if version < VERSION_MIN:
         raise file.error(
-            f"boot protocol {version >> 8}.{version & 0xFF:02d} is too old: "
-            "2.12 (Linux 3.8) or later is needed"
+            f"boot protocol {name} is too old: 2.10 (Linux 2.6.31) or later is needed"
         )
-    if not get(XLOADFLAGS, "<H") & XLF_KERNEL_64:
-        raise file.error("a 32-bit kernel (XLF_KERNEL_64 is not set): use a 64-bit one")
+    has_64 = version >= VERSION_64 and get(XLOADFLAGS, "<H") & XLF_KERNEL_64
+    if protocol == LINUX64 and not has_64:
+        raise file.error(
+            f"boot protocol {name} without XLF_KERNEL_64: it has no 64-bit entry, "
+            "try linux32"
+        )
+    is_32 = protocol == LINUX32 or not has_64
     if not get(LOADFLAGS, "<B") & LOADED_HIGH:
         raise file.error("loadflags lacks LOADED_HIGH: is it a zImage?")
 
@@ -83,8 +96,9 @@ def parse_bzimage(file: ImageFile) -> KernelImage:
     return KernelImage(
         file=file,
         format=f"bzImage, boot protocol {version >> 8}.{version & 0xFF}",
+        protocol=LINUX32 if is_32 else LINUX64,
         segments=[Segment(start, code, min(code_size, file.size - code))],
-        entry=start + ENTRY_64,
+        entry=start if is_32 else start + ENTRY_64,
         start=start,
         end=start + max(get(INIT_SIZE, "<I"), code_size),
         cmdline_size=get(CMDLINE_SIZE, "<I"),

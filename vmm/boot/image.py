@@ -3,12 +3,18 @@
 import os
 import stat
 from collections.abc import Sequence
-from typing import Self
+from typing import Final, Self
 
 from ..devices.record import Record
-from ..errors import ImageError, VmmError
+from ..errors import ConfigError, ImageError, VmmError
 from ..memory import GuestMemory
-from .layout import MIB, MMIO_HOLE
+from .layout import CMDLINE_MAX, MIB, MMIO_HOLE
+
+# How a kernel may be entered: what the --boot-protocol of `vmm run` takes.
+LINUX64: Final = "linux64"
+LINUX32: Final = "linux32"
+PVH: Final = "pvh"
+MULTIBOOT: Final = "multiboot"
 
 
 class ImageFile:
@@ -90,7 +96,8 @@ class KernelImage(Record):
 
     Limits are bytes and inclusive. `end` is the first address after all that the
     kernel uses before it looks at the memory map: its segments, its .bss, and the
-    room it decompresses into.
+    room it decompresses into. `entry` is a physical address, at which `protocol`
+    enters it.
     """
 
     file: ImageFile
@@ -102,6 +109,7 @@ class KernelImage(Record):
     cmdline_size: int
     initrd_addr_max: int
     setup_header: bytes = b""
+    protocol: str = LINUX64
 
     def check_fits(self, ram_end: int) -> None:
         """Raises ImageError, saying how much it needs, unless RAM holds it all."""
@@ -116,6 +124,17 @@ class KernelImage(Record):
                 f"memory of {ram_end // MIB}M is too small: this kernel needs at "
                 f"least {needed}M to start; pass --memory {needed + 32}M or more"
             )
+
+    def check_cmdline(self, cmdline: bytes) -> None:
+        """Raises ConfigError unless the kernel takes this command line."""
+        limit = min(self.cmdline_size, CMDLINE_MAX - 1)
+        if len(cmdline) > limit:
+            raise ConfigError(
+                f"cmdline: {len(cmdline)} bytes are more than the {limit} "
+                f"that {self.file.path!r} takes"
+            )
+        if b"\0" in cmdline:
+            raise ConfigError("cmdline: has a NUL byte, which would end it")
 
     def load(self, memory: GuestMemory) -> None:
         """Copy the segments into RAM."""

@@ -3,9 +3,12 @@
 import os
 from typing import Final
 
-from .bzimage import HEADER_END_MAX, is_bzimage, parse_bzimage
+from .bzimage import is_bzimage, parse_bzimage
 from .elf import is_elf, parse_elf
-from .image import ImageFile, KernelImage
+from .image import MULTIBOOT, PVH, ImageFile, KernelImage
+
+HEAD_SIZE: Final = 8192  # within which a multiboot header has to lie
+MULTIBOOT_MAGIC: Final = b"\x02\xb0\xad\x1b"  # 0x1BADB002
 
 _COMPRESSED: Final = {
     b"\x1f\x8b": "gzip",
@@ -17,22 +20,41 @@ _COMPRESSED: Final = {
 }
 
 
-def open_kernel(path: str | os.PathLike[str]) -> KernelImage:
+def open_kernel(path: str | os.PathLike[str], protocol: str = "auto") -> KernelImage:
     """Open and parse a kernel image; its file stays open until closed.
 
-    Raises ImageError, saying what the file is if it is no kernel of ours.
+    `protocol` is how it is to be entered, or "auto": as the image says. Raises
+    ImageError, saying what the file is if it is no kernel of ours, or doesn't offer
+    the protocol.
     """
     file = ImageFile("kernel", path)
     try:
-        head = file.read(0, HEADER_END_MAX)
-        if is_elf(head):
-            return parse_elf(file)
-        if is_bzimage(head):
-            return parse_bzimage(file)
-        raise file.error(_what_else(head))
+        return _parse(file, protocol)
     except BaseException:
         file.close()
         raise
+
+
+def _parse(file: ImageFile, protocol: str) -> KernelImage:
+    head = file.read(0, HEAD_SIZE)
+    if is_bzimage(head):
+        image = parse_bzimage(file, protocol)
+        if protocol != PVH:
+            return image
+        from .payload import unpack_bzimage  # most runs have no use for it
+
+        return unpack_bzimage(image, protocol)
+    if protocol == MULTIBOOT or (protocol == "auto" and MULTIBOOT_MAGIC in head):
+        from .multiboot_image import find_header, parse_multiboot
+
+        header = find_header(head)
+        if header is not None:
+            return parse_multiboot(file, header)
+        if protocol == MULTIBOOT:
+            raise file.error(f"has no multiboot header in its first {HEAD_SIZE} bytes")
+    if is_elf(head):
+        return parse_elf(file, protocol)
+    raise file.error(_what_else(head))
 
 
 def _what_else(head: bytes) -> str:
@@ -43,4 +65,4 @@ def _what_else(head: bytes) -> str:
         return "a kernel for AArch64, not for x86-64"
     if head.startswith(b"070701"):
         return "is a cpio archive: pass it with --initrd"
-    return "neither a bzImage nor an ELF vmlinux"
+    return "neither a bzImage nor an ELF file, and without multiboot header"

@@ -13,12 +13,14 @@ MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
 GDT: Final = 0x500  # just above the BIOS data area
-BOOT_PARAMS: Final = 0x7000  # the "zero page"
+BOOT_PARAMS: Final = 0x7000  # the "zero page", or what other protocols have for it
+BOOT_INFO_MAX: Final = 0x1000
 BOOT_STACK_TOP: Final = 0x8FF0
 PML4: Final = 0x9000  # then one PDPT and four page directories: 6 pages
 CMDLINE: Final = 0x20000
 CMDLINE_MAX: Final = 0x10000  # room for the string and its NUL
-SETUP_DATA: Final = 0x30000
+SETUP_DATA: Final = 0x30000  # or the strings of modules
+STRINGS_MAX: Final = 0x10000
 EBDA: Final = 0x9FC00  # the last KiB of base memory, where MP tables are sought
 EBDA_SIZE: Final = 0x400
 HIGH_MEMORY: Final = 0x100000  # RAM goes on here after the legacy video and ROM area

@@ -2,14 +2,15 @@
 
 from ..devices.record import Record
 from ..errors import ConfigError
+from ..kvm.abi import kvm_regs
+from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory, Range
 from .bootparam import boot_params, rng_seed
-from .cpu_state import write_tables
-from .image import ImageFile, KernelImage
+from .cpu_state import set_boot_cpu, write_tables
+from .image import LINUX64, ImageFile, KernelImage
 from .layout import (
     BOOT_PARAMS,
     CMDLINE,
-    CMDLINE_MAX,
     EBDA,
     MIB,
     MMIO_HOLE,
@@ -35,14 +36,7 @@ class LinuxBoot(Record):
         """Raises ConfigError or ImageError where something doesn't fit."""
         low = ram_ranges(self.memory_size)[0].size
         self.kernel.check_fits(low)
-        limit = min(self.kernel.cmdline_size, CMDLINE_MAX - 1)
-        if len(self.cmdline) > limit:
-            raise ConfigError(
-                f"cmdline: {len(self.cmdline)} bytes are more than the {limit} "
-                f"that {self.kernel.file.path!r} takes"
-            )
-        if b"\0" in self.cmdline:
-            raise ConfigError("cmdline: has a NUL byte, which would end it")
+        self.kernel.check_cmdline(self.cmdline)
         self._initrd_range()
 
     def _initrd_range(self) -> Range | None:
@@ -97,8 +91,22 @@ class LinuxBoot(Record):
         params = boot_params(self.kernel, ram_ranges(self.memory_size), initrd)
         memory.write(BOOT_PARAMS, params)
         memory.write(EBDA, mp_table(EBDA, self.cpus))
-        write_tables(memory)
+        if self.kernel.protocol == LINUX64:
+            write_tables(memory)
+        else:
+            from .protected_mode import write_gdt32  # most runs have no use for it
+
+            write_gdt32(memory)
         return self.kernel.entry
+
+    def enter(self, vcpu: Vcpu, entry: int) -> None:
+        """Set the first vCPU's registers; `load` came before."""
+        if self.kernel.protocol == LINUX64:
+            set_boot_cpu(vcpu, entry)
+            return
+        from .protected_mode import set_protected_mode_cpu
+
+        set_protected_mode_cpu(vcpu, kvm_regs(rip=entry, rsi=BOOT_PARAMS))
 
     def close(self) -> None:
         """Close the image files."""

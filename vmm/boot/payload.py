@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from .bzimage import PAYLOAD_LENGTH, PAYLOAD_OFFSET, code_offset
 from .elf import is_elf, parse_elf
-from .image import ImageFile, KernelImage
+from .image import PVH, ImageFile, KernelImage
 from .layout import MIB
 
 SIZE_MAX: Final = 512 * MIB  # the biggest distribution kernels have some 80 MiB
@@ -34,8 +34,10 @@ _Open = Callable[[bytes], _Opened]
 """Takes what is packed."""
 
 
-def unpack_bzimage(image: KernelImage) -> KernelImage:
+def unpack_bzimage(image: KernelImage, protocol: str = "auto") -> KernelImage:
     """The ELF kernel in a bzImage, with the limits that the bzImage states.
+
+    It is entered by `protocol`, and, but for PVH, keeps the setup header.
 
     Its file is one in memory; that of `image` is closed, upon errors, too.
     Raises ImageError, naming the decompressor that lacks or what is wrong.
@@ -46,7 +48,7 @@ def unpack_bzimage(image: KernelImage) -> KernelImage:
     try:
         if not is_elf(unpacked.read(0, 4)):
             raise file.error(f"its {kind} payload is no ELF kernel")
-        elf = parse_elf(unpacked)
+        elf = parse_elf(unpacked, protocol)
     except BaseException:
         unpacked.close()
         raise
@@ -55,7 +57,7 @@ def unpack_bzimage(image: KernelImage) -> KernelImage:
         end=max(elf.end, image.end),  # init_size: room for more than .bss
         cmdline_size=image.cmdline_size,
         initrd_addr_max=image.initrd_addr_max,
-        setup_header=image.setup_header,
+        setup_header=b"" if protocol == PVH else image.setup_header,
     )
 
 

@@ -1,0 +1,56 @@
+"""The first vCPU's state where a protocol enters in 32-bit protected mode.
+
+Sources: boot.rst, "32-bit Boot Protocol"; Xen's docs/misc/pvh.pandoc, "x86/HVM
+direct boot ABI"; Multiboot Specification 0.6.96, section 3.2. They agree on flat
+segments, no paging and interrupts off; each names its own registers besides.
+"""
+
+import struct
+
+from ..kvm.abi import kvm_regs, kvm_segment
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
+from .cpu_state import (
+    BOOT_CS,
+    BOOT_TSS,
+    CR0_ET,
+    CR0_PE,
+    RFLAGS_RESERVED,
+    data_segment,
+    descriptor,
+)
+from .layout import GDT
+
+
+def code_segment32() -> kvm_segment:
+    """Flat 32-bit code."""
+    return kvm_segment(
+        limit=0xFFFF_FFFF, selector=BOOT_CS, type=0xB, present=1, s=1, db=1, g=1
+    )
+
+
+def task_segment32() -> kvm_segment:
+    """The busy 32-bit TSS that PVH asks for; base 0."""
+    return kvm_segment(limit=0x67, selector=BOOT_TSS, type=0xB, present=1)
+
+
+def write_gdt32(memory: GuestMemory) -> None:
+    """Put the GDT into RAM: the Linux protocol promises one."""
+    segments = code_segment32(), data_segment(), task_segment32()
+    gdt = [0, 0, *map(descriptor, segments)]
+    memory.write(GDT, struct.pack(f"<{len(gdt)}Q", *gdt))
+
+
+def set_protected_mode_cpu(vcpu: Vcpu, regs: kvm_regs) -> None:
+    """Enter at `regs`' RIP; `write_gdt32` came before."""
+    sregs = vcpu.get_sregs()
+    sregs.cs = code_segment32()
+    sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data_segment()
+    sregs.tr = task_segment32()
+    sregs.gdt.base, sregs.gdt.limit = GDT, 5 * 8 - 1
+    sregs.idt.base, sregs.idt.limit = 0, 0
+    sregs.cr0 = CR0_PE | CR0_ET
+    sregs.cr3 = sregs.cr4 = sregs.efer = 0
+    vcpu.set_sregs(sregs)
+    regs.rflags = RFLAGS_RESERVED
+    vcpu.set_regs(regs)
