@@ -31,6 +31,13 @@ BARE_FLAGS: Final = (
     *("-static", "-nostdlib", "-no-pie", "-s", "-Wa,--fatal-warnings"),
     "-Wl,-N,-Ttext=0x100000,--build-id=none,--no-warn-rwx-segments",
 )
+# 32-bit guests, entered by other protocols than Linux's. A flat one is the bytes of
+# its segment, without an ELF header around them. The linker puts a note, which is
+# no part of -N's segment, at 128 MiB unless told where.
+BARE32_FLAGS: Final = (*BARE_FLAGS, "-m32", "-Wl,--section-start=.note.Xen=0x110000")
+BARE32: Final = ("multiboot", "multiboot-flat", "pvh32")
+FLAT: Final = ("multiboot-flat",)
+FLAT_FLAGS: Final = ("-Wl,--oformat=binary",)
 
 
 def tiny_initramfs() -> Target:
@@ -69,13 +76,13 @@ def helper() -> Target:
 
 
 def bare_guests() -> Target:
-    """Return the target of all bare-metal guests, `bare/<name>.elf`."""
+    """Return the target of all bare-metal guests, `bare/<name>.elf` or `.bin`."""
     guests = tuple(sorted(BARE_DIR.glob("*.S")))
     return Target(
         name="bare",
-        outputs=tuple(f"bare/{guest.stem}.elf" for guest in guests),
+        outputs=tuple(f"bare/{_bare_image(guest)}" for guest in guests),
         sources=(*guests, *sorted(BARE_DIR.glob("*.h"))),
-        recipe=f"{BARE_FLAGS}",
+        recipe=f"{BARE_FLAGS} {BARE32_FLAGS} {BARE32} {FLAT_FLAGS} {FLAT}",
         build=_build_bare_guests,
     )
 
@@ -127,8 +134,15 @@ def _build_bare_guests(shop: Workshop, out: Path) -> None:
     progress.say("building the bare-metal guests (about a second)")
     (out / "bare").mkdir()
     for guest in sorted(BARE_DIR.glob("*.S")):
-        target = out / "bare" / f"{guest.stem}.elf"
-        progress.run(["gcc", *BARE_FLAGS, "-o", target, guest], shop.log("bare"))
+        target = out / "bare" / _bare_image(guest)
+        flags = BARE32_FLAGS if guest.stem in BARE32 else BARE_FLAGS
+        if guest.stem in FLAT:
+            flags += FLAT_FLAGS
+        progress.run(["gcc", *flags, "-o", target, guest], shop.log("bare"))
+
+
+def _bare_image(guest: Path) -> str:
+    return f"{guest.stem}.bin" if guest.stem in FLAT else f"{guest.stem}.elf"
 
 
 def _compiled(shop: Workshop, name: str) -> bytes:
