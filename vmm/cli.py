@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, formatter_class=_Formatter)
 
     _add_run(add("run", "boot a kernel and run it to its end"))
-    doctor = add("doctor", "tell what KVM this host has")
+    doctor = add("doctor", "tell what KVM this host has, or what an image is")
+    doctor.add_argument("image", metavar="IMAGE", nargs="?", help="a kernel image")
     doctor.add_argument("--json", action="store_true", help="for scripts")
     return parser
 
@@ -209,8 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if options.subcommand == "doctor":
-            from .doctor import run_doctor
+            from .doctor import examine_and_print, run_doctor
 
+            if options.image is not None:
+                return examine_and_print(options.image, options.json)
             return run_doctor(options.json)
         from .run_command import run
 

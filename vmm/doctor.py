@@ -1,4 +1,4 @@
-"""`vmm doctor`: explain this host's KVM to a person, or to a script as JSON."""
+"""`vmm doctor`: explain this host's KVM, or an image, to a person or to a script."""
 
 import json
 
@@ -8,6 +8,21 @@ from .host import (
     examine,
 )
 from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES
+
+
+def examine_and_print(path: str, as_json: bool) -> int:
+    """Print what an image is; returns 0. Raises ImageError if no run would take it."""
+    from .image_report import (  # the host's report has no use for it
+        examine_image,
+        lines,
+    )
+
+    report = examine_image(path)
+    if as_json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print("\n".join(lines(report)))
+    return 0
 
 
 def run_doctor(as_json: bool) -> int:

@@ -109,7 +109,8 @@ def flat(
 
 def xen_note(value: bytes, kind: int = 18) -> bytes:
     """A note as PVH kernels have it, 18: XEN_ELFNOTE_PHYS32_ENTRY."""
-    return struct.pack("<III4s", 4, len(value), kind, b"Xen\0") + value
+    head = struct.pack("<III4s", 4, len(value), kind, b"Xen\0")
+    return head + value.ljust(-(-len(value) // 4) * 4, b"\0")
 
 
 def pvh_elf(note: bytes, *, size: int | None = None) -> bytes:

@@ -102,8 +102,8 @@ def test_elf_has_no_setup_header(open_bytes: Open) -> None:
 AARCH64_IMAGE = bytes(0x38) + b"ARM\x64" + bytes(64)
 REFUSED = {
     "empty": (b"", "is empty"),
-    "text": (b"#!/bin/sh\n", "neither a bzImage nor an ELF file"),
-    "zeros": (bytes(8192), "neither a bzImage nor an ELF file"),
+    "text": (b"#!/bin/sh\n", "neither a bzImage, an ELF file nor"),
+    "zeros": (bytes(8192), "neither a bzImage, an ELF file nor"),
     "cpio": (b"070701" + bytes(200), "is a cpio archive: pass it with --initrd"),
     "gzip": (b"\x1f\x8b" + bytes(99), "is gzip-compressed: decompress it"),
     "xz": (b"\xfd7zXZ\0" + bytes(99), "is xz-compressed"),

@@ -18,6 +18,7 @@ BOOT_FLAG: Final = 0x1FE
 JUMP: Final = 0x200  # its displacement byte says where the header ends
 HEADER_MAGIC: Final = 0x202
 VERSION: Final = 0x206
+KERNEL_VERSION: Final = 0x20E  # offset of a string, less 0x200
 SYSSIZE: Final = 0x1F4
 LOADFLAGS: Final = 0x211
 INITRD_ADDR_MAX: Final = 0x22C
@@ -39,6 +40,7 @@ VERSION_64: Final = 0x020C  # has xloadflags
 ENTRY_64: Final = 0x200  # from where the protected-mode code is loaded
 PARAGRAPH: Final = 16
 SECTOR: Final = 512
+_VERSION_SIZE: Final = 256
 
 
 def is_bzimage(head: bytes) -> bool:
@@ -49,6 +51,15 @@ def is_bzimage(head: bytes) -> bool:
 def code_offset(head: bytes) -> int:
     """Where in the file the protected-mode code starts."""
     return ((head[SETUP_SECTS] or 4) + 1) * SECTOR
+
+
+def kernel_version(file: ImageFile) -> str:
+    """What the kernel says it is, for people; "" if it says nothing."""
+    offset = int.from_bytes(file.read(KERNEL_VERSION, 2), "little")
+    if offset == 0:
+        return ""
+    text = file.read(offset + SECTOR, _VERSION_SIZE).split(b"\0")[0]
+    return text.decode("ascii", "replace")
 
 
 def parse_bzimage(file: ImageFile, protocol: str = "auto") -> KernelImage:

@@ -54,6 +54,8 @@ def _parse(file: ImageFile, protocol: str) -> KernelImage:
             raise file.error(f"has no multiboot header in its first {HEAD_SIZE} bytes")
     if is_elf(head):
         return parse_elf(file, protocol)
+    if protocol != "auto":
+        raise file.error("neither a bzImage nor an ELF file")
     raise file.error(_what_else(head))
 
 
@@ -65,4 +67,4 @@ def _what_else(head: bytes) -> str:
         return "a kernel for AArch64, not for x86-64"
     if head.startswith(b"070701"):
         return "is a cpio archive: pass it with --initrd"
-    return "neither a bzImage nor an ELF file, and without multiboot header"
+    return "neither a bzImage, an ELF file nor a multiboot image"

@@ -43,7 +43,7 @@ def unpack_bzimage(image: KernelImage, protocol: str = "auto") -> KernelImage:
     Raises ImageError, naming the decompressor that lacks or what is wrong.
     """
     with image.file as file:
-        kind, start, length, size = _payload(file)
+        kind, start, length, size = find_payload(file)
         unpacked = _unpack(file, kind, file.read(start, length), size)
     try:
         if not is_elf(unpacked.read(0, 4)):
@@ -61,7 +61,7 @@ def unpack_bzimage(image: KernelImage, protocol: str = "auto") -> KernelImage:
     )
 
 
-def _payload(file: ImageFile) -> tuple[str, int, int, int]:
+def find_payload(file: ImageFile) -> tuple[str, int, int, int]:
     """How the kernel is packed, where, in how many bytes, and its size unpacked."""
     head = file.read(0, PAYLOAD_LENGTH + 4)
     offset, length = (
