@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
+    from .acpi_device import AcpiDevice
     from .doorbell import Doorbell
     from .fast_port import FastPort
     from .resources import ResourceConstraint
@@ -82,6 +83,10 @@ class _Callbacks:
     def get_report(self) -> str:
         """A line for the report of a crash or a hang. Default: none, ""."""
         return ""
+
+    def get_acpi_devices(self) -> "Sequence[AcpiDevice]":
+        """How ACPI tables describe it; asked at each power-on. Default: not at all."""
+        return ()
 
     def reset(self) -> None:
         """Return to the power-on state: the machine is about to boot again."""
@@ -163,6 +168,10 @@ class Locked(DeviceIo):
     def get_report(self) -> str:
         with self.lock:
             return self.device.get_report()
+
+    def get_acpi_devices(self) -> "Sequence[AcpiDevice]":
+        with self.lock:
+            return self.device.get_acpi_devices()
 
     def reset(self) -> None:
         with self.lock:

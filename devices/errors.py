@@ -37,6 +37,10 @@ class TransactionConflict(TransactionError):
     """Somebody else changed the buses since the transaction began."""
 
 
+class InvalidAcpiId(DeviceError, ValueError):
+    """An ACPI device ID that no driver could have."""
+
+
 class InvalidState(DeviceError, ValueError):
     """A saved state that no such device could have been in."""
 

@@ -6,8 +6,10 @@ cuts them again when the device is unplugged. All resources are exclusive.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
+from .acpi_device import AcpiDevice
+from .acpi_pm import PM1_SIZE, AcpiPm
 from .cmos_rtc import CmosRtc
 from .device_io import DeviceIo
 from .fast_port import FastPort
@@ -27,6 +29,8 @@ if TYPE_CHECKING:  # a PC has none
     from .pl031 import Rtc
 
 COM1: Final = 0x3F8
+ACPI_PM: Final = 0x600
+ACPI_SCI: Final = 9
 RTC_MMIO_SIZE: Final = 0x1000
 
 
@@ -81,6 +85,9 @@ class IsaAdapter(_Adapter):
     ports, the lowest first. `fast_ports` are those that the chip publishes, by offset.
     """
 
+    hid: ClassVar[str | None] = None
+    """The chip's PNP ID, by which ACPI tables describe it; None: they don't."""
+
     def __init__(
         self,
         chip: ByteRegisters,
@@ -101,6 +108,11 @@ class IsaAdapter(_Adapter):
 
     def get_fast_ports(self) -> Mapping[int, FastPort]:
         return self._fast_ports
+
+    def get_acpi_devices(self) -> Sequence[AcpiDevice]:
+        if self.hid is None:
+            return ()
+        return [AcpiDevice(self.hid, self.get_assigned_resources())]
 
     def pio_read(self, base: int, offset: int, data: memoryview) -> None:
         register = base + offset - self._base
@@ -125,6 +137,8 @@ class IsaAdapter(_Adapter):
 class SerialPio(IsaAdapter):
     """A UART: 8 ports and an interrupt, those of COM1 unless told otherwise."""
 
+    hid = "PNP0501"
+
     def __init__(
         self,
         serial: Uart,
@@ -139,7 +153,8 @@ class SerialPio(IsaAdapter):
 class I8042Pio(IsaAdapter):
     """The keyboard controller: ports 0x60 and 0x64, IRQ 1, and 12 with an AUX port.
 
-    Ports 0x61 to 0x63 stay free: 0x61 belongs to the interval timer.
+    Ports 0x61 to 0x63 stay free: 0x61 belongs to the interval timer. In ACPI tables
+    the keyboard has the ports, and a mouse nothing but IRQ 12.
     """
 
     def __init__(
@@ -153,9 +168,19 @@ class I8042Pio(IsaAdapter):
             lines[12] = aux_line
         super().__init__(i8042, 0x60, [(0, 1), (4, 1)], lines, i8042.fast_ports)
 
+    def get_acpi_devices(self) -> Sequence[AcpiDevice]:
+        resources = tuple(self.get_assigned_resources())
+        keyboard, mouse = resources[:3], resources[3:]
+        devices = [AcpiDevice("PNP0303", DeviceResources(keyboard))]
+        if mouse:
+            devices.append(AcpiDevice("PNP0F13", DeviceResources(mouse)))
+        return devices
+
 
 class CmosRtcPio(IsaAdapter):
     """The real-time clock: ports 0x70 and 0x71, IRQ 8."""
+
+    hid = "PNP0B00"
 
     def __init__(self, rtc: CmosRtc, line: InterruptLine) -> None:
         super().__init__(rtc, 0x70, [(0, 2)], {8: line})
@@ -171,8 +196,18 @@ class SystemControlPio(IsaAdapter):
 class PvpanicPio(IsaAdapter):
     """pvpanic as an ISA device: port 0x505."""
 
+    hid = "QEMU0001"
+
     def __init__(self, pvpanic: Pvpanic) -> None:
         super().__init__(pvpanic, PVPANIC_PORT, [(0, 1)], {}, pvpanic.fast_ports)
+
+
+class AcpiPmPio(IsaAdapter):
+    """ACPI's PM1 registers, where the FADT says. They keep the SCI for themselves."""
+
+    def __init__(self, pm: AcpiPm) -> None:
+        sci = InterruptLine()  # no event ever pulls it
+        super().__init__(pm, ACPI_PM, [(0, PM1_SIZE)], {ACPI_SCI: sci})
 
 
 class RtcMmio(_Adapter):

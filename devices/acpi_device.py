@@ -1,0 +1,30 @@
+"""AcpiDevice: how a device describes itself to a guest that reads ACPI tables."""
+
+import re
+from typing import Final
+
+from .errors import InvalidAcpiId
+from .record import Record
+from .resources import DeviceResources
+
+# ACPI Specification 6.5, section 6.1.5: a PNP ID, or an ACPI ID.
+_HID: Final = r"[A-Z]{3}[0-9A-F]{4}|[A-Z0-9]{4}[0-9A-F]{4}"
+
+
+class AcpiDevice(Record):
+    """One device of the tables: the driver goes by `hid`, and finds `resources`.
+
+    `hid` is a PNP ID ("PNP0501") or an ACPI ID ("QEMU0001"). Devices that share
+    one are told apart by a _UID: their number, from 0, in the order in which they
+    were plugged in. Raises InvalidAcpiId for a `hid` that is neither.
+    """
+
+    hid: str
+    resources: DeviceResources
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.hid, str) or not re.fullmatch(_HID, self.hid):
+            raise InvalidAcpiId(
+                f"ACPI ID is {self.hid!r}: three capital letters, or four capital "
+                "letters or digits, and four hexadecimal digits are needed"
+            )
