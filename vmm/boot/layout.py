@@ -23,6 +23,8 @@ SETUP_DATA: Final = 0x30000  # or the strings of modules
 STRINGS_MAX: Final = 0x10000
 EBDA: Final = 0x9FC00  # the last KiB of base memory, where MP tables are sought
 EBDA_SIZE: Final = 0x400
+ACPI: Final = 0xE0000  # the tables, RSDP first: where BIOSes have it, too
+ACPI_SIZE: Final = 0x20000
 HIGH_MEMORY: Final = 0x100000  # RAM goes on here after the legacy video and ROM area
 
 MMIO_HOLE: Final = 0xE000_0000  # RAM ends at 3.5 GiB ...
