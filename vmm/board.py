@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from .console import Console
+from .devices.acpi_pm import AcpiPm
 from .devices.clock import Clock
 from .devices.cmos_rtc import CmosRtc
 from .devices.i8042 import I8042Device
 from .devices.pci_config_ports import PciConfigPorts
 from .devices.platform import (
+    AcpiPmPio,
     CmosRtcPio,
     I8042Pio,
     PvpanicPio,
@@ -21,11 +23,11 @@ from .devices.serial import Serial
 from .devices.trigger import InterruptLine
 
 
-class _ResetLine:
+class _Line:
     """A Trigger that calls a function."""
 
-    def __init__(self, reset: Callable[[], None]) -> None:
-        self.trigger = reset
+    def __init__(self, call: Callable[[], None]) -> None:
+        self.trigger = call
 
 
 class Board:
@@ -40,7 +42,7 @@ class Board:
     ) -> None:
         com1_irq, keyboard_irq, rtc_irq = (InterruptLine() for _ in range(3))
         self.serial = Serial(com1_irq, console.sink, clock=clock, events=console)
-        reset_line = _ResetLine(reset)
+        reset_line = _Line(reset)
         self.i8042 = I8042Device(reset_line, keyboard_irq)
         self.rtc = CmosRtc(clock, rtc_irq)
         watch = console.watch
@@ -53,3 +55,8 @@ class Board:
             PvpanicPio(Pvpanic(watch.panic_told, watch.crash_kernel_told)),
             PostCode(),
         )
+
+
+def acpi_pm(power_off: Callable[[], None]) -> AcpiPmPio:
+    """What a machine with ACPI has besides: the registers that switch it off."""
+    return AcpiPmPio(AcpiPm(_Line(power_off)))

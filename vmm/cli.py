@@ -101,6 +101,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--memory", metavar="SIZE", default="128M", help="RAM: 512M, 2G (%(default)s)")
     add("--cpus", metavar="N", type=int, default=1, help="virtual CPUs (%(default)s)")
+    add(
+        "--no-acpi",
+        dest="acpi",
+        action="store_false",
+        help="no ACPI tables, only the MP table; the guest can't power off",
+    )
     add("--timeout", metavar="S", type=float, help="end with 124 after S seconds")
     for event, verb in (("reset", "resets"), ("panic", "panics"), ("crash", "crashes")):
         add(

@@ -42,6 +42,8 @@ class MachineConfig(Record):
     `on_reset`, `on_panic` and `on_crash` say what happens then: the run ends, the
     guest boots again, or its vCPUs stop and wait, to be looked at. With `hang_s`, a
     guest that for so many seconds neither prints nor makes an exit ends the run.
+    `acpi` gives the guest ACPI tables, by which it finds devices, and powers off; there
+    is an MP table either way.
     `symbols`, a System.map or an ELF file, names addresses in a crash report; one
     that belongs to the kernel is found beside it.
     `debug_exit` is a port by which the guest ends the run with reason `exited`: a
@@ -92,6 +94,7 @@ class MachineConfig(Record):
     script: StrPath | None = None
     files: Mapping[str, StrPath] | Iterable[StrPath | tuple[StrPath, str]] = ()
     capture: str | None = None
+    acpi: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "memory", parse_memory(self.memory))
@@ -117,6 +120,8 @@ class MachineConfig(Record):
         self._check_boot()
         if self.quirks not in ("auto", "none", "pvm"):
             raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
+        if type(self.acpi) is not bool:  # "off" would be true
+            raise ConfigError(f"acpi: {self.acpi!r} is not True or False")
         _check_output("serial", self.serial, "stdio")
         object.__setattr__(self, "tee", _checked_tee(self.tee, self.serial))
         if self.runs_command or self.files or self.capture is not None:

@@ -7,6 +7,7 @@ assign, ask which ranges it wants trapped, register.
 import threading
 from contextlib import ExitStack
 
+from .devices.acpi_device import AcpiDevice
 from .devices.device_io import DeviceIo
 from .devices.errors import NoDevice
 from .devices.io_manager import IoManager, IoManagerContext
@@ -108,6 +109,15 @@ class DeviceManager:
         """What the devices have to say about a crash or a hang."""
         with self._lock:
             return [line for device in self._wirings if (line := device.get_report())]
+
+    def acpi_devices(self) -> list[AcpiDevice]:
+        """How the devices that are plugged in now describe themselves, in order."""
+        with self._lock:
+            return [
+                described
+                for device in self._wirings
+                for described in device.get_acpi_devices()
+            ]
 
     def reset(self) -> None:
         """Return every device to its power-on state."""

@@ -4,7 +4,7 @@ from _weakref import ref  # weakref imports a lot more
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self
 
-from .board import Board
+from .board import Board, acpi_pm
 from .boot.layout import ram_ranges
 from .config import MachineConfig
 from .console import Console
@@ -84,6 +84,8 @@ class Machine:
             self._board = Board(self.console, self._loop, self._reset)
             for device in self._board.devices:
                 self._devices.add(device)
+            if self.config.acpi:
+                self._devices.add(acpi_pm(self._power_off))
             self.console.connect(self._board.serial)
             self.console.watch.on_panic = self._on_panic
             command = self._plug_command_port(stack)
@@ -238,6 +240,10 @@ class Machine:
     def _reset(self) -> None:
         """The guest pulled the reset line: it takes effect after this access."""
         self._control.finish(End(ExitReason.RESET))
+
+    def _power_off(self) -> None:
+        """The guest switched off: likewise."""
+        self._control.finish(End(ExitReason.POWEROFF))
 
     def _on_command_end(self, word: int) -> None:
         """The guest's command has ended, or couldn't be started."""

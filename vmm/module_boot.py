@@ -52,6 +52,7 @@ def module_boot(
         cmdline=_encoded(cmdline),
         memory_size=config.memory_size,
         cpus=config.cpus,
+        acpi=config.acpi,
     )
 
 

@@ -101,7 +101,7 @@ class PowerCycle:
             stack.callback(vm.close)
             _set_up_board(vm, memory)
             quirks.prepare(vm)
-            start = boot.load(memory)
+            start = _load(boot, memory, devices)
             # One right after another: KVM takes TSCs that start within a second for
             # synchronised ones, and only then calls kvm-clock stable.
             vcpus: list[Vcpu] = []
@@ -204,3 +204,14 @@ def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
         return vcpu.get_tsc_khz()
     except KvmError:
         return 0
+
+
+def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
+    """Fill RAM; the entry point. ACPI tables have what is plugged in by now."""
+    start = boot.load(memory)
+    if boot.acpi:
+        from .boot.acpi import acpi_tables
+
+        tables = acpi_tables(boot.cpus, devices.acpi_devices())
+        memory.write(layout.ACPI, tables)
+    return start

@@ -63,6 +63,7 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
         memory_size=config.memory_size,
         cpus=config.cpus,
         added=added_files(config),
+        acpi=config.acpi,
     )
 
 

@@ -13,8 +13,8 @@ STANDARD = """
     stat struct sys termios threading time types typing
 """.split()
 OURS = """
-    board boot boot.bootparam boot.bzimage boot.cpu_state boot.cpuid boot.cpuid_time
-    boot.elf
+    board boot boot.acpi boot.aml boot.bootparam boot.bzimage boot.cpu_state
+    boot.cpuid boot.cpuid_time boot.elf devices.acpi_device devices.acpi_pm
     boot.image boot.kernel boot.layout boot.linux boot.mptable cli config
     console device_manager devices devices.buffered_sink devices.calendar_registers
     devices.clock devices.cmos_rtc devices.cmos_rtc_state devices.device_io

@@ -9,6 +9,7 @@ import pytest
 from open_fds import open_fds
 
 from vmm.device_manager import DeviceManager
+from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.doorbell import Doorbell
 from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError
@@ -62,6 +63,9 @@ class Device(DeviceIo):
     def get_trapped_io_resources(self) -> DeviceResources:
         self.calls.append("trapped")
         return super().get_trapped_io_resources()
+
+    def get_acpi_devices(self) -> Sequence[AcpiDevice]:
+        return [AcpiDevice("ABCD0001", self.get_assigned_resources())]
 
     def reset(self) -> None:
         self.calls.append("reset")
@@ -132,6 +136,18 @@ def test_device_is_asked_given_and_trapped_in_this_order(rig: Rig) -> None:
     device = Device()
     rig.manager.add(device)
     assert device.calls == ["constraints", "assign", "trapped"]
+
+
+def test_devices_are_described_in_their_order_while_they_are_plugged_in(
+    rig: Rig,
+) -> None:
+    first, second = Device(), Device([PioAddressConstraint.at(0x700, 1)])
+    rig.manager.add(first)
+    rig.manager.add(second)
+    resources = [device.resources for device in rig.manager.acpi_devices()]
+    assert resources == [first.resources, second.resources]
+    rig.manager.remove(first)
+    assert [device.resources for device in rig.manager.acpi_devices()] == resources[1:]
 
 
 def test_device_gets_what_it_asked_for(rig: Rig) -> None:

@@ -32,6 +32,7 @@ def make_boot(tmp_path: Path) -> Iterator[Make]:
             cmdline: bytes = b"console=ttyS0",
             memory_size: int = 64 * MIB,
             added: bytes = b"",
+            acpi: bool = False,
         ) -> LinuxBoot:
             (tmp_path / "vmlinuz").write_bytes(kernel)
             image = open_kernel(tmp_path / "vmlinuz")
@@ -41,7 +42,7 @@ def make_boot(tmp_path: Path) -> Iterator[Make]:
                 (tmp_path / "initrd").write_bytes(initrd)
                 initrd_file = ImageFile("initrd", tmp_path / "initrd")
                 stack.callback(initrd_file.close)
-            return LinuxBoot(image, initrd_file, cmdline, memory_size, 1, added)
+            return LinuxBoot(image, initrd_file, cmdline, memory_size, 1, added, acpi)
 
         yield make
 
@@ -112,6 +113,23 @@ def test_setup_header_is_in_boot_params(make_boot: Make, load: Load) -> None:
     page = memory.read(BOOT_PARAMS, 4096)
     assert page[0x230:0x250] == kernel[0x230:0x250]
     assert page[0x258:0x26C] == kernel[0x258:0x26C]
+
+
+@pytest.mark.parametrize(("acpi", "rsdp"), [(True, layout.ACPI), (False, 0)])
+def test_boot_params_point_at_the_acpi_tables_if_there_are_any(
+    make_boot: Make, load: Load, acpi: bool, rsdp: int
+) -> None:
+    memory = load(make_boot(acpi=acpi))
+    assert struct.unpack("<Q", memory.read(BOOT_PARAMS + 0x70, 8)) == (rsdp,)
+
+
+def test_the_memory_map_reserves_the_acpi_tables(make_boot: Make, load: Load) -> None:
+    start, end = layout.ACPI, layout.ACPI + layout.ACPI_SIZE
+    assert [
+        kind
+        for base, size, kind in e820(load(make_boot(acpi=True)))
+        if base < end and start < base + size
+    ] == [2]
 
 
 def test_nothing_of_the_setup_code_is_in_boot_params(

@@ -96,6 +96,12 @@ def test_bad_cpus_are_refused(cpus: int) -> None:
         MachineConfig(cpus=cpus)
 
 
+@pytest.mark.parametrize("acpi", ["off", None, 1])
+def test_acpi_is_true_or_false(acpi: object) -> None:
+    with pytest.raises(ConfigError, match=f"^acpi: {acpi!r} is not True or False"):
+        MachineConfig(acpi=acpi)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), 1e9])
 def test_bad_timeout_is_refused(timeout: float) -> None:
     with pytest.raises(ConfigError, match=r"^timeout: "):

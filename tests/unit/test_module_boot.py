@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kernel_images import MIB, elf, flat, pvh_elf, xen_note
 
-from vmm.boot.layout import BOOT_PARAMS, PAGE_SIZE, ram_ranges
+from vmm.boot.layout import ACPI, BOOT_PARAMS, PAGE_SIZE, ram_ranges
 from vmm.boot.modules import ModuleBoot
 from vmm.config import MachineConfig
 from vmm.errors import ConfigError
@@ -82,7 +82,7 @@ def test_pvh_start_info_has_command_line_map_and_modules(
     magic, version, flags, count, modlist, cmdline, rsdp, memmap, entries, _ = words(
         memory, BOOT_PARAMS, "<IIIIQQQQII"
     )
-    assert (magic, version, flags, count, rsdp) == (0x336EC578, 1, 0, 2, 0)
+    assert (magic, version, flags, count, rsdp) == (0x336EC578, 1, 0, 2, ACPI)
     assert text(memory, cmdline) == "a b"
     table = struct.iter_unpack("<QQII", memory.read(memmap, 24 * entries))
     assert [entry[:3] for entry in table] == MAP
@@ -90,6 +90,11 @@ def test_pvh_start_info_has_command_line_map_and_modules(
     assert memory.read(first[0], first[1]) == b"111"
     assert memory.read(second[0], second[1]) == b"2" * (PAGE_SIZE + 1)
     assert [text(memory, item[2]) for item in (first, second)] == [one, f"{two} x y"]
+
+
+def test_pvh_without_acpi_has_no_rsdp(make_boot: Make, load: Load) -> None:
+    memory = load(make_boot(PVH, acpi=False))
+    assert words(memory, BOOT_PARAMS + 32, "<Q") == (0,)
 
 
 def test_pvh_without_modules_has_no_list(make_boot: Make, load: Load) -> None:

@@ -15,6 +15,7 @@ from .image import KernelImage
 from .layout import CMDLINE, EBDA, HIGH_MEMORY, SETUP_DATA
 
 BOOT_PARAMS_SIZE: Final = 4096
+ACPI_RSDP_ADDR: Final = 0x70
 E820_ENTRIES: Final = 0x1E8
 TYPE_OF_LOADER: Final = 0x210
 RAMDISK_IMAGE: Final = 0x218
@@ -48,15 +49,19 @@ def e820_table(ram: Sequence[Range]) -> list[tuple[int, int, int]]:
 
 
 def boot_params(
-    kernel: KernelImage, ram: Sequence[Range], initrd: Range | None
+    kernel: KernelImage, ram: Sequence[Range], initrd: Range | None, rsdp: int = 0
 ) -> bytearray:
-    """The page for `kernel`: its setup header, and what a boot loader fills in."""
+    """The page for `kernel`: its setup header, and what a boot loader fills in.
+
+    `rsdp` is the address of ACPI's; 0 where there is none.
+    """
     page = bytearray(BOOT_PARAMS_SIZE)
     header = kernel.setup_header
     page[SETUP_HEADER : SETUP_HEADER + len(header)] = header
     if not header:  # an ELF image has none; the kernel checks these two
         struct.pack_into("<H", page, BOOT_FLAG, 0xAA55)
         page[HEADER_MAGIC : HEADER_MAGIC + 4] = HDRS
+    struct.pack_into("<Q", page, ACPI_RSDP_ADDR, rsdp)
     page[TYPE_OF_LOADER] = LOADER_UNDEFINED
     page[LOADFLAGS] = LOADED_HIGH  # no real-mode heap, segments may be reloaded
     struct.pack_into("<I", page, CMD_LINE_PTR, CMDLINE)

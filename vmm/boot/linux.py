@@ -9,6 +9,7 @@ from .bootparam import boot_params, rng_seed
 from .cpu_state import set_boot_cpu, write_tables
 from .image import LINUX64, ImageFile, KernelImage
 from .layout import (
+    ACPI,
     BOOT_PARAMS,
     CMDLINE,
     EBDA,
@@ -31,6 +32,8 @@ class LinuxBoot(Record):
     cpus: int
     added: bytes = b""
     """An archive that follows the initrd's own."""
+    acpi: bool = False
+    """Whether there are ACPI tables, which somebody else puts at `layout.ACPI`."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError or ImageError where something doesn't fit."""
@@ -88,7 +91,8 @@ class LinuxBoot(Record):
             memory.write(initrd.guest_addr + self._added_offset, self.added)
         memory.write(CMDLINE, self.cmdline + b"\0")
         memory.write(SETUP_DATA, rng_seed())
-        params = boot_params(self.kernel, ram_ranges(self.memory_size), initrd)
+        rsdp = ACPI if self.acpi else 0
+        params = boot_params(self.kernel, ram_ranges(self.memory_size), initrd, rsdp)
         memory.write(BOOT_PARAMS, params)
         memory.write(EBDA, mp_table(EBDA, self.cpus))
         if self.kernel.protocol == LINUX64:

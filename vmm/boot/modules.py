@@ -70,6 +70,8 @@ class ModuleBoot(Record):
     cmdline: bytes
     memory_size: int
     cpus: int
+    acpi: bool = False
+    """Whether there are ACPI tables, which somebody else puts at `layout.ACPI`."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError or ImageError where something doesn't fit."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..kvm.abi import kvm_regs
 from .bootparam import e820_table
-from .layout import BOOT_PARAMS, CMDLINE, ram_ranges
+from .layout import ACPI, BOOT_PARAMS, CMDLINE, ram_ranges
 from .modules import ModuleBoot
 
 XEN_HVM_START_MAGIC_VALUE: Final = 0x336EC578
@@ -23,7 +23,7 @@ _MEMMAP_ENTRY: Final = struct.Struct("<QQII")  # addr, size, type, reserved
 
 
 class PvhBoot(ModuleBoot):
-    """A boot by PVH. The map's types are those of e820; there is no RSDP."""
+    """A boot by PVH. The map's types are those of e820."""
 
     def info(self, strings: list[int]) -> bytes:
         """hvm_start_info, then the list of modules, then the memory map."""
@@ -41,7 +41,7 @@ class PvhBoot(ModuleBoot):
             len(strings),
             modlist_paddr if strings else 0,
             CMDLINE,
-            0,
+            ACPI if self.acpi else 0,
             modlist_paddr + len(modlist),
             len(table),
             0,
