@@ -11,7 +11,7 @@ from .errors import ConfigError
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
-CPUS_MAX: Final = 32
+CPUS_MAX: Final = 254  # APIC ids that xAPIC has, and one for the IOAPIC
 
 # Where scripts/build-guest puts its results, when we run from a checkout.
 BUILD_DIR: Final = os.path.join(

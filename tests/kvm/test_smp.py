@@ -1,5 +1,6 @@
 """Several CPUs: started by INIT and SIPI, at the serial port at once, stopped."""
 
+import threading
 from collections import Counter
 
 import pytest
@@ -84,3 +85,21 @@ def test_a_crash_of_one_cpu_ends_the_run_and_shows_all() -> None:
     assert (result.reason, result.exit_code) == (ExitReason.CRASH, 33)
     assert "vCPU 2" in result.detail
     assert [f"vCPU {cpu}:" in result.report for cpu in range(3)] == [True] * 3
+
+
+def test_a_vcpu_that_gets_no_thread_ends_the_run_with_that_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "vmm-vcpu2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = threading.active_count()
+    result, _ = run("smp", cpus=3)
+    assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
+    assert result.detail == "RuntimeError: can't start new thread"
+    assert threading.active_count() == before

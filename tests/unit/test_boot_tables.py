@@ -223,6 +223,10 @@ def test_mp_table_lists_each_cpu_enabled_the_first_as_boot_cpu() -> None:
     assert cpus == [(0, 3), (1, 1), (2, 1)]
 
 
+def test_mp_table_lists_as_many_cpus_as_fit() -> None:
+    assert [entry[1] for entry in entries_of(0, cpus=CPUS_MAX)] == list(range(40))
+
+
 def test_ioapic_id_is_no_cpus() -> None:
     (ioapic,) = entries_of(2, cpus=3)
     assert struct.unpack("<BBBBI", ioapic) == (2, 3, 0x11, 1, 0xFEC0_0000)

@@ -125,6 +125,20 @@ def run_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
+def test_more_cpus_than_kvm_takes_are_refused_with_the_numbers(
+    fake_kvm: Fake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "vmlinuz").write_bytes(bzimage())
+    fake_kvm()  # all its capabilities are 1
+    kernel = str(tmp_path / "vmlinuz")
+    command = ["run", "--quirks", "none", "--cpus", "2", "--kernel", kernel]
+    assert cli.main(command) == 2
+    assert capsys.readouterr().err == (
+        "vmm: error: cpus: 2 are more than the 1 that this host's KVM takes "
+        "(it recommends 1 at most)\n"
+    )
+
+
 def test_run_without_device_ends_with_1_and_the_remedy(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -22,12 +22,14 @@ ALL_LAPICS: Final = 0xFF
 
 MP_PROCESSOR, MP_BUS, MP_IOAPIC, MP_INTSRC, MP_LINTSRC = range(5)
 _FLOATING_POINTER_SIZE: Final = 16
+LISTED_MAX: Final = 40  # CPUs for which the EBDA has room
 
 
 def mp_table(address: int, cpus: int) -> bytes:
     """The floating pointer and, behind it, the table; to be put at `address`.
 
-    `cpus` is 1..254. ISA IRQ n is wired to IOAPIC pin n, as KVM's default
+    `cpus` is 1..254, of which the first 40 are listed: a kernel finds more than that
+    by ACPI alone. ISA IRQ n is wired to IOAPIC pin n, as KVM's default
     routing has it; polarity and trigger conform to the bus: rising edges.
     """
     ioapic_id = cpus  # ids are unique among CPUs and IOAPICs
@@ -41,7 +43,7 @@ def mp_table(address: int, cpus: int) -> bytes:
             CPU_STEPPING,
             CPU_FEATURE_APIC_FPU,
         )
-        for cpu in range(cpus)
+        for cpu in range(min(cpus, LISTED_MAX))
     ]
     entries.append(struct.pack("<BB6s", MP_BUS, BUS_ISA, b"ISA   "))
     entries.append(
