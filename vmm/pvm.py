@@ -33,7 +33,6 @@ _WRMSR: Final = Struct("<B7xIIQ").unpack_from  # error, reason, index, data
 _GATE: Final = Struct("<HHBBHI4x")  # offset, selector, ist, type, offset, offset
 _FRAME: Final = Struct("<8xQQQQ")  # error code, RIP, CS, RFLAGS, RSP
 
-CPUS_TESTED: Final = 1
 SMALL_KERNEL: Final = 32 * MIB  # our full one has 15, Debian's cloud kernel 50
 QUIRKS: Final = ("cpuid", "cmdline", "unpack", "int3", "fwait", "syscall")
 BP_VECTOR: Final = 3
@@ -106,10 +105,11 @@ class PvmQuirks(Quirks):
     def warnings(self, image: KernelImage, cpus: int) -> list[str]:
         """For what was not seen to work here, or not while anybody would wait."""
         found = []
-        if cpus > CPUS_TESTED:
+        if cpus > 1:
             found.append(
-                f"{cpus} CPUs: on this host's KVM (PVM) only {CPUS_TESTED} is tested; "
-                "'scripts/with-kvm vmm run ...' brings a KVM for more"
+                f"{cpus} CPUs: this host's KVM (PVM) emulates kernel code, every CPU's "
+                "timer ticks included: without an idle host CPU for each, Linux may "
+                "not get on; 'scripts/with-kvm vmm run ...' brings a KVM for them"
             )
         size = sum(segment.file_size for segment in image.segments)
         if size > SMALL_KERNEL:
