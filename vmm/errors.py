@@ -34,6 +34,10 @@ class GuestAddressError(VmmError):
     """An access of ours to guest memory lies outside of RAM."""
 
 
+class WorkerDied(VmmError):
+    """The process of a run died; the message names the signal or exit code."""
+
+
 class ExpectTimeout(VmmError, TimeoutError):
     """The pattern did not come in time; the message shows the last lines."""
 
