@@ -20,6 +20,7 @@ import pytest
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
+collect_ignore = ["stranger"]  # a project of its own
 KVM_TESTS = Path(__file__).parent / "kvm"
 MARKERS = (
     "linux: boots a kernel: on a PVM host it runs there and in the software machine",

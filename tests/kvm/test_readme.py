@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare_machine, built, with_script
+from guests import DEADLINE, bare, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo
@@ -14,9 +14,8 @@ README = Path(__file__).parents[2] / "README.md"
 
 def readme_device() -> DeviceIo:
     """An Adder, made from the code block that the README shows."""
-    match = re.search(
-        r"runs this block.*?```python\n(.*?)```", README.read_text(), re.S
-    )
+    section = README.read_text().partition("\n## Add a device\n")[2]
+    match = re.search(r"runs this block.*?```python\n(.*?)```", section, re.S)
     assert match is not None
     names: dict[str, type[DeviceIo]] = {}
     exec(match[1], names)
@@ -43,3 +42,13 @@ def test_a_program_in_linux_adds(tmp_path: Path) -> None:
         machine.plug(readme_device())
         assert machine.run().reason is ExitReason.RESET
         assert b"0xc8\r\n0x2c\r\n" in machine.console.read()
+
+
+def test_the_readmes_tests_pass(pytester: pytest.Pytester) -> None:
+    section = README.read_text().partition("\n## Test a kernel with pytest\n")[2]
+    match = re.search(r"runs this block.*?```python\n(.*?)```", section, re.S)
+    assert match is not None
+    pytester.makepyfile(match[1])
+    kernel = f"--vmm-kernel={bare('hello')}"
+    result = pytester.runpytest_subprocess("-pno:cacheprovider", kernel)
+    result.assert_outcomes(passed=2)

@@ -1,13 +1,14 @@
 """The package as strangers install it: a wheel, in an environment of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, built
+from guests import DEADLINE, built
 
 from vmm.config import BUILD_DIR
 from vmm.guest_command import HELPER
@@ -79,13 +80,12 @@ def test_package_is_the_installed_one(stranger: Path) -> None:
     assert where.startswith(f"{stranger}/venv/")
 
 
-def test_plugin_of_an_installed_package(stranger: Path) -> None:
-    (stranger / "test_it.py").write_text(
-        "def test_it(vm):\n    assert vm().run().exit_code == 0\n"
-    )
-    options = ["--vmm-require", f"--vmm-kernel={bare('hello')}", "-pno:cacheprovider"]
-    done = python(stranger, "-m", "pytest", *options, "test_it.py")
-    assert "1 passed" in done.stdout
+def test_plugin_as_a_project_of_strangers_has_it(stranger: Path) -> None:
+    project = shutil.copytree(ROOT / "tests/stranger", stranger / "project")
+    kernel = f"--vmm-kernel={built('vmlinux-tiny')}"
+    options = [kernel, "--vmm-require", "-pno:cacheprovider", str(project)]
+    done = python(stranger, "-m", "pytest", "-c", project / "pytest.ini", *options)
+    assert "4 passed" in done.stdout, done.stdout
 
 
 # Not marked linux: it is the package that is tested, so one kind of KVM is enough.
