@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from kernel_images import MIB, elf, flat, pvh_elf, xen_note
 
+from vmm import cli
 from vmm.boot.layout import ACPI, BOOT_PARAMS, PAGE_SIZE, ram_ranges
 from vmm.boot.modules import ModuleBoot
 from vmm.config import MachineConfig
@@ -229,3 +230,57 @@ def test_module_that_can_be_none_is_refused(module: str) -> None:
 def test_unknown_protocol_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigError, match="'pv' is not one of auto, linux64, "):
         MachineConfig(boot_protocol="pv")  # type: ignore[arg-type]
+
+
+# What a user sees of it
+
+REFUSED = {
+    "module beyond memory": (
+        flat(),
+        ["--module", "{module}", "--memory", "2M"],
+        "modules: '{module}', 2097152 bytes at 0x101000, ends beyond memory's "
+        "0x200000: pass --memory 4M or more",
+    ),
+    "image beyond memory": (
+        flat((MIB + 8, MIB, 0, 16 * MIB, MIB)),
+        ["--memory", "8M"],
+        "kernel '{kernel}': memory of 8M is too small: this kernel needs at least 16M "
+        "to start; pass --memory 48M or more",
+    ),
+    "image in the hole": (
+        flat((0xF000_0008, 0xF000_0000, 0, 0, 0xF000_0000)),
+        [],
+        "kernel '{kernel}': it ends at 0xf0000100, and RAM has a hole from 0xe0000000 "
+        "on: it must be linked to lower physical addresses",
+    ),
+    "flags": (
+        flat(flags=0x10),
+        [],
+        "kernel '{kernel}': its multiboot flags 0x10010 require what we don't know: "
+        "0x10 (of bits 0 to 15, 0 and 1 are known)",
+    ),
+    "protocol": (
+        flat(),
+        ["--boot-protocol", "linux64"],
+        "kernel '{kernel}': neither a bzImage nor an ELF file",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("image", "arguments", "message"), REFUSED.values(), ids=REFUSED
+)
+def test_bad_input_is_one_line_and_exit_2(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    image: bytes,
+    arguments: list[str],
+    message: str,
+) -> None:
+    places = {"kernel": str(tmp_path / "kernel"), "module": str(tmp_path / "module")}
+    Path(places["kernel"]).write_bytes(image)
+    Path(places["module"]).write_bytes(bytes(2 * MIB))
+    given = [argument.format(**places) for argument in arguments]
+    run = ["run", "--quirks", "none", "--kernel", places["kernel"]]
+    assert cli.main([*run, *given]) == 2
+    assert capsys.readouterr().err == f"vmm: error: {message.format(**places)}\n"

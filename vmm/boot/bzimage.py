@@ -104,14 +104,21 @@ def parse_bzimage(file: ImageFile, protocol: str = "auto") -> KernelImage:
     start = get(PREF_ADDRESS, "<Q")
     if start < HIGH_MEMORY:
         raise file.error(f"pref_address {start:#x} lies below 1 MiB")
+    entry = start if is_32 else start + ENTRY_64
+    end = start + max(get(INIT_SIZE, "<I"), code_size)
+    if entry >= start + code_size:
+        raise file.error(
+            f"its entry point {entry:#x} lies outside of its code "
+            f"[{start:#x}, {start + code_size:#x})"
+        )
     return KernelImage(
         file=file,
         format=f"bzImage, boot protocol {version >> 8}.{version & 0xFF}",
         protocol=LINUX32 if is_32 else LINUX64,
         segments=[Segment(start, code, min(code_size, file.size - code))],
-        entry=start if is_32 else start + ENTRY_64,
+        entry=entry,
         start=start,
-        end=start + max(get(INIT_SIZE, "<I"), code_size),
+        end=end,
         cmdline_size=get(CMDLINE_SIZE, "<I"),
         initrd_addr_max=get(INITRD_ADDR_MAX, "<I"),
         setup_header=head[SETUP_HEADER : JUMP + 2 + get(JUMP + 1, "<B")],
