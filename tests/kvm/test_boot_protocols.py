@@ -60,7 +60,7 @@ def test_pvh_guest_gets_its_start_info(modules: tuple[str, str]) -> None:
         modules=[f"{two} x y"],
     )
     assert output == (
-        "pvh: 336ec578 00000001 00000000 00000002 0000000000000000\n"
+        "pvh: 336ec578 00000001 00000000 00000002 00000000000e0000\n"
         "cmdline: a b\n"
         f"{MAP}"
         f"module: 00111000 00000003 00000126 {one}\n"
