@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from typing import Final
 
-from .boot.bzimage import PAYLOAD_LENGTH, SETUP_HEADER, kernel_version
+from .boot.bzimage import has_payload, kernel_version
 from .boot.elf import is_elf, read_elf
 from .boot.elf_notes import read_notes
 from .boot.image import ImageFile, KernelImage
@@ -121,8 +121,7 @@ def _version(image: KernelImage) -> str:
 
 def _payload(image: KernelImage) -> str:
     """How a bzImage is packed, or why that can't be seen; "" if it isn't."""
-    packed = image.setup_header[PAYLOAD_LENGTH - SETUP_HEADER :][:4]
-    if not any(packed):  # no bzImage, or one that doesn't unpack itself
+    if not has_payload(image):
         return ""
     try:
         kind, start, length, size = find_payload(image.file)

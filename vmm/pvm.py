@@ -10,8 +10,9 @@ from struct import Struct
 from threading import Lock
 from typing import Final
 
+from .boot.bzimage import has_payload
 from .boot.cpu_state import code_segment, data_segment
-from .boot.image import LINUX64, KernelImage
+from .boot.image import LINUX32, LINUX64, KernelImage
 from .boot.layout import MIB
 from .kvm.abi import (
     KVM_EXIT_DEBUG,
@@ -110,6 +111,12 @@ class PvmQuirks(Quirks):
                 f"{cpus} CPUs: this host's KVM (PVM) emulates kernel code, every CPU's "
                 "timer ticks included: without an idle host CPU for each, Linux may "
                 "not get on; 'scripts/with-kvm vmm run ...' brings a KVM for them"
+            )
+        if image.protocol == LINUX32 and has_payload(image):
+            found.append(
+                f"kernel {image.file.path!r} unpacks itself when booted by linux32: "
+                "this host's KVM (PVM) emulates that, for minutes; by linux64 or pvh "
+                "(--boot-protocol) the host unpacks it"
             )
         size = sum(segment.file_size for segment in image.segments)
         if size > SMALL_KERNEL:

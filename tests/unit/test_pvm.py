@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fake_vcpu import FakeVcpu, internal_error, plain
-from kernel_images import elf, program_header
+from kernel_images import bzimage, elf, program_header
 
 from vmm.boot.image import KernelImage
 from vmm.boot.kernel import open_kernel
@@ -345,6 +345,18 @@ def test_a_big_kernel_and_more_cpus_are_warned_of_with_the_way_out(
     assert "scripts/with-kvm vmm run" in cpus
     assert "half an hour" in size
     assert "scripts/with-kvm vmm run" in size
+
+
+@pytest.mark.parametrize(("payload", "warnings"), [((0, 64), 1), ((0, 0), 0)])
+def test_what_unpacks_itself_by_linux32_is_warned_of(
+    quirks: PvmQuirks, tmp_path: Path, payload: tuple[int, int], warnings: int
+) -> None:
+    path = tmp_path / "bzImage"
+    path.write_bytes(bzimage(payload=payload))
+    kernel = open_kernel(path, "linux32")
+    kernel.file.close()
+    assert quirks.kernel(kernel) is kernel
+    assert len(quirks.warnings(kernel, 1)) == warnings
 
 
 def test_a_vmlinux_is_not_unpacked(quirks: PvmQuirks, tmp_path: Path) -> None:

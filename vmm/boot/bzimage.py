@@ -62,6 +62,11 @@ def kernel_version(file: ImageFile) -> str:
     return text.decode("ascii", "replace")
 
 
+def has_payload(image: KernelImage) -> bool:
+    """Whether it is a bzImage that unpacks a kernel: memtest86+, say, is one itself."""
+    return any(image.setup_header[PAYLOAD_LENGTH - SETUP_HEADER :][:4])
+
+
 def parse_bzimage(file: ImageFile, protocol: str = "auto") -> KernelImage:
     """Read the setup header. Raises ImageError, naming the field that is wrong.
 
