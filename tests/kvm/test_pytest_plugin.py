@@ -1,13 +1,17 @@
 """The pytest plugin, as a stranger's tests use it: with real guests, under pytester."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from base64 import b64encode
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from guests import bare
+from guests import DEADLINE, bare, wait_until
 
 HELLO = """
 def test_hello(vm):
@@ -274,3 +278,73 @@ def test_devices_and_commands_are_taken_too(suite: pytest.Pytester) -> None:
         """
     )
     run(suite).assert_outcomes(passed=1)
+
+
+def test_a_failing_fixture_of_the_users_is_shown_with_the_machine(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def broken(vm):
+            vm().run()
+            raise RuntimeError("the user's")
+
+        @pytest.fixture
+        def broken_end(vm):
+            yield vm()
+            raise RuntimeError("the user's")
+
+        def test_set_up(broken):
+            pass
+
+        def test_teardown(broken_end):
+            broken_end.run()
+        """
+    )
+    result = run(suite)
+    result.assert_outcomes(passed=1, errors=2)
+    text = result.stdout.str()
+    assert text.count("E       RuntimeError: the user's") == 2
+    assert text.count("  hello from the bare guest") == 2
+    assert "vmm/testing/plugin.py" not in text
+
+
+@pytest.mark.parametrize("options", [[], ["-n", "2"]])
+def test_ctrl_c_leaves_nothing_behind(
+    suite: pytest.Pytester, options: list[str]
+) -> None:
+    suite.makepyfile(
+        f"""
+        import atexit, os, threading
+
+        def tell():
+            links = []
+            for name in os.listdir("/proc/self/fd"):
+                try:
+                    links.append(os.readlink(f"/proc/self/fd/{{name}}"))
+                except OSError:
+                    continue
+            threads = [t.name for t in threading.enumerate() if "vmm" in t.name]
+            left = [link for link in links if "kvm" in link] + threads
+            with open("left", "w") as file:
+                print(left, os.path.exists("socket"), file=file)
+
+        atexit.register(tell)
+
+        def test_waits(vm):
+            vm(serial="unix:socket").start()
+            open("pid", "w").write(str(os.getpid()))
+            vm(kernel={str(bare("spin"))!r}).run()
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", *options]
+    with subprocess.Popen(command, cwd=suite.path, start_new_session=True) as process:
+        wait_until(lambda: (suite.path / "pid").exists(), "the test runs")
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(DEADLINE) == pytest.ExitCode.INTERRUPTED
+    worker = (suite.path / "pid").read_text()
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), "the worker has ended")
+    assert (suite.path / "left").read_text() == "[] False\n"

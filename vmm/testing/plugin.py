@@ -64,6 +64,7 @@ class _Deadline:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
+        self._timer.join()  # no thread is left for the next test
 
 
 class _Session:
@@ -246,6 +247,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test that leaves a machine of its own behind, and close it."""
+    __tracebackhide__ = True  # a user's fixture has failed, not we
     outcome = yield
     leaked = item.stash.get(_made, set()) & set(open_machines())
     for machine in leaked:
