@@ -93,11 +93,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--module",
-        metavar="'FILE[ STRING]'",
+        metavar="FILE",
         dest="modules",
         action="append",
         default=[],
-        help="for PVH and multiboot, after the initrd; may be repeated",
+        help="for PVH and multiboot, after the initrd; may be repeated; 'FILE STRING' "
+        "as one word: all of it is the string that the kernel reads",
     )
     add("--memory", metavar="SIZE", default="128M", help="RAM: 512M, 2G (%(default)s)")
     add("--cpus", metavar="N", type=int, default=1, help="virtual CPUs (%(default)s)")
