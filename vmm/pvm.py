@@ -81,8 +81,10 @@ class PvmQuirks(Quirks):
             return image
         from .boot.payload import unpack_bzimage  # a vmlinux needs none of it
 
-        self.count("unpack")
-        return unpack_bzimage(image)
+        unpacked = unpack_bzimage(image)
+        if unpacked is not image:
+            self.count("unpack")
+        return unpacked
 
     def cmdline(self, cmdline: str) -> str:
         """Quirk `cmdline`: hide features that CPUID can't, see HIDDEN_FEATURES."""

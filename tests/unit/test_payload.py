@@ -154,10 +154,16 @@ def test_payload_of_an_impossible_size_is_refused(size: int, tmp_path: Path) -> 
     assert f"is to unpack to {size} bytes" in refusal(tmp_path, packed)
 
 
-@pytest.mark.parametrize("length", [0, 4, 1 << 20, 0xFFFF_FFFF])
+@pytest.mark.parametrize("length", [1, 4, 1 << 20, 0xFFFF_FFFF])
 def test_payload_outside_of_the_file_is_refused(length: int, tmp_path: Path) -> None:
     message = refusal(tmp_path, PACKERS["gzip"](), length)
     assert f"its payload, {length} bytes at " in message
+
+
+def test_a_bzimage_without_a_payload_stays_as_it_is(tmp_path: Path) -> None:
+    image = image_of(tmp_path, b"code", 0)
+    with image.file:
+        assert unpack_bzimage(image) is image
 
 
 def test_payload_that_is_no_elf_is_refused(tmp_path: Path) -> None:
