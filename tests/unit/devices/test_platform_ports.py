@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.fast_port import RING_SIZE
@@ -273,3 +275,39 @@ def test_debug_exit_reads_zero_and_is_where_qemu_has_it() -> None:
 )
 def test_exit_status_is_what_qemu_ends_with(value: int, status: int) -> None:
     assert exit_status(value) == status
+
+
+# Whatever a guest does
+
+
+@given(
+    accesses=st.lists(
+        st.tuples(
+            st.integers(0xCF0, 0xD04) | st.sampled_from([0x80, 0x92, 0x505]),
+            st.sampled_from([1, 2, 4]),
+            st.none() | st.integers(0, 0xFFFF_FFFF),
+        )
+    )
+)
+def test_no_access_to_any_of_them_raises(
+    accesses: list[tuple[int, int, int | None]],
+) -> None:
+    told: list[str] = []
+    chips = (
+        PostCode(),
+        PvpanicPio(Pvpanic(lambda: told.append("panic"), lambda: told.append("dump"))),
+        SystemControlPio(SystemControlPortA(Resets())),
+        PciConfigPorts(Resets()),
+    )
+    bus = Bus(chips[0])
+    for chip in chips[1:]:
+        resources = ResourceManager().allocate_device_resources(
+            chip.get_resource_constraints()
+        )
+        chip.assign_resources(resources, [])
+        bus.manager.register_device_io(chip, resources)
+    for port, size, value in accesses:
+        if value is None:
+            assert 0 <= bus.read(port, size) < 1 << 8 * size
+        else:
+            bus.write(port, value % (1 << 8 * size), size)
