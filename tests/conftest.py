@@ -8,11 +8,13 @@ Without these, what cannot run is skipped, or fails if VMM_REQUIRE_KVM is set.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 from pathlib import Path
 
+import foreign
 import hypothesis
 import pytest
 
@@ -25,6 +27,7 @@ KVM_TESTS = Path(__file__).parent / "kvm"
 MARKERS = (
     "linux: boots a kernel: on a PVM host it runs there and in the software machine",
     "hardware: needs hardware-style KVM: on a PVM host in the software machine only",
+    "foreign(name): boots what is fetched from Debian's archive: tests/foreign.py",
     "software_machine: starts a software machine: not inside one",
 )
 LINUX_TIMEOUT_S = 1200  # where KVM emulates kernels
@@ -72,8 +75,19 @@ def pytest_collection_modifyitems(
     for item in items:
         if item.get_closest_marker("linux") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(LINUX_TIMEOUT_S))
+    if side == "host" and not config.option.collectonly:
+        _fetch_for_the_machine(dropped)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
+
+
+def _fetch_for_the_machine(items: list[pytest.Item]) -> None:
+    """Get what tests want there, where there is no network."""
+    for item in items:
+        if marker := item.get_closest_marker("foreign"):
+            # The test itself will say that it isn't there, and why.
+            with contextlib.suppress(foreign.FetchError):
+                foreign.fetch(marker.args[0])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

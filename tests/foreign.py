@@ -1,0 +1,150 @@
+"""Foreign guests: kernels that nobody here wrote, fetched from Debian's archive.
+
+They are Debian 12's, whatever the host is: apt has a list of sources of its own here.
+What was fetched stays in guest/build/foreign/ and is not fetched again.
+"""
+
+import lzma
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from vmm.config import BUILD_DIR
+
+FOLDER: Final = Path(BUILD_DIR, "foreign")
+KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
+ARCHIVE: Final = "http://deb.debian.org/debian"
+SUITES: Final = ("bookworm", "bookworm-backports")
+TIMEOUT_S: Final = 600  # 140 MB, and a slow line
+
+
+class Source(NamedTuple):
+    """Files of a package, by the names that they get, and patterns of their paths.
+
+    `package` is a regex; its last match among the package's and its dependencies'
+    names is taken: kernels have their version in theirs.
+    """
+
+    search: str
+    package: str
+    members: dict[str, str]
+
+
+_INSTALLER: Final = (
+    "./usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/"
+)
+SOURCES: Final = {
+    "memtest": Source(
+        "memtest86+",
+        r"memtest86\+",
+        {"memtest86+.bin": "./boot/memtest86+x64.bin"},
+    ),
+    "installer": Source(
+        "debian-installer-12-netboot-amd64",
+        "debian-installer-12-netboot-amd64",
+        {"linux": f"{_INSTALLER}linux", "initrd.gz": f"{_INSTALLER}initrd.gz"},
+    ),
+    "backports": Source(
+        "linux-image-cloud-amd64",
+        r"linux-image-[0-9][^ ,]*deb12-cloud-amd64",  # 6.1's have no deb12
+        {
+            "bzImage": "./boot/vmlinuz-*",
+            "pvpanic-mmio.ko": "./*/pvpanic-mmio.ko*",
+            "pvpanic.ko": "./*/pvpanic.ko*",
+        },
+    ),
+}
+
+
+class FetchError(Exception):
+    """What is wanted can't be had; says why."""
+
+
+def fetch(name: str) -> Path:
+    """The folder with the files of SOURCES[name]. Raises FetchError."""
+    source, folder = SOURCES[name], FOLDER / name
+    if all((folder / member).exists() for member in source.members):
+        return folder
+    if shutil.which("apt-get") is None or not Path(KEYRING).exists():
+        raise FetchError("this host has no apt-get with Debian's keys")
+    work = FOLDER / f"{name}.part"
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        deb = _download(source, work)
+        _extract(deb, source.members, work)
+        deb.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        work.rename(folder)
+    except OSError as error:  # in the software machine: nothing can be written
+        raise FetchError(f"not fetched yet, and can't be here: {error}") from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _download(source: Source, work: Path) -> Path:
+    """The package as a file in `work`."""
+    apt = FOLDER / "apt"
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (apt / folder).mkdir(parents=True, exist_ok=True)
+    lines = (f"deb [signed-by={KEYRING}] {ARCHIVE} {suite} main" for suite in SUITES)
+    (apt / "sources.list").write_text("\n".join(lines) + "\n")
+    options = (
+        *("-o", f"Dir::Etc::sourcelist={apt}/sources.list"),
+        *("-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={apt}/lists"),
+        *("-o", f"Dir::Cache={apt}/cache", "-o", "APT::Sandbox::User="),
+        *("-o", "APT::Architecture=amd64", "-o", "APT::Update::Error-Mode=any"),
+    )
+    _run("apt-get", *options, "update")
+    shown = _run("apt-cache", *options, "show", source.search)
+    fields = re.findall(r"^(?:Package|Depends): (.*)$", shown, re.MULTILINE)
+    names = re.findall(source.package, "\n".join(fields))
+    if not names:
+        raise FetchError(f"Debian's archive has no {source.package}")
+    _run("apt-get", *options, "download", names[-1], cwd=work)
+    return next(work.glob("*.deb"))
+
+
+def _run(*command: str, cwd: Path | None = None) -> str:
+    env = os.environ | {"LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT_S
+        )
+    except subprocess.TimeoutExpired:
+        raise FetchError(f"no {command[-1]} within {TIMEOUT_S} s") from None
+    if done.returncode:
+        problem = (done.stderr.strip() or "it failed").splitlines()[0]
+        raise FetchError(f"{command[0]} {command[-1]}: {problem}")
+    return done.stdout
+
+
+def _extract(deb: Path, members: dict[str, str], to: Path) -> None:
+    """The first file for each pattern, unpacked if it is a packed module."""
+    wanted = dict(members)
+    command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
+    ):
+        for entry in archive:
+            names = (n for n, path in wanted.items() if fnmatchcase(entry.name, path))
+            name = next(names, None) if entry.isfile() else None
+            if name is None:
+                continue
+            file = archive.extractfile(entry)
+            assert file is not None  # a regular file
+            data = file.read()
+            packed = entry.name.endswith(".ko.xz")
+            (to / name).write_bytes(lzma.decompress(data) if packed else data)
+            del wanted[name]
+            if not wanted:
+                process.kill()  # the rest is not wanted
+                return
+    raise FetchError(f"{deb.name} has no {', '.join(wanted.values())}")
