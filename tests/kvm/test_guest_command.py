@@ -52,7 +52,7 @@ def run(program: Path, *words: str, **settings: object) -> RunResult:
     """Run the program in the smallest guest."""
     return vmm.run(
         initrd=built("initramfs-tiny.cpio"),
-        command=["/prog", *words],
+        command=[f"/{program.name}", *words],
         files=[str(program)],
         timeout=DEADLINE,
         **{"append": "quiet", **settings},  # type: ignore[arg-type]
@@ -162,6 +162,65 @@ def test_script_has_what_a_script_expects(tmp_path: Path) -> None:
     lines = ["/", "/bin:/sbin:/usr/bin:/usr/sbin", "proc", "added"]
     expected = [*lines, *map(str, range(1, 201))]
     assert result.output == "".join(f"{line}\n" for line in expected).encode()
+
+
+def test_busybox_applet() -> None:
+    result = vmm.run(command="seq 3", append="quiet", timeout=DEADLINE)
+    assert (result.guest_status, result.output) == (0, b"1\n2\n3\n")
+
+
+THREADS = r"""
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t turned = PTHREAD_COND_INITIALIZER;
+static int turns;
+static volatile sig_atomic_t signals;
+
+static void handler(int number)
+{
+    signals += number == SIGUSR1;
+}
+
+static void *take_turns(void *mine)
+{
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < 25; i++) {
+        while (turns % 4 != (long)mine)
+            pthread_cond_wait(&turned, &lock);
+        turns++;
+        pthread_cond_broadcast(&turned);
+    }
+    pthread_mutex_unlock(&lock);
+    pthread_kill(pthread_self(), SIGUSR1);
+    return NULL;
+}
+
+int main(void)
+{
+    pthread_t threads[4];
+
+    signal(SIGUSR1, handler);
+    for (long i = 0; i < 4; i++)
+        if (pthread_create(&threads[i], NULL, take_turns, (void *)i))
+            return 1;
+    for (int i = 0; i < 4; i++)
+        pthread_join(threads[i], NULL);
+    printf("%d turns, %d signals\n", turns, (int)signals);
+    return 0;
+}
+"""
+
+
+def test_threads_futexes_and_signals_which_go_needs(tmp_path: Path) -> None:
+    """A static Go program is this to a kernel: clone, futex and tgkill."""
+    (tmp_path / "threads.c").write_text(THREADS)
+    gcc = ["gcc", "-static", "-pthread", "-O2", "-o", "threads", "threads.c"]
+    subprocess.run(gcc, cwd=tmp_path, check=True)
+    result = run(tmp_path / "threads")
+    assert (result.guest_status, result.output) == (0, b"100 turns, 4 signals\n")
 
 
 def test_a_matrix_over_a_process_pool(program: Path) -> None:
