@@ -135,7 +135,7 @@ def _build_bare_guests(shop: Workshop, out: Path) -> None:
     (out / "bare").mkdir()
     for guest in sorted(BARE_DIR.glob("*.S")):
         target = out / "bare" / _bare_image(guest)
-        flags = BARE32_FLAGS if guest.stem in BARE32 else BARE_FLAGS
+        flags: tuple[str, ...] = BARE32_FLAGS if guest.stem in BARE32 else BARE_FLAGS
         if guest.stem in FLAT:
             flags += FLAT_FLAGS
         progress.run(["gcc", *flags, "-o", target, guest], shop.log("bare"))
