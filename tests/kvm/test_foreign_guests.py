@@ -1,10 +1,11 @@
-"""Guests that nobody here wrote."""
+"""Guests that nobody here wrote: a memory test, a newer kernel."""
 
+import re
 from pathlib import Path
 
 import pytest
 from foreign import FetchError, fetch
-from guests import DEADLINE
+from guests import DEADLINE, built
 
 from vmm import ExitReason, Machine, MachineConfig
 
@@ -42,4 +43,21 @@ def test_memtest86_reaches_its_first_test_and_answers_keys(foreign: Path) -> Non
         console.expect("Status: ", timeout=DEADLINE)
         console.send("\x1b")
         result = machine.wait(DEADLINE)
+    assert result.reason is ExitReason.RESET
+
+
+@pytest.mark.foreign("backports")
+def test_debians_kernel_of_another_generation_boots_to_our_init(foreign: Path) -> None:
+    config = MachineConfig(
+        kernel=foreign / "bzImage",
+        initrd=built("initramfs-tiny.cpio"),
+        memory="512M",
+        timeout=2 * DEADLINE,
+    )
+    with Machine(config) as machine:
+        result = machine.run()
+        output = machine.console.read().decode()
+    release = re.search(r"guest: userspace Linux (\d+)\.(\d+)\.\S*deb12", output)
+    assert release is not None
+    assert (int(release[1]), int(release[2])) > (6, 1)
     assert result.reason is ExitReason.RESET
