@@ -1,6 +1,6 @@
 """Foreign guests: kernels that nobody here wrote, fetched from Debian's archive.
 
-They are Debian 12's, whatever the host is: apt has a list of sources of its own here.
+It is the archive that the host's own apt has Debian 12 from, with backports added.
 What was fetched stays in guest/build/foreign/ and is not fetched again.
 """
 
@@ -18,7 +18,7 @@ from vmm.config import BUILD_DIR
 
 FOLDER: Final = Path(BUILD_DIR, "foreign")
 KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
-ARCHIVE: Final = "http://deb.debian.org/debian"
+RELEASE: Final = re.compile(r"^'(\S+)/dists/bookworm/InRelease'", re.MULTILINE)
 SUITES: Final = ("bookworm", "bookworm-backports")
 TIMEOUT_S: Final = 600  # 140 MB, and a slow line
 
@@ -93,7 +93,10 @@ def _download(source: Source, work: Path) -> Path:
     apt = FOLDER / "apt"
     for folder in ("lists/partial", "cache/archives/partial"):
         (apt / folder).mkdir(parents=True, exist_ok=True)
-    lines = (f"deb [signed-by={KEYRING}] {ARCHIVE} {suite} main" for suite in SUITES)
+    archive = RELEASE.search(_run("apt-get", "--print-uris", "update"))
+    if archive is None:
+        raise FetchError("this host's apt has no sources of Debian 12 (bookworm)")
+    lines = (f"deb [signed-by={KEYRING}] {archive[1]} {suite} main" for suite in SUITES)
     (apt / "sources.list").write_text("\n".join(lines) + "\n")
     options = (
         *("-o", f"Dir::Etc::sourcelist={apt}/sources.list"),
