@@ -38,12 +38,14 @@ def unpack_bzimage(image: KernelImage, protocol: str = "auto") -> KernelImage:
     """The ELF kernel in a bzImage, with the limits that the bzImage states.
 
     It is entered by `protocol`, and, but for PVH, keeps the setup header. A bzImage
-    that names no payload (payload_length is 0), as memtest86+, is `image` itself.
+    that names no payload (payload_length is 0), as memtest86+, is `image` itself,
+    but has no PVH entry.
 
     Its file is one in memory; that of `image` is closed, upon errors, too.
     Raises ImageError, naming the decompressor that lacks or what is wrong.
     """
-    if not int.from_bytes(image.file.read(PAYLOAD_LENGTH, 4), "little"):
+    length = int.from_bytes(image.file.read(PAYLOAD_LENGTH, 4), "little")
+    if not length and protocol != "pvh":
         return image
     with image.file as file:
         kind, start, length, size = find_payload(file)
