@@ -4,7 +4,6 @@ It is the archive that the host's own apt has Debian 12 from, with backports add
 What was fetched stays in guest/build/foreign/ and is not fetched again.
 """
 
-import lzma
 import os
 import re
 import shutil
@@ -52,10 +51,15 @@ SOURCES: Final = {
     "backports": Source(
         "linux-image-cloud-amd64",
         r"linux-image-[0-9][^ ,]*deb12-cloud-amd64",  # 6.1's have no deb12
+        {"bzImage": "./boot/vmlinuz-*"},
+    ),
+    "pvpanic": Source(
+        "linux-image-cloud-amd64",
+        r"linux-image-6\.1\.[^ ,]*-cloud-amd64",
         {
             "bzImage": "./boot/vmlinuz-*",
-            "pvpanic-mmio.ko": "./*/pvpanic-mmio.ko*",
-            "pvpanic.ko": "./*/pvpanic.ko*",
+            "pvpanic-mmio.ko": "./*/pvpanic-mmio.ko",
+            "pvpanic.ko": "./*/pvpanic.ko",
         },
     ),
 }
@@ -129,7 +133,7 @@ def _run(*command: str, cwd: Path | None = None) -> str:
 
 
 def _extract(deb: Path, members: dict[str, str], to: Path) -> None:
-    """The first file for each pattern, unpacked if it is a packed module."""
+    """The first file for each pattern."""
     wanted = dict(members)
     command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
     with (
@@ -143,9 +147,7 @@ def _extract(deb: Path, members: dict[str, str], to: Path) -> None:
                 continue
             file = archive.extractfile(entry)
             assert file is not None  # a regular file
-            data = file.read()
-            packed = entry.name.endswith(".ko.xz")
-            (to / name).write_bytes(lzma.decompress(data) if packed else data)
+            (to / name).write_bytes(file.read())
             del wanted[name]
             if not wanted:
                 process.kill()  # the rest is not wanted

@@ -1,16 +1,20 @@
-"""Guests that nobody here wrote: a memory test, a newer kernel."""
+"""Guests that nobody here wrote: a memory test, an installer, other kernels."""
 
 import re
 from pathlib import Path
 
+import newc
 import pytest
 from foreign import FetchError, fetch
-from guests import DEADLINE, built
+from guests import DEADLINE, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig
+from vmm.panic_watch import TOLD
 
 # On PVM, too, memtest86+ goes that far, but at its own pace.
 pytestmark = [pytest.mark.linux, pytest.mark.hardware]
+
+INSTALLER_S = 4 * DEADLINE  # it unpacks 40 MB, and starts udev
 
 
 @pytest.fixture
@@ -46,6 +50,24 @@ def test_memtest86_reaches_its_first_test_and_answers_keys(foreign: Path) -> Non
     assert result.reason is ExitReason.RESET
 
 
+@pytest.mark.foreign("installer")
+def test_debians_installer_draws_its_dialogs_and_moves_on_a_key(foreign: Path) -> None:
+    config = MachineConfig(
+        kernel=foreign / "linux",
+        initrd=foreign / "initrd.gz",
+        memory="1G",  # with less it says so first
+        cmdline="console=ttyS0,115200 quiet",
+        timeout=2 * INSTALLER_S,
+    )
+    with Machine(config) as machine:
+        console = machine.console
+        machine.start()
+        console.expect("Select a language", timeout=INSTALLER_S)
+        console.expect("<Go Back>", timeout=DEADLINE)  # the last line of the dialog
+        console.send("\r")
+        console.expect("Select your location", timeout=INSTALLER_S)
+
+
 @pytest.mark.foreign("backports")
 def test_debians_kernel_of_another_generation_boots_to_our_init(foreign: Path) -> None:
     config = MachineConfig(
@@ -61,3 +83,31 @@ def test_debians_kernel_of_another_generation_boots_to_our_init(foreign: Path) -
     assert release is not None
     assert (int(release[1]), int(release[2])) > (6, 1)
     assert result.reason is ExitReason.RESET
+
+
+@pytest.mark.foreign("pvpanic")
+def test_pvpanic_of_linux_tells_of_a_panic_though_its_console_is_elsewhere(
+    foreign: Path, tmp_path: Path
+) -> None:
+    """The driver finds its port by ACPI, as QEMU0001."""
+    script = """
+    busybox insmod /pvpanic.ko && busybox insmod /pvpanic-mmio.ko
+    echo c > /proc/sysrq-trigger
+    """
+    initrd = with_script(tmp_path, script)
+    modules = [
+        newc.file(name, (foreign / name).read_bytes(), 0o644)
+        for name in ("pvpanic.ko", "pvpanic-mmio.ko")
+    ]
+    initrd.write_bytes(initrd.read_bytes() + newc.write(modules))
+    config = MachineConfig(
+        kernel=foreign / "bzImage",
+        initrd=initrd,
+        memory="256M",
+        cmdline="console=tty0 panic=0",
+        timeout=2 * DEADLINE,
+    )
+    with Machine(config) as machine:
+        result = machine.run()
+    assert (result.reason, result.exit_code) == (ExitReason.PANIC, 34)
+    assert result.detail == TOLD
