@@ -336,8 +336,14 @@ def test_ctrl_c_leaves_nothing_behind(
 
         def test_waits(vm):
             vm(serial="unix:socket").start()
-            open("pid", "w").write(str(os.getpid()))
-            vm(kernel={str(bare("spin"))!r}).run()
+            machine = vm(kernel={str(bare("spin"))!r})
+            machine.start()
+            # An interrupt within a destructor would be lost: the file is closed
+            # before it is there.
+            with open("pid.new", "w") as file:
+                file.write(str(os.getpid()))
+            os.rename("pid.new", "pid")
+            machine.wait()
         """
     )
     command = [sys.executable, "-m", "pytest", "-pno:cacheprovider", *options]
