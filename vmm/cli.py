@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES
+from .config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
 from .devices.errors import DeviceError
 from .errors import VmmError
 from .messages import say, show_traceback
@@ -140,7 +140,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--quirks",
-        choices=("auto", "none", "pvm"),
+        choices=QUIRKS,
         default="auto",
         help="work-arounds for this kind of KVM; 'vmm doctor' tells (%(default)s)",
     )

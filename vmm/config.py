@@ -23,6 +23,8 @@ _SIZE: Final = re.compile(r"(\d{1,20})([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCI
 
 StrPath = str | os.PathLike[str]
 
+WhichQuirks = Literal["auto", "none", "pvm"]
+QUIRKS: Final = get_args(WhichQuirks)
 Policy = Literal["exit", "restart", "pause"]
 POLICIES: Final = get_args(Policy)
 
@@ -83,7 +85,7 @@ class MachineConfig(Record):
     hang_s: float | None = None
     symbols: StrPath | None = None
     debug_exit: int | None = None
-    quirks: Literal["auto", "none", "pvm"] = "auto"
+    quirks: WhichQuirks = "auto"
     serial: str = "capture"
     tee: str | Sequence[str] = ()
     serial_buffer: int | str = "1M"
@@ -118,7 +120,7 @@ class MachineConfig(Record):
                 f"debug_exit: port {self.debug_exit:#x} is not within 0..0xfffc"
             )
         self._check_boot()
-        if self.quirks not in ("auto", "none", "pvm"):
+        if self.quirks not in QUIRKS:
             raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
         if type(self.acpi) is not bool:  # "off" would be true
             raise ConfigError(f"acpi: {self.acpi!r} is not True or False")

@@ -4,20 +4,19 @@ import difflib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 import pytest
 
-from vmm.config import MachineConfig, parse_memory
+from vmm.config import QUIRKS, MachineConfig, parse_memory
 from vmm.errors import ConfigError
 
 DEADLINE_S: Final = 120.0
 CI_ARTIFACTS: Final = "vmm-artifacts"
-QUIRKS: Final = ("auto", "none", "pvm")
 
 
 def closest(word: str, words: Iterable[str]) -> str:
-    """ "; did you mean X?", or nothing if no word is like this one."""
+    """A hint that begins with a semicolon; nothing if no word is like this one."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -157,8 +156,4 @@ def check_names(names: Iterable[str], where: str) -> None:
     for name in names:
         if name not in MachineConfig.field_names:
             hint = closest(name, MachineConfig.field_names)
-            _refuse(f"{where}: a machine has no {name!r}{hint}")
-
-
-def _refuse(message: str) -> NoReturn:
-    raise ConfigError(message)
+            raise ConfigError(f"{where}: a machine has no {name!r}{hint}")
