@@ -142,15 +142,6 @@ def test_madt_lists_each_cpu_by_its_apic_id() -> None:
     assert cpus == [struct.pack("<BBBBI", 0, 8, n, n, 1) for n in range(3)]
 
 
-def test_madt_lists_cpus_from_255_on_as_x2apics() -> None:
-    entries = Tables(257).madt()
-    assert len([entry for entry in entries if entry[0] == 0]) == 255
-    assert [struct.unpack("<BBHIII", entry) for entry in entries if entry[0] == 9] == [
-        (9, 16, 0, 255, 1, 255),
-        (9, 16, 0, 256, 1, 256),
-    ]
-
-
 def test_madt_has_the_ioapic_the_sci_and_nmi() -> None:
     others = [entry for entry in Tables().madt() if entry[0] != 0]
     assert others == [

@@ -68,11 +68,10 @@ CPU_ENABLED: Final = 1
 ACTIVE_HIGH_LEVEL: Final = 1 | 3 << 2
 ALL_CPUS: Final = 0xFF
 NMI_LINT: Final = 1
-APIC_ID_MAX: Final = 254  # of what isn't an x2APIC
 
 
 def acpi_tables(cpus: int, devices: Iterable[AcpiDevice]) -> bytes:
-    """All tables, the RSDP first; to be put at `layout.ACPI`.
+    """All tables, the RSDP first; to be put at `layout.ACPI`. `cpus` is 1..255.
 
     Raises ConfigError if so many devices don't fit there.
     """
@@ -173,19 +172,13 @@ def _madt(cpus: int) -> bytes:
 
     That is why IRQ 0 has no override to pin 2, as it has on a PC.
     """
-    entries = [_cpu(index) for index in range(cpus)]
+    entries = [struct.pack("<BBBBI", 0, 8, at, at, CPU_ENABLED) for at in range(cpus)]
     entries.append(struct.pack("<BBBBII", 1, 12, 0, 0, IOAPIC, 0))
     sci = ACPI_SCI, ACPI_SCI, ACTIVE_HIGH_LEVEL
     entries.append(struct.pack("<BBBBIH", 2, 10, 0, *sci))
     entries.append(struct.pack("<BBBHB", 4, 6, ALL_CPUS, 0, NMI_LINT))
     body = struct.pack("<II", LAPIC, PCAT_COMPAT) + b"".join(entries)
     return _table(b"APIC", 5, body)
-
-
-def _cpu(index: int) -> bytes:
-    if index <= APIC_ID_MAX:
-        return struct.pack("<BBBBI", 0, 8, index, index, CPU_ENABLED)
-    return struct.pack("<BBHIII", 9, 16, 0, index, CPU_ENABLED, index)
 
 
 def _dsdt(cpus: int, devices: Sequence[AcpiDevice]) -> bytes:

@@ -12,12 +12,12 @@ from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory
 from .cpu_state import (
     BOOT_CS,
-    BOOT_TSS,
     CR0_ET,
     CR0_PE,
     RFLAGS_RESERVED,
     data_segment,
     descriptor,
+    task_segment,
 )
 from .layout import GDT
 
@@ -29,14 +29,9 @@ def code_segment32() -> kvm_segment:
     )
 
 
-def task_segment32() -> kvm_segment:
-    """The busy 32-bit TSS that PVH asks for; base 0."""
-    return kvm_segment(limit=0x67, selector=BOOT_TSS, type=0xB, present=1)
-
-
 def write_gdt32(memory: GuestMemory) -> None:
     """Put the GDT into RAM: the Linux protocol promises one."""
-    segments = code_segment32(), data_segment(), task_segment32()
+    segments = code_segment32(), data_segment(), task_segment()
     gdt = [0, 0, *map(descriptor, segments)]
     memory.write(GDT, struct.pack(f"<{len(gdt)}Q", *gdt))
 
@@ -46,7 +41,7 @@ def set_protected_mode_cpu(vcpu: Vcpu, regs: kvm_regs) -> None:
     sregs = vcpu.get_sregs()
     sregs.cs = code_segment32()
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data_segment()
-    sregs.tr = task_segment32()
+    sregs.tr = task_segment()
     sregs.gdt.base, sregs.gdt.limit = GDT, 5 * 8 - 1
     sregs.idt.base, sregs.idt.limit = 0, 0
     sregs.cr0 = CR0_PE | CR0_ET
