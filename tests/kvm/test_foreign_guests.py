@@ -9,6 +9,7 @@ import pytest
 from foreign import FetchError, fetch
 from guests import DEADLINE, built, with_script
 
+import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
 from vmm import ExitReason, Machine, MachineConfig
 from vmm.panic_watch import TOLD
@@ -71,21 +72,47 @@ def test_debians_installer_draws_its_dialogs_and_moves_on_a_key(foreign: Path) -
         console.expect("Select your location", timeout=INSTALLER_S)
 
 
+@pytest.mark.foreign("installer")
+def test_without_acpi_a_kernel_that_has_it_finds_cpus_by_the_mp_table(
+    foreign: Path,
+) -> None:
+    """The installer's is Debian's generic kernel, which knows both."""
+    result = vmm.run(
+        kernel=foreign / "linux",
+        command="sh -c 'nproc; dmesg; cat /proc/interrupts'",
+        append="quiet acpi=off",
+        cpus=2,
+        memory="512M",
+        timeout=DEADLINE,
+    )
+    assert result.guest_status == 0
+    assert result.output is not None
+    assert result.output.startswith(b"2\n")
+    assert b"MPTABLE: OEM ID: MINIVMM" in result.output
+    assert b"ACPI: Interpreter disabled" in result.output
+    assert re.search(rb"IO-APIC +4-edge +ttyS0", result.output)
+
+
 @pytest.mark.foreign("backports")
-@pytest.mark.skipif(
-    platform.node() == SOFTWARE_MACHINE,
-    reason="QEMU's emulated SVM breaks 6.12's flags now and then, under QEMU, too",
-)
 def test_debians_kernel_of_another_generation_boots_to_our_init(foreign: Path) -> None:
+    """It does at once, but for QEMU's emulated SVM.
+
+    That gives a nested 6.12 wrong flags now and then, so that it dies of anything,
+    whoever is its VMM; a quarter of its boots come through.
+    """
     config = MachineConfig(
         kernel=foreign / "bzImage",
         initrd=built("initramfs-tiny.cpio"),
         memory="512M",
-        timeout=2 * DEADLINE,
+        append="quiet",
+        timeout=DEADLINE / 2,
     )
-    with Machine(config) as machine:
-        result = machine.run()
-        output = machine.console.read().decode()
+    for _ in range(24 if platform.node() == SOFTWARE_MACHINE else 1):
+        with Machine(config) as machine:
+            result = machine.run()
+            output = machine.console.read().decode(errors="replace")
+        if result.reason is ExitReason.RESET:
+            break
     release = re.search(r"guest: userspace Linux (\d+)\.(\d+)\.\S*deb12", output)
     assert release is not None
     assert (int(release[1]), int(release[2])) > (6, 1)
