@@ -181,7 +181,7 @@ def test_memory_map_has_base_memory_hole_and_the_rest(
     make_boot: Make, load: Load
 ) -> None:
     assert e820(load(make_boot(memory_size=64 * MIB))) == [
-        (0, 0x9FC00, 1),
+        (0x1000, 0x9EC00, 1),  # without the BIOS data area
         (0x9FC00, 0x60400, 2),
         (MIB, 63 * MIB, 1),
     ]

@@ -12,7 +12,7 @@ from typing import Final
 from ..memory import Range
 from .bzimage import BOOT_FLAG, HDRS, HEADER_MAGIC, LOADED_HIGH, LOADFLAGS, SETUP_HEADER
 from .image import KernelImage
-from .layout import CMDLINE, EBDA, HIGH_MEMORY, SETUP_DATA
+from .layout import CMDLINE, EBDA, HIGH_MEMORY, PAGE_SIZE, SETUP_DATA
 
 BOOT_PARAMS_SIZE: Final = 4096
 ACPI_RSDP_ADDR: Final = 0x70
@@ -37,11 +37,13 @@ def e820_table(ram: Sequence[Range]) -> list[tuple[int, int, int]]:
     """The memory map as (address, size, type), for RAM that begins at 0.
 
     Linux takes a map of a single entry for broken firmware and ignores it; a
-    PC's always has the hole between base memory and 1 MiB.
+    PC's always has the hole between base memory and 1 MiB. Page 0, with the interrupt
+    vectors and the BIOS data area, is nobody's to use: Linux splits a range that
+    has it, and then has one more to search each time it maps memory.
     """
     low, *high = ram
     return [
-        (0, EBDA, E820_TYPE_RAM),
+        (PAGE_SIZE, EBDA - PAGE_SIZE, E820_TYPE_RAM),
         (EBDA, HIGH_MEMORY - EBDA, E820_TYPE_RESERVED),
         (HIGH_MEMORY, low.size - HIGH_MEMORY, E820_TYPE_RAM),
         *((address, size, E820_TYPE_RAM) for address, size in high),

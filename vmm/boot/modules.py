@@ -17,7 +17,7 @@ from .layout import (
     EBDA,
     MIB,
     PAGE_SIZE,
-    SETUP_DATA,
+    STRINGS,
     STRINGS_MAX,
     ram_ranges,
 )
@@ -122,7 +122,7 @@ class ModuleBoot(Record):
         """The modules' strings, and the guest address of each."""
         data, addresses = b"", []
         for module in self.modules:
-            addresses.append(SETUP_DATA + len(data))
+            addresses.append(STRINGS + len(data))
             data += module.string + b"\0"
         return data, addresses
 
@@ -133,7 +133,7 @@ class ModuleBoot(Record):
             module.load(memory, place.guest_addr)
         memory.write(CMDLINE, self.cmdline + b"\0")
         strings, addresses = self._strings()
-        memory.write(SETUP_DATA, strings)
+        memory.write(STRINGS, strings)
         memory.write(BOOT_PARAMS, self.info(addresses))
         memory.write(EBDA, mp_table(EBDA, self.cpus))
         write_gdt32(memory)
