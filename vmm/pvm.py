@@ -165,14 +165,13 @@ class PvmQuirks(Quirks):
 
 
 # By their numbers in the kernel's cpufeatures.h, as clearcpuid= has them. The
-# emulator lacks stac and clac (smap, 308) and popcnt (151); it runs string
-# instructions byte by byte, so that erms (297) and fsrm (580), for which Linux
-# uses `rep movsb`, are slower than what it does without.
-HIDDEN_FEATURES: Final = ("308", "151", "297", "580")
+# emulator lacks stac and clac (smap, 308), xrstor (xsave, 154) and popcnt (151); it
+# runs string instructions byte by byte, so that erms (297) and fsrm (580), for which
+# Linux uses `rep movsb`, are slower than what it does without.
+HIDDEN_FEATURES: Final = ("308", "154", "151", "297", "580")
 
-# xrstor isn't there either; and write-protecting the kernel's data takes it
-# more than a million instructions.
-PVM_PARAMETERS: Final = "noxsave rodata=off"
+# Write-protecting the kernel's data takes the emulator a million instructions.
+PVM_PARAMETERS: Final = "rodata=off"
 
 
 def hide_features(cmdline: str) -> str:

@@ -21,7 +21,7 @@ CODE, IDT, STACK = 0x1000, 0x2000, 0x3000
 HANDLER = 0xFFFF_8000_1234_5678
 LSTAR = 0xFFFF_8000_0000_0040
 USER_RSP = 0x7FFF_0000
-HIDDEN = "noxsave rodata=off clearcpuid=308,151,297,580"
+HIDDEN = "rodata=off clearcpuid=308,154,151,297,580"
 
 
 class GuestVcpu(FakeVcpu):
@@ -312,7 +312,7 @@ def test_parameters_alone_have_no_blank_after_them() -> None:
 
 def test_users_clearcpuid_is_joined_since_linux_takes_the_last() -> None:
     assert hide_features("a clearcpuid=10 b  c") == (
-        "noxsave rodata=off a clearcpuid=10,308,151,297,580 b  c"
+        "rodata=off a clearcpuid=10,308,154,151,297,580 b  c"
     )
 
 
