@@ -28,7 +28,7 @@ Build what runs inside the virtual machines, into guest/build/. What is current
 is left alone; what Debian packages are needed is installed (sudo).
 
 Our kernels are Debian's source with the patches in guest/linux/patches/, which
-save time where KVM emulates kernel code (PVM) and change nothing elsewhere.
+save time where KVM emulates kernel code (PVM); elsewhere nobody would notice them.
 
 guests:
   tiny      our smallest kernel, with an initramfs that holds our init alone, and

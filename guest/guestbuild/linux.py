@@ -30,6 +30,9 @@ TOOLS: Final = (
 # Our own, applied in this order: they spare instructions where KVM emulates them.
 PATCHES: Final = tuple(sorted((GUEST_DIR / "linux" / "patches").glob("*.patch")))
 
+# For the same reason: 2.5 % fewer of them than by the -O2 of the kernel's makefile.
+KCFLAGS: Final = "-O3"
+
 # Debian has changed its mind between releases.
 UNPACKERS: Final = {
     b"\xfd7zXZ\0": "xz",
@@ -71,7 +74,7 @@ def kernel(
         name=f"kernel-{name}",
         outputs=(f"vmlinux-{name}", f"bzImage-{name}", f"System.map-{name}"),
         sources=paths + patches,
-        recipe=f"tinyconfig + fragments, stripped; {IDENTITY}",
+        recipe=f"tinyconfig + fragments, stripped; {IDENTITY} {KCFLAGS}",
         packages=(SOURCE,),
         build=build,
     )
@@ -151,7 +154,7 @@ def _build_kernel(
     objects.mkdir()
     log = shop.log(f"kernel-{name}")
     env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "ARCH")}
-    env |= IDENTITY | {"LC_ALL": "C"}
+    env |= IDENTITY | {"LC_ALL": "C", "KCFLAGS": KCFLAGS}
     make = ["make", "-C", str(tree), f"O={objects}", f"-j{cores}"]
 
     progress.run([*make, "tinyconfig"], log, env=env)
