@@ -22,6 +22,7 @@
 
 #define ARGV_FILE "/vmm-exec.argv"
 #define SHELL "/bin/sh"
+#define BUSYBOX "/bin/busybox"
 #define EXIT_PORT 0x501
 #define NO_OUTPUT 0xff
 #define ARG_MAX 256
@@ -109,7 +110,10 @@ static int exec(const char *file, const char **args)
 	return error;
 }
 
-/* Look for the command along PATH as execvp(3) does; return an errno. */
+/*
+ * Look for the command along PATH as execvp(3) does; return an errno. A busybox
+ * knows commands that nothing in PATH leads to, its shell runs them, too.
+ */
 static int exec_along_path(const char **args)
 {
 	const char *at = PATHS + sizeof("PATH=") - 1;
@@ -133,7 +137,7 @@ static int exec_along_path(const char **args)
 		if (error != ENOENT)
 			found = error;
 	}
-	return found;
+	return found == ENOENT ? exec(BUSYBOX, args) : found;
 }
 
 /* Run the command to its end, burying orphans; return the word for the port. */

@@ -164,9 +164,14 @@ def test_script_has_what_a_script_expects(tmp_path: Path) -> None:
     assert result.output == "".join(f"{line}\n" for line in expected).encode()
 
 
-def test_busybox_applet() -> None:
-    result = vmm.run(command="seq 3", append="quiet", timeout=DEADLINE)
-    assert (result.guest_status, result.output) == (0, b"1\n2\n3\n")
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [("seq 3", b"1\n2\n3\n"), ("factor 6", b"6: 2 3\n")],
+    ids=["with-a-link", "without"],
+)
+def test_busybox_applet(command: str, output: bytes) -> None:
+    result = vmm.run(command=command, append="quiet", timeout=DEADLINE)
+    assert (result.guest_status, result.output) == (0, output)
 
 
 THREADS = r"""
