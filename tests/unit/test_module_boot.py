@@ -70,7 +70,7 @@ def text(memory: GuestMemory, at: int) -> str:
     return memory.read(at, 4096).split(b"\0")[0].decode()
 
 
-MAP = [(0, 0x9FC00, 1), (0x9FC00, 0x60400, 2), (MIB, 63 * MIB, 1)]
+MAP = [(0x1000, 0x9EC00, 1), (0x9FC00, 0x60400, 2), (MIB, 63 * MIB, 1)]
 
 # PVH (arch-x86/hvm/start_info.h)
 
