@@ -174,6 +174,16 @@ def test_boot_params_point_at_the_seed(make_boot: Make, load: Load) -> None:
     assert u32(memory, BOOT_PARAMS + 0x250) == layout.SETUP_DATA
 
 
+def test_the_seed_splits_no_ram(make_boot: Make, load: Load) -> None:
+    """Linux makes an entry of its map of what it finds within RAM."""
+    kinds = [
+        kind
+        for base, size, kind in e820(load(make_boot()))
+        if base <= layout.SETUP_DATA < base + size
+    ]
+    assert kinds == [2]
+
+
 # The memory map
 
 
