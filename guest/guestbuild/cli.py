@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -29,17 +30,22 @@ is left alone; what Debian packages are needed is installed (sudo).
 
 Our kernels are Debian's source with the patches in guest/linux/patches/, which
 save time where KVM emulates kernel code (PVM); elsewhere nobody would notice them.
+Those named ring3 run in ring 3 alone, which such hosts don't emulate: natively, but
+with one CPU, and unprotected from their programs.
 
 guests:
   tiny      our smallest kernel, with an initramfs that holds our init alone, and
             vmm-exec, which runs commands (vmm run --exec)
+  tiny-ring3  the same in ring 3
   bare      bare-metal test guests
   full      a kernel with SMP, virtio, keyboard, clock; the busybox initramfs
+  full-ring3  the same in ring 3, with ACPI, PCI, modules, and more drivers
   debian    Debian's unmodified cloud kernel; the busybox initramfs
   busybox   the busybox initramfs, and vmm-exec
   tiny-unpatched  tiny without our patches, to be had beside it
   all       all of these
-  (none)    tiny and bare
+  (none)    what 'vmm run' boots here by itself, tiny-ring3 on PVM and tiny elsewhere;
+            busybox and bare
 """
 
 
@@ -58,12 +64,28 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
     """
     patches = linux.PATCHES if patched else ()
     tiny, full = ("tiny.config",), ("tiny.config", "full.config")
+    tiny_ring3, full_ring3 = (*tiny, "ring3.config"), (*full, "ring3.config")
     init, busybox = programs.tiny_initramfs(), programs.busybox_initramfs()
     helper = programs.helper()
     named = {
         "tiny": (linux.kernel("tiny", tiny, 5, patches), init, helper),
         "bare": (programs.bare_guests(),),
+        "tiny-ring3": (
+            linux.kernel("tiny-ring3", tiny_ring3, 5, linux.PATCHES),
+            init,
+            helper,
+        ),
         "full": (linux.kernel("full", full, 12, patches), busybox),
+        "full-ring3": (
+            linux.kernel(
+                "full-ring3",
+                (*full_ring3, "full-ring3.config"),
+                17,
+                linux.PATCHES,
+                ("drivers/block/brd",),
+            ),
+            busybox,
+        ),
         "debian": (linux.cloud_kernel(), busybox),
         "busybox": (busybox, helper),
         "tiny-unpatched": (linux.kernel("tiny-unpatched", tiny, 5), init),
@@ -71,6 +93,11 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
     return named | {
         "all": tuple({t.name: t for n in named.values() for t in n}.values())
     }
+
+
+def default_kernel(modules: str = "/sys/module") -> str:
+    """Return the guest that `vmm run` boots by itself on this host."""
+    return "tiny-ring3" if os.path.exists(f"{modules}/kvm_pvm") else "tiny"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +151,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-q", "--quiet", action="store_true", help="say nothing if all is up to date"
     )
     options = parser.parse_args(arguments)
-    options.names = options.names or ["tiny", "bare"]
+    options.names = options.names or [default_kernel(), "busybox", "bare"]
     for name in options.names:
         if name not in guests():
             parser.error(f"no guest {name!r}, there are {', '.join(guests())}")

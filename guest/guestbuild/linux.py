@@ -14,7 +14,7 @@ from .target import Target
 from .workshop import GUEST_DIR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from .workshop import Workshop
@@ -27,7 +27,8 @@ TOOLS: Final = (
     *("xz-utils", "lz4", "libc6-dev", "patch"),
 )
 
-# Our own, applied in this order: they spare instructions where KVM emulates them.
+# Our own, applied in this order: they spare instructions where KVM emulates them, and
+# from 0011 on make ring3.config's kernel, and no difference without it.
 PATCHES: Final = tuple(sorted((GUEST_DIR / "linux" / "patches").glob("*.patch")))
 
 # For the same reason: 2.5 % fewer of them than by the -O2 of the kernel's makefile.
@@ -56,28 +57,45 @@ def kernel(
     fragments: tuple[str, ...],
     cpu_minutes: int,
     patches: tuple[Path, ...] = (),
+    modules: tuple[str, ...] = (),
 ) -> Target:
     """Return the target that builds our kernel `name` from `fragments`.
 
     Later fragments win over earlier ones, and all over `make tinyconfig`.
     `cpu_minutes` is what the build takes on one core, for the estimate. The
-    `patches` are applied to the source in their order.
+    `patches` are applied to the source in their order. The `modules`, paths in the
+    source without `.ko`, are built beside it, into `modules-<name>/`.
     """
     paths = tuple(GUEST_DIR / "linux" / fragment for fragment in fragments)
+    images = (f"vmlinux-{name}", f"bzImage-{name}", f"System.map-{name}")
 
     def build(shop: Workshop, out: Path) -> None:
         debian.need_packages(TOOLS)
         tree = shop.source_tree(SOURCE, patches)
-        _build_kernel(shop, out, name, tree, paths, cpu_minutes)
+        make, objects = _configured(shop, name, tree, paths, cpu_minutes)
+        make(["vmlinux", "bzImage", *(f"{module}.ko" for module in modules)])
+        log = shop.log(f"kernel-{name}")
+        progress.run(["strip", "-s", "-o", out / images[0], objects / "vmlinux"], log)
+        os.replace(objects / "arch/x86/boot/bzImage", out / images[1])
+        os.replace(objects / "System.map", out / images[2])
+        for module in modules:
+            target = out / _module_output(name, module)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(objects / f"{module}.ko", target)
 
     return Target(
         name=f"kernel-{name}",
-        outputs=(f"vmlinux-{name}", f"bzImage-{name}", f"System.map-{name}"),
+        outputs=images + tuple(_module_output(name, module) for module in modules),
         sources=paths + patches,
-        recipe=f"tinyconfig + fragments, stripped; {IDENTITY} {KCFLAGS}",
+        recipe=f"tinyconfig + fragments, stripped; {IDENTITY} {KCFLAGS}"
+        + "".join(f" {module}" for module in modules),
         packages=(SOURCE,),
         build=build,
     )
+
+
+def _module_output(name: str, module: str) -> str:
+    return f"modules-{name}/{module.rpartition('/')[2]}.ko"
 
 
 def cloud_kernel() -> Target:
@@ -135,14 +153,14 @@ def payload(bzimage: bytes) -> tuple[str, bytes]:
     raise BuildError(f"Debian's kernel is packed in an unknown way: {packed[:4].hex()}")
 
 
-def _build_kernel(
+def _configured(
     shop: Workshop,
-    out: Path,
     name: str,
     tree: Path,
     fragments: tuple[Path, ...],
     cpu_minutes: int,
-) -> None:
+) -> tuple[Callable[[list[str]], None], Path]:
+    """Configure the kernel; return what makes targets, and where they come to be."""
     cores = len(os.sched_getaffinity(0))
     minutes = math.ceil(cpu_minutes / cores)
     progress.say(
@@ -165,12 +183,7 @@ def _build_kernel(
     check_settings(
         settings(wanted.splitlines()), settings(config.read_text().splitlines())
     )
-    progress.run([*make, "vmlinux", "bzImage"], log, env=env)
-
-    stripped = out / f"vmlinux-{name}"
-    progress.run(["strip", "-s", "-o", stripped, objects / "vmlinux"], log)
-    os.replace(objects / "arch/x86/boot/bzImage", out / f"bzImage-{name}")
-    os.replace(objects / "System.map", out / f"System.map-{name}")
+    return lambda targets: progress.run([*make, *targets], log, env=env), objects
 
 
 def _fetch_cloud_kernel(shop: Workshop, out: Path) -> None:

@@ -54,6 +54,17 @@ def test_no_patches_leaves_them_out_and_makes_the_kernels_stale() -> None:
     assert key(patched, versions) != key(plain, versions)
 
 
+def test_default_is_the_kernel_that_vmm_run_takes(tmp_path: Path) -> None:
+    assert cli.default_kernel(str(tmp_path)) == "tiny"
+    (tmp_path / "kvm_pvm").mkdir()
+    assert cli.default_kernel(str(tmp_path)) == "tiny-ring3"
+
+
+def test_module_is_an_output_beside_its_kernel() -> None:
+    kernel, *_ = cli.guests()["full-ring3"]
+    assert "modules-full-ring3/brd.ko" in kernel.outputs
+
+
 def test_no_two_targets_make_the_same_output() -> None:
     outputs = [name for target in cli.guests()["all"] for name in target.outputs]
     assert len(outputs) == len(set(outputs))

@@ -67,7 +67,9 @@ def test_option_that_does_not_exist_counts_as_not_set() -> None:
     check_settings(settings(["# CONFIG_GONE is not set"]), {})
 
 
-@pytest.mark.parametrize("name", ["tiny.config", "full.config"])
+@pytest.mark.parametrize(
+    "name", ["tiny.config", "full.config", "ring3.config", "full-ring3.config"]
+)
 def test_fragment_has_only_options_and_comments(name: str) -> None:
     lines = (GUEST_DIR / "linux" / name).read_text().splitlines()
     odd = [
@@ -76,7 +78,9 @@ def test_fragment_has_only_options_and_comments(name: str) -> None:
     assert odd == []
 
 
-@pytest.mark.parametrize("name", ["tiny.config", "full.config"])
+@pytest.mark.parametrize(
+    "name", ["tiny.config", "full.config", "ring3.config", "full-ring3.config"]
+)
 def test_fragment_sets_no_option_twice(name: str) -> None:
     lines = (GUEST_DIR / "linux" / name).read_text().splitlines()
     options = [option for line in lines for option in settings([line])]
