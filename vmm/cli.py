@@ -80,7 +80,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
     add = parser.add_argument
-    add("--kernel", metavar="P", help="bzImage, ELF or multiboot (default: tiny guest)")
+    add(
+        "--kernel",
+        metavar="P",
+        help="bzImage, ELF or multiboot (default: our tiny guest, on a PVM host the "
+        "one that runs in ring 3)",
+    )
     add("--initrd", metavar="P", help="initramfs or initrd image")
     add("--cmdline", metavar="S", help=f"kernel command line ({DEFAULT_CMDLINE!r})")
     add("--append", metavar="S", default="", help="add S to the command line")

@@ -4,7 +4,7 @@ import os
 from typing import Final, Literal
 
 from .devices.record import Record
-from .errors import VmmError
+from .errors import KvmUnavailable, VmmError
 from .guest_entry import VARIABLE, entry_kind, why_not_compiled
 from .kvm import abi
 from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES, Kvm
@@ -58,6 +58,14 @@ def host_kind() -> Kind:
         return "hardware" if runs_fwait(kvm) else "pvm"
 
 
+def default_kernel() -> str:
+    """What is booted here without a kernel given: a guest of scripts/build-guest."""
+    try:
+        return "tiny-ring3" if host_kind() == "pvm" else "tiny"
+    except KvmUnavailable:
+        return "tiny"  # it will be said when KVM is to be used
+
+
 def examine() -> HostReport:
     """Open /dev/kvm as a run would, and report. Never raises for a poor host.
 
@@ -100,9 +108,11 @@ def examine() -> HostReport:
 _EXPLANATIONS: Final[dict[Kind, str]] = {
     "hardware": "a guest's kernel runs on the CPU itself (VMX or SVM), every 64-bit "
     "Linux boots; no quirks",
-    "pvm": "a guest's kernel is emulated, one or two million instructions a second; "
-    "small kernels boot, with the quirks for PVM ('scripts/build-guest' makes such "
-    "ones; 'scripts/with-kvm vmm run ...' runs any kernel in a software machine)",
+    "pvm": "ring 3 runs natively, and with it kernels that run there "
+    "('scripts/build-guest tiny-ring3', 'full-ring3'); a stock kernel is emulated, one "
+    "or two million instructions a second, without AVX in its programs; small ones "
+    "boot, with the quirks for PVM ('scripts/with-kvm vmm run ...' runs any kernel in "
+    "a software machine)",
     "none": "not usable, see below",
 }
 

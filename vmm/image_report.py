@@ -30,8 +30,8 @@ class ImageReport(Record):
     `protocols` has the entry of each that the image offers, `refusals` why it
     doesn't offer the others; `booted_by` is the one that "auto" takes. `loads` are
     guest address, offset in the file and bytes; all that the kernel uses before it
-    looks at the memory map is within `memory`. `here` says what this host does with
-    it.
+    looks at the memory map is within `memory`. `ring3`: it is a Linux that runs in ring
+    3. `here` says what this host does with it.
     """
 
     path: str
@@ -42,6 +42,7 @@ class ImageReport(Record):
     multiboot_flags: int | None
     booted_by: str
     entry: int
+    ring3: bool
     protocols: dict[str, int]
     refusals: dict[str, str]
     loads: list[tuple[int, int, int]]
@@ -67,6 +68,7 @@ def examine_image(path: str) -> ImageReport:
             multiboot_flags=None if header is None else header.flags,
             booted_by=image.protocol,
             entry=image.entry,
+            ring3=any(found.ring3 for found in offered.values()),
             protocols={name: found.entry for name, found in offered.items()},
             refusals=refusals,
             loads=[
@@ -173,6 +175,8 @@ def lines(report: ImageReport) -> list[str]:
         f"here        {report.here}",
         f"memory      [{start:#x}, {end:#x}), so --memory {-(-end // MIB)}M or more",
     ]
+    if report.ring3:
+        found.append("ring        3: native where KVM emulates ring 0 (PVM); one CPU")
     if report.version:
         found.append(f"version     {report.version}")
     if report.payload:

@@ -43,6 +43,11 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
     stack.callback(image.file.close)
     kernel = quirks.kernel(image)
     stack.callback(kernel.file.close)
+    if kernel.ring3 and config.cpus > 1:
+        raise ConfigError(
+            f"cpus: {config.cpus}, and kernel {kernel.file.path!r}, which runs in ring "
+            "3, has one: pass --cpus 1, or a stock kernel (--kernel)"
+        )
     initrd = None
     if initrd_path is not None:
         initrd = stack.enter_context(ImageFile("initrd", initrd_path))

@@ -3,6 +3,8 @@
 PVM is a KVM without VMX or SVM: the guest's user code (64-bit, CPL 3) runs
 natively, its kernel code is run by KVM's instruction emulator. That emulator was
 made for device drivers and real mode, and lacks what else a kernel uses.
+
+A kernel that runs in ring 3 (guest/linux/ring3.config) needs next to nothing of it.
 """
 
 from collections.abc import Callable
@@ -61,6 +63,7 @@ class PvmQuirks(Quirks):
     def __init__(self) -> None:
         super().__init__()
         self._lock = Lock()
+        self._ring3 = False
 
     def count(self, quirk: str) -> None:
         """Note that a quirk was applied, by whichever vCPU."""
@@ -75,19 +78,24 @@ class PvmQuirks(Quirks):
     def kernel(self, image: KernelImage) -> KernelImage:
         """Quirk `unpack`: a bzImage's decompressor would be emulated for minutes.
 
-        What it unpacks is entered directly instead.
+        What it unpacks is entered directly instead. Without the quirks for emulated
+        code, if it runs in ring 3.
         """
-        if not image.setup_header or image.protocol != LINUX64:
-            return image
-        from .boot.payload import unpack_bzimage  # a vmlinux needs none of it
+        if image.setup_header and image.protocol == LINUX64:
+            from .boot.payload import unpack_bzimage  # a vmlinux needs none of it
 
-        unpacked = unpack_bzimage(image)
-        if unpacked is not image:
-            self.count("unpack")
-        return unpacked
+            packed, image = image, unpack_bzimage(image)
+            if image is not packed:
+                self.count("unpack")
+        self._ring3 = image.ring3
+        if self._ring3:
+            self.silence_s = Quirks.silence_s
+        return image
 
     def cmdline(self, cmdline: str) -> str:
         """Quirk `cmdline`: hide features that CPUID can't, see HIDDEN_FEATURES."""
+        if self._ring3:
+            return cmdline
         self.count("cmdline")
         return hide_features(cmdline)
 
@@ -128,14 +136,24 @@ class PvmQuirks(Quirks):
                 "half an hour; 'scripts/build-guest' makes kernels that take seconds, "
                 "'scripts/with-kvm vmm run ...' boots any"
             )
+        elif image.linux and not image.ring3:
+            found.append(
+                f"kernel {image.file.path!r} does not run in ring 3: this host's KVM "
+                "(PVM) emulates it, at about a thousandth of the speed, and it can't "
+                "save its programs' AVX registers; 'scripts/build-guest full-ring3' "
+                "makes one that runs natively"
+            )
         return found
 
     def prepare(self, vm: Vm) -> None:
         """Let the write of LSTAR exit, for the quirk `syscall`."""
-        vm.trap_msr_write(MSR_LSTAR)
+        if not self._ring3:
+            vm.trap_msr_write(MSR_LSTAR)
 
-    def rescue(self, vcpu: Vcpu, memory: GuestMemory) -> Rescue:
+    def rescue(self, vcpu: Vcpu, memory: GuestMemory) -> Rescue | None:
         """The quirks `int3`, `fwait` and `syscall` of one vCPU."""
+        if self._ring3:
+            return None
         syscall = SyscallEntry(vcpu, memory, lambda: self.count("syscall"))
 
         def rescue(reason: int) -> bool:
@@ -170,8 +188,19 @@ class PvmQuirks(Quirks):
 # Linux uses `rep movsb`, are slower than what it does without.
 HIDDEN_FEATURES: Final = ("308", "154", "151", "297", "580")
 
+# Without XSAVE the kernel saves 16 bytes of each vector register. But CPUs that can't
+# intercept CPUID in programs (AMD's) show them the host's, so that the C library finds
+# AVX, and its memcpy loses data where it is preempted. By these names glibc leaves it
+# alone, since 2.33 and before. Linux puts parameters that it doesn't know into init's
+# environment; our init and vmm-exec pass this one on.
+NOT_SAVED: Final = (
+    *("AVX2", "AVX512F", "AVX512VL", "AVX2_Usable", "AVX512F_Usable"),
+    "AVX_Fast_Unaligned_Load",  # by which memcpy takes AVX without the others
+)
+HWCAPS: Final = ",".join(f"-{name}" for name in NOT_SAVED)
+
 # Write-protecting the kernel's data takes the emulator a million instructions.
-PVM_PARAMETERS: Final = "rodata=off"
+PVM_PARAMETERS: Final = f"rodata=off GLIBC_TUNABLES=glibc.cpu.hwcaps={HWCAPS}"
 
 
 def hide_features(cmdline: str) -> str:

@@ -41,7 +41,12 @@ class Quirks:
 
     def warnings(self, image: KernelImage, cpus: int) -> list[str]:
         """What a user should know about this guest here before waiting for it."""
-        return []
+        if not image.ring3:
+            return []
+        return [
+            f"kernel {image.file.path!r} runs in ring 3, for hosts whose KVM emulates "
+            "ring 0 (PVM): here a stock one is faster, and protected from its programs"
+        ]
 
     def prepare(self, vm: Vm) -> None:
         """Set up a new VM."""

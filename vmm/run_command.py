@@ -93,6 +93,9 @@ def _run_machine(
         machine = stack.enter_context(Machine(config, profile))
         stack.enter_context(_keys_of_a_terminal(machine, options))
         stack.enter_context(_signals_stop(machine))
+        if config.kernel is None and not options.quiet:
+            kernel = os.path.basename(config.images()[0])
+            say(f"no --kernel: booting our {kernel}, this host's default")
         for warning in () if options.quiet else machine.warnings:
             say(f"warning: {warning}")
         machine.start()

@@ -1,6 +1,7 @@
 """Boot protocols: which one an image is entered by, and what is refused."""
 
 import re
+import struct
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,28 @@ def linux_elf(note: bytes = b"") -> bytes:
     image = bytearray(pvh_elf(note))
     image[64 + 16 : 64 + 24] = (0xFFFF_FFFF_8100_0000).to_bytes(8, "little")
     return bytes(image)
+
+
+def ring3_note(kind: int = 1) -> bytes:
+    """As kernels with CONFIG_RING3_KERNEL have it."""
+    return struct.pack("<III8s", 6, 4, kind, b"ring3") + (1).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    ("contents", "linux", "ring3"),
+    [
+        (linux_elf(ring3_note() + xen_note(PVH_ENTRY)), True, True),
+        (linux_elf(ring3_note(kind=2) + xen_note(PVH_ENTRY)), True, False),
+        (linux_elf(xen_note(PVH_ENTRY)), True, False),
+        (pvh_elf(ring3_note()), False, False),
+        (elf(), False, False),
+    ],
+)
+def test_a_linux_in_ring_3_is_known_by_its_note(
+    tmp_path: Path, contents: bytes, linux: bool, ring3: bool
+) -> None:
+    image = opened(tmp_path, contents)
+    assert (image.linux, image.ring3) == (linux, ring3)
 
 
 CHOSEN = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmm import config
+from vmm import config, host
 from vmm.config import DEFAULT_CMDLINE, MachineConfig, parse_memory, parse_size
 from vmm.errors import ConfigError
 
@@ -166,11 +166,15 @@ def test_missing_tiny_guest_says_how_to_get_it(
         MachineConfig().images()
 
 
-def test_tiny_guest_is_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("kind", "kernel"), [("hardware", "vmlinux-tiny"), ("pvm", "vmlinux-tiny-ring3")]
+)
+def test_tiny_guest_for_this_host_is_the_default(
+    kind: str, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "BUILD_DIR", tmp_path)
-    names = "vmlinux-tiny", "initramfs-tiny.cpio"
+    monkeypatch.setattr(host, "host_kind", lambda: kind)
+    names = kernel, "initramfs-tiny.cpio"
     built = tuple(str(tmp_path / name) for name in names)
     for path in built:
         Path(path).touch()

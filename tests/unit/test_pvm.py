@@ -13,7 +13,7 @@ from vmm.boot.kernel import open_kernel
 from vmm.kvm import abi
 from vmm.kvm.abi import kvm_cpuid2, kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
-from vmm.pvm import SMALL_KERNEL, PvmQuirks, hide_features
+from vmm.pvm import PVM_PARAMETERS, SMALL_KERNEL, PvmQuirks, hide_features
 from vmm.quirks import Quirks, Rescue, quirks_for
 
 RAM = 0x8000
@@ -21,7 +21,7 @@ CODE, IDT, STACK = 0x1000, 0x2000, 0x3000
 HANDLER = 0xFFFF_8000_1234_5678
 LSTAR = 0xFFFF_8000_0000_0040
 USER_RSP = 0x7FFF_0000
-HIDDEN = "rodata=off clearcpuid=308,154,151,297,580"
+HIDDEN = f"{PVM_PARAMETERS} clearcpuid=308,154,151,297,580"
 
 
 class GuestVcpu(FakeVcpu):
@@ -96,7 +96,9 @@ def quirks() -> PvmQuirks:
 
 @pytest.fixture
 def rescue(quirks: PvmQuirks, vcpu: GuestVcpu, memory: GuestMemory) -> Rescue:
-    return quirks.rescue(vcpu, memory)
+    rescue = quirks.rescue(vcpu, memory)
+    assert rescue is not None
+    return rescue
 
 
 def fail_at(vcpu: GuestVcpu, memory: GuestMemory, code: str) -> int:
@@ -312,7 +314,7 @@ def test_parameters_alone_have_no_blank_after_them() -> None:
 
 def test_users_clearcpuid_is_joined_since_linux_takes_the_last() -> None:
     assert hide_features("a clearcpuid=10 b  c") == (
-        "rodata=off a clearcpuid=10,308,154,151,297,580 b  c"
+        f"{PVM_PARAMETERS} a clearcpuid=10,308,154,151,297,580 b  c"
     )
 
 
@@ -364,6 +366,38 @@ def test_a_vmlinux_is_not_unpacked(quirks: PvmQuirks, tmp_path: Path) -> None:
     assert quirks.kernel(kernel) is kernel
     assert quirks.counts == {}
     kernel.file.close()
+
+
+def test_a_stock_linux_is_warned_of_once(quirks: PvmQuirks, tmp_path: Path) -> None:
+    kernel = image(tmp_path, 4096).replace(linux=True)
+    (warning,) = quirks.warnings(kernel, 1)
+    kernel.file.close()
+    assert "does not run in ring 3" in warning
+    assert "AVX" in warning
+    assert "'scripts/build-guest full-ring3'" in warning
+
+
+# A kernel in ring 3
+
+
+def test_ring_3_needs_none_of_the_quirks_for_emulated_code(
+    quirks: PvmQuirks, vcpu: GuestVcpu, memory: GuestMemory, tmp_path: Path
+) -> None:
+    kernel = image(tmp_path, 4096).replace(linux=True, ring3=True)
+    assert quirks.kernel(kernel) is kernel
+    kernel.file.close()
+    assert quirks.warnings(kernel, 1) == []
+    assert quirks.cmdline("quiet") == "quiet"
+    assert quirks.rescue(vcpu, memory) is None
+    assert quirks.silence_s == Quirks.silence_s
+    assert quirks.counts == {}
+
+
+def test_ring_3_elsewhere_is_warned_of(tmp_path: Path) -> None:
+    kernel = image(tmp_path, 4096).replace(linux=True, ring3=True)
+    (warning,) = Quirks().warnings(kernel, 1)
+    kernel.file.close()
+    assert "here a stock one is faster" in warning
 
 
 # Other hosts

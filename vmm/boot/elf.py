@@ -103,7 +103,14 @@ class ElfFile(Record):
             end=end,
             cmdline_size=COMMAND_LINE_SIZE - 1,
             initrd_addr_max=INITRD_ADDR_MAX[self.bits],
+            linux=self.is_linux,
+            ring3=self.is_linux and self._is_ring3(),
         )
+
+    def _is_ring3(self) -> bool:
+        from .elf_notes import is_ring3  # a bare-metal program needs none of it
+
+        return is_ring3(self)
 
 
 _ENTRIES: Final = {

@@ -11,6 +11,8 @@ from .elf import ElfFile
 
 XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
 XEN: Final = b"Xen"
+RING3: Final = b"ring3"  # ours: guest/linux/patches/0017
+RING3_ELFNOTE_VERSION: Final = 1
 
 _SIZE_MAX: Final = 1 << 20  # a distribution kernel's have a few hundred bytes
 _HEADER: Final = struct.Struct("<III")  # n_namesz, n_descsz, n_type
@@ -64,3 +66,11 @@ def pvh_entry(elf: ElfFile) -> int | None:
                 )
             return int.from_bytes(note.value, "little")
     return None
+
+
+def is_ring3(elf: ElfFile) -> bool:
+    """Whether it is a Linux that runs in ring 3. Raises ImageError."""
+    return any(
+        note.name == RING3 and note.kind == RING3_ELFNOTE_VERSION
+        for note in read_notes(elf)
+    )

@@ -97,7 +97,8 @@ class KernelImage(Record):
     Limits are bytes and inclusive. `end` is the first address after all that the
     kernel uses before it looks at the memory map: its segments, its .bss, and the
     room it decompresses into. `entry` is a physical address, at which `protocol`
-    enters it.
+    enters it. `linux` and `ring3` say whether it is a Linux, and one that runs in
+    ring 3 (CONFIG_RING3_KERNEL), as far as can be seen without unpacking it.
     """
 
     file: ImageFile
@@ -110,6 +111,8 @@ class KernelImage(Record):
     initrd_addr_max: int
     setup_header: bytes = b""
     protocol: str = LINUX64
+    linux: bool = False
+    ring3: bool = False
 
     def check_fits(self, ram_end: int) -> None:
         """Raises ImageError, saying how much it needs, unless RAM holds it all."""
