@@ -1,6 +1,7 @@
 """Images with damaged headers: refused in good order, or loaded within their size.
 
-Ten thousand in all. Whatever is raised but ImageError (one line, exit 2) is a failure.
+Ten thousand in all by scripts/test --long. Whatever is raised but ImageError (one
+line, exit 2) is a failure.
 """
 
 import gzip
@@ -25,13 +26,14 @@ from kernel_images import (
     pvh_elf,
     xen_note,
 )
+from lengths import cases
 
 from vmm.boot.kernel import HEAD_SIZE, open_kernel
 from vmm.config import BOOT_PROTOCOLS
 from vmm.errors import ImageError
 from vmm.memory import GuestMemory, Range
 
-CASES = 1430  # of each of seven kinds
+CASES = cases(100, 1430)  # of each of seven kinds
 RAM = 32 * MIB
 
 PAYLOAD = gzip.compress(pvh_elf(xen_note((16 * MIB).to_bytes(8, "little"))))
@@ -130,7 +132,7 @@ def test_damaged_image_is_refused_or_loaded_within_its_size(
     take(path, contents, protocol, memory)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=cases(100, 500), deadline=None)
 @given(contents=st.binary(max_size=1024), protocol=st.sampled_from(BOOT_PROTOCOLS))
 def test_random_bytes_are_refused_or_loaded_within_their_size(
     path: Path, memory: GuestMemory, contents: bytes, protocol: str

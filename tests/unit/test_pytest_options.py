@@ -2,17 +2,19 @@
 
 import pytest
 
-NO_KVM = """
-import vmm.kvm.kvm as kvm
+from vmm.kvm import kvm
+from vmm.kvm.kvm import open_device
 
-real = kvm.open_device
-kvm.open_device = lambda path: real("/nowhere/kvm")
-"""
 TEST = "def test_it(vm):\n    vm()\n"
 
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments)
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+
+
+@pytest.fixture
+def _no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kvm, "open_device", lambda path: open_device("/nowhere/kvm"))
 
 
 @pytest.mark.parametrize(
@@ -65,10 +67,10 @@ def test_an_unknown_setting_of_a_machine_is_named(pytester: pytest.Pytester) -> 
     run(pytester).assert_outcomes(passed=1)
 
 
+@pytest.mark.usefixtures("_no_kvm")
 def test_without_kvm_a_test_is_skipped_with_cause_and_remedies(
     pytester: pytest.Pytester,
 ) -> None:
-    pytester.makeconftest(NO_KVM)
     pytester.makepyfile(TEST)
     result = run(pytester, "-rs")
     result.assert_outcomes(skipped=1)
@@ -78,9 +80,9 @@ def test_without_kvm_a_test_is_skipped_with_cause_and_remedies(
     assert "scripts/with-kvm" in text
 
 
+@pytest.mark.usefixtures("_no_kvm")
 @pytest.mark.parametrize("where", ["option", "ini"])
 def test_vmm_require_makes_it_a_failure(pytester: pytest.Pytester, where: str) -> None:
-    pytester.makeconftest(NO_KVM)
     pytester.makepyfile(TEST)
     pytester.makeini(f"[pytest]\nvmm_require = {str(where == 'ini').lower()}\n")
     arguments = ["--vmm-require"] if where == "option" else []
