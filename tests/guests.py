@@ -52,11 +52,16 @@ def open_descriptors() -> list[str]:
     return sorted(links)
 
 
-def process_status(field: str) -> int:
-    """A number of /proc/self/status: VmSize, Threads, ..."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def thread_status(thread: int | None, field: str) -> str:
+    """A field's first word in a thread's status: SigBlk, ..."""
+    lines = Path(f"/proc/self/task/{thread}/status").read_text().splitlines()
     values = dict(line.split(":", 1) for line in lines)
-    return int(values[field].split()[0])
+    return values[field].split()[0]
+
+
+def process_status(field: str) -> int:
+    """A number of this process: VmSize, Threads, ..."""
+    return int(thread_status(os.getpid(), field))
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final
 
+from . import threads
 from .devices.clock import Timer
 from .eventfd import EventFd
 
@@ -117,7 +118,7 @@ class EventLoop:
 
     def start(self) -> None:
         """Start the thread."""
-        self._thread.start()
+        threads.start(self._thread)
 
     def stop(self) -> None:
         """End the thread and wait for it; callbacks that are due still run.

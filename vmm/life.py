@@ -3,6 +3,7 @@
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from . import threads
 from .config import MachineConfig
 from .console import HURRY_S, Console
 from .errors import VmmError
@@ -78,7 +79,7 @@ class Life:
 
     def begin(self) -> None:
         """Let it run."""
-        self._thread.start()
+        threads.start(self._thread)
 
     def wait(self, timeout: float | None) -> RunResult:
         """As Machine.wait."""

@@ -1,12 +1,14 @@
 """Several CPUs: started by INIT and SIPI, at the serial port at once, stopped."""
 
+import signal
 import threading
 from collections import Counter
 
 import pytest
-from guests import DEADLINE, bare_machine, process_status
+from guests import DEADLINE, bare_machine, process_status, thread_status
 
 from vmm import ExitReason, RunResult
+from vmm.kvm._libc import KICK_SIGNAL
 
 BYTES = 4096  # that each CPU of smp-flood writes
 
@@ -77,6 +79,22 @@ def test_a_stop_reaches_cpus_that_run_and_those_that_wait_for_init() -> None:
         machine.console.expect("spin", timeout=DEADLINE)
         machine.stop("enough")
         assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+
+
+def test_no_thread_of_ours_takes_a_signal_that_is_sent_to_the_process() -> None:
+    """Or Ctrl-C might not wake the thread that Python's handlers run on."""
+    with bare_machine("smp-pause", cpus=3) as machine:
+        machine.start()
+        machine.console.expect("Kernel panic", timeout=DEADLINE)
+        threads = [t for t in threading.enumerate() if t.name.startswith("vmm-")]
+        blocked = {
+            t.name: int(thread_status(t.native_id, "SigBlk"), 16) for t in threads
+        }
+    assert set(blocked) == {"vmm-events", "vmm-vcpu0", "vmm-vcpu1", "vmm-vcpu2"}
+    for mask in blocked.values():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            assert mask >> number - 1 & 1
+        assert not mask >> KICK_SIGNAL - 1 & 1
 
 
 def test_a_crash_of_one_cpu_ends_the_run_and_shows_all() -> None:

@@ -1,0 +1,36 @@
+"""Threads of ours, which leave the process's signals to others."""
+
+import signal
+import threading
+from typing import Final
+
+from .kvm._libc import KICK_SIGNAL
+
+# What is for one thread alone: its own faults, and our kick.
+_OWN: Final = {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+    signal.SIGSYS,
+    signal.SIGTRAP,
+    KICK_SIGNAL,
+}
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread that no signal goes to which is sent to the process.
+
+    Python's handlers run on the main thread, which sleeps on if another one takes
+    the signal: the kernel wakes it, but whoever is first has it, and a vCPU often is.
+    One Ctrl-C in 25 was lost like that on a PVM host. A program that a device starts
+    from such a thread inherits what is blocked. Raises RuntimeError if there can't be
+    another thread.
+    """
+    # Blocked before, as the thread inherits it; a signal that comes now waits.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
