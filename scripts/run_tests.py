@@ -1,45 +1,56 @@
 """What scripts/test runs once all is set up: checks, then pytest where it can.
 
 Tests that this host's KVM can run, run here; the others run in one software
-machine. tests/conftest.py sorts them by the VMM_TEST_* variables and writes
-one report per run of pytest.
+machine, which is one busy thread, beside those here if there are two cores.
+tests/conftest.py sorts them by the VMM_TEST_* variables and writes one report
+per run of pytest.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from scripts.with_kvm.host_kvm import Kind, host_kvm
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 PASSED: Final = 0  # pytest's exit codes
 FAILED: Final = 1
 NONE_COLLECTED: Final = 5
 MACHINE_FAILED: Final = 125  # with-kvm's
 PYTHON: Final = sys.executable
+PYTEST: Final = (PYTHON, "-m", "pytest")
+COVERAGE: Final = (PYTHON, "-m", "coverage")
 CHECKS: Final = {
     "ruff check": [PYTHON, "-m", "ruff", "check", "--quiet"],
     "ruff format --check": [PYTHON, "-m", "ruff", "format", "--check", "--quiet"],
     "mypy": [PYTHON, "-m", "mypy", "--no-error-summary"],
 }
+LONG: Final = "--long"  # an option of ours; all others are pytest's
 STOP_OPTIONS: Final = ("-x", "--exitfirst", "--maxfail")
+# With these the user follows one run of pytest, so there is one at a time.
+ALONE_OPTIONS: Final = (*STOP_OPTIONS, "--pdb", "--trace")
+POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What one run of pytest did; `elsewhere`: tests for the software machine."""
+    """What one run of pytest did."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
-    elsewhere: int = 0
 
     def __add__(self, other: Report) -> Report:
         """Return the sum."""
@@ -47,7 +58,6 @@ class Report:
             self.passed + other.passed,
             self.failed + other.failed,
             self.skipped + other.skipped,
-            self.elsewhere + other.elsewhere,
         )
 
     @property
@@ -90,121 +100,211 @@ def summary(here: Report, machine: Report) -> list[str]:
 
 
 class Runner:
-    """Runs commands one after the other and stops cleanly when signalled."""
+    """Runs commands, from several threads, and stops cleanly when signalled."""
 
     def __init__(self) -> None:
         """Let SIGINT reach the children alone; pass SIGTERM on to them."""
-        self.stopped = 0
-        self._child: subprocess.Popen[bytes] | None = None
+        self.stopped = 0  # or the signal that did
+        self._children: set[subprocess.Popen[bytes]] = set()
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.stopped = number
-        if number == signal.SIGTERM and self._child:
-            self._child.terminate()
+        self._pass_on()
 
-    def run(self, command: list[str], **variables: str) -> int:
-        """Run a command with these variables added; return its status."""
+    def _pass_on(self) -> None:
+        if self.stopped == signal.SIGTERM:
+            for child in tuple(self._children):
+                child.terminate()
+
+    def run(
+        self,
+        command: list[str],
+        variables: dict[str, str] | None = None,
+        output: BinaryIO | None = None,
+    ) -> int:
+        """Run a command with these variables added; return its status.
+
+        Its output goes to ours or, with nothing to read from us, to `output`.
+        """
         if self.stopped:
             return 128 + self.stopped
         sys.stdout.flush()
-        with subprocess.Popen(command, env=os.environ | variables) as self._child:
-            status = self._child.wait()
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL if output else None,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            env=os.environ | (variables or {}),
+        ) as child:
+            self._children.add(child)
+            self._pass_on()  # a signal of before there was a child
+            status = child.wait()
+            self._children.remove(child)
         return 128 - status if status < 0 else status
 
 
-class TestRun:
-    """One run of the suite with the user's pytest arguments."""
+class Side:
+    """The runs of pytest on one side: the host's, or the software machine's."""
 
-    __test__ = False  # for pytest: no test
-
-    def __init__(self, runner: Runner, arguments: list[str], kind: Kind) -> None:
-        """Take what is the same for all runs of pytest."""
-        self._runner, self._arguments, self._kind = runner, arguments, kind
+    def __init__(
+        self, name: str, runner: Runner, arguments: list[str], kind: Kind, folder: Path
+    ) -> None:
+        """Take what is the same for all of them; reports go to `folder`."""
+        self._name, self._runner, self._kind = name, runner, kind
+        self._arguments, self._folder = arguments, folder
         self.codes: list[int] = []
-        self.here, self.machine = Report(), Report()
-        self.covered = True  # as far as pyproject.toml demands
+        self.report = Report()
 
-    def _pytest(self, prefix: list[str], side: str, directory: str) -> Report:
-        report = Path(directory, "report.json")
+    def _pytest(
+        self,
+        command: list[str],
+        variables: dict[str, str] | None = None,
+        output: BinaryIO | None = None,
+    ) -> int:
+        report = self._folder / f"{self._name}.json"
         report.unlink(missing_ok=True)
-        code = self._runner.run(
-            prefix,
-            VMM_TEST_SIDE=side,
-            VMM_TEST_KIND=self._kind,
-            VMM_TEST_REPORT=str(report),
-            # Within the machine nothing may be skipped for want of KVM.
-            **({"VMM_REQUIRE_KVM": "1"} if side == "machine" else {}),
-            **({"VMM_TEST_DEADLINE": "600"} if self._emulates(side) else {}),
-        )
-        self.codes.append(code)
-        return read_report(report)
+        told = {
+            "VMM_TEST_SIDE": self._name,
+            "VMM_TEST_KIND": self._kind,
+            "VMM_TEST_REPORT": str(report),
+        }
+        code = self._runner.run(command, told | (variables or {}), output)
+        self.report += read_report(report)
+        return code
 
-    def _emulates(self, side: str) -> bool:
-        """Tell whether kernels are so slow there that no deadline must be tight."""
-        return side == "host" and self._kind == "pvm"
 
-    def run_here(self, directory: str) -> None:
-        """Run what this host can; with no arguments, measure coverage too."""
-        pytest = ["-m", "pytest"]
+class HostSide(Side):
+    """Runs what this host can; with no arguments, measures coverage too."""
+
+    covered = True  # as far as pyproject.toml demands
+
+    def run(self) -> None:
+        """Run the tests, the units' first."""
+        # Where KVM emulates kernels no deadline must be tight.
+        patience = {"VMM_TEST_DEADLINE": "600"} if self._kind == "pvm" else {}
         if self._arguments:
-            self.here = self._pytest(
-                [PYTHON, *pytest, *self._arguments], "host", directory
-            )
+            command = [*PYTEST, *self._arguments]
+            self.codes.append(self._pytest(command, patience))
             return
-        coverage = [PYTHON, "-m", "coverage"]
-        self.here = self._pytest(
-            [*coverage, "run", *pytest, "tests/unit"], "host", directory
-        )
+        self._runner.run([*COVERAGE, "erase"])
+        units = [*COVERAGE, "run", *PYTEST[1:], "-n2", "tests/unit"]
+        self.codes.append(self._pytest(units))
         if self.codes == [PASSED]:
-            self.covered = not self._runner.run([*coverage, "report", "--skip-covered"])
-        self.here += self._pytest(
-            [PYTHON, *pytest, "tests", "--ignore=tests/unit"], "host", directory
-        )
+            self._runner.run([*COVERAGE, "combine", "--quiet"])
+            report = [*COVERAGE, "report", "--skip-covered"]
+            self.covered = self._runner.run(report) == 0
+        guests = [*PYTEST, "tests", "--ignore=tests/unit"]
+        self.codes.append(self._pytest(guests, patience))
 
-    def may_go_on(self) -> bool:
-        """Tell whether the software machine's tests are to run after these."""
-        stop = any(option.startswith(STOP_OPTIONS) for option in self._arguments)
-        return not self._runner.stopped and not (stop and FAILED in self.codes)
 
-    def run_in_machine(self, directory: str) -> None:
-        """Run the rest in one software machine, if there is a rest."""
-        if not self.here.elsewhere or not self.may_go_on():
-            return
-        count = self.here.elsewhere
-        print(f"==> {count} tests, also or only, in the software machine", flush=True)
-        where = ["scripts/with-kvm", "--out", directory, PYTHON, "-m", "pytest"]
+class MachineSide(Side):
+    """Runs in one software machine what else there is, if there is something."""
+
+    def run(self, output: BinaryIO | None = None) -> None:
+        """Run the tests; what they say goes to `output`, or where ours goes."""
+        # Their number is asked first, as it takes a second and a start takes ten.
+        # What they need of Debian's archive is fetched by this, too.
         what = self._arguments or ["tests/kvm"]
-        command = [*where, "-p", "no:cacheprovider", *what]
-        self.machine = self._pytest(command, "machine", directory)
-        if self.codes[-1] == MACHINE_FAILED and self.may_go_on():
-            print("==> the software machine failed, not a test: once more", flush=True)
-            del self.codes[-1]
-            self.machine = self._pytest(command, "machine", directory)
+        with open(os.devnull, "wb") as nowhere:
+            code = self._pytest(
+                [*PYTEST, *what, "--collect-only", "-q"], output=nowhere
+            )
+        if code != PASSED:  # what else is wrong, the host's run says
+            return
+        where = ["scripts/with-kvm", "--out", str(self._folder)]
+        command = [*where, *PYTEST, "-p", "no:cacheprovider", *what]
+        code = self._run_inside(command, output)
+        if code == MACHINE_FAILED and not self._runner.stopped:
+            line = b"==> the software machine failed, not a test: once more\n"
+            (output or sys.stdout.buffer).write(line)
+            (output or sys.stdout.buffer).flush()
+            code = self._run_inside(command, output)
+        self.codes.append(code)
+
+    def _run_inside(self, command: list[str], output: BinaryIO | None) -> int:
+        # Within the machine nothing may be skipped for want of KVM. Every plugin costs
+        # a second there, and without arguments these are all that are used.
+        variables = {"VMM_REQUIRE_KVM": "1"}
+        if not self._arguments:
+            variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+            variables["PYTEST_PLUGINS"] = "pytest_timeout,vmm.testing.plugin"
+        return self._pytest(command, variables, output)
+
+
+class Aside(threading.Thread):
+    """Runs the software machine's side beside the host's, its output in a file."""
+
+    def __init__(self, side: MachineSide, log: Path) -> None:
+        """Take the side, and a file that isn't there yet."""
+        super().__init__()
+        self._side, self._log = side, log
+        self._log.touch()
+
+    def run(self) -> None:
+        """Run the side."""
+        with self._log.open("ab") as output:
+            self._side.run(output)
+
+    def show(self) -> None:
+        """Print all that it says, until it has ended."""
+        with self._log.open("rb") as log:
+            ended = False
+            while not ended:
+                self.join(POLL_S)
+                ended = not self.is_alive()  # asked first: what it said is all there
+                shutil.copyfileobj(log, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+
+
+def failed_checks(runner: Runner) -> list[str]:
+    """Run the linters; return the names of those that object."""
+    failed = []
+    for name, command in CHECKS.items():
+        print(f"==> {name}", flush=True)
+        if runner.run(command) != 0:
+            failed.append(name)
+    return failed
+
+
+def has(arguments: list[str], options: tuple[str, ...]) -> bool:
+    """Tell whether one of these options is among pytest's arguments."""
+    return any(argument.startswith(options) for argument in arguments)
 
 
 def main(arguments: list[str]) -> int:
     """Check and test; print the summary; return pytest's kind of exit code."""
-    runner = Runner()
-    failed_checks = []
-    for name, command in CHECKS.items():
-        print(f"==> {name}", flush=True)
-        if runner.run(command) != 0:
-            failed_checks.append(name)
-    tests = TestRun(runner, arguments, host_kvm().kind)
-    with tempfile.TemporaryDirectory(prefix="vmm-test.") as directory:
-        tests.run_here(directory)
-        tests.run_in_machine(directory)
-    if not tests.covered:
-        failed_checks.append("coverage")
-    if failed_checks:
-        print(f"failed: {', '.join(failed_checks)}")
-    print(*summary(tests.here, tests.machine), sep="\n")
+    if LONG in arguments:
+        os.environ["VMM_LONG"] = "1"
+        arguments = [argument for argument in arguments if argument != LONG]
+    runner, kind = Runner(), host_kvm().kind
+    with tempfile.TemporaryDirectory(prefix="vmm-test.") as name:
+        common = (runner, arguments, kind, Path(name))
+        host, machine = HostSide("host", *common), MachineSide("machine", *common)
+        aside = None
+        cores = len(os.sched_getaffinity(0))
+        if kind != "hardware" and cores > 1 and not has(arguments, ALONE_OPTIONS):
+            print("==> beside all this, tests run in the software machine: see below")
+            aside = Aside(machine, Path(name, "machine.log"))
+            aside.start()
+        failed = failed_checks(runner)
+        host.run()
+        stop = FAILED in host.codes and has(arguments, STOP_OPTIONS)
+        if aside:
+            print("==> tests in the software machine", flush=True)
+            aside.show()
+        elif kind != "hardware" and not runner.stopped and not stop:
+            machine.run()
+    if not host.covered:
+        failed.append("coverage")
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    print(*summary(host.report, machine.report), sep="\n")
     if runner.stopped:
         return 128 + runner.stopped
-    code = combined(tests.codes)
-    return FAILED if failed_checks and code in (PASSED, NONE_COLLECTED) else code
+    code = combined([*host.codes, *machine.codes])
+    return FAILED if failed and code in (PASSED, NONE_COLLECTED) else code
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 scripts/test runs pytest here and, for what this host's KVM cannot do, in the
 software machine. It says so by VMM_TEST_SIDE (host or machine), VMM_TEST_KIND
-(the kind of the host's KVM) and VMM_TEST_REPORT (the file for the counts).
-Without these, what cannot run is skipped, or fails if VMM_REQUIRE_KVM is set.
+(the kind of the host's KVM) and VMM_TEST_REPORT (the file for the counts), and
+asks before the latter whether there are any, with --collect-only. Without these
+what cannot run is skipped, or fails if VMM_REQUIRE_KVM is set. VMM_LONG is scripts/test's --long.
 """
 
 from __future__ import annotations
@@ -15,12 +16,8 @@ import signal
 from pathlib import Path
 
 import foreign
-import hypothesis
 import pytest
-
-# A busy host is no bug; a test that hangs meets pytest's own deadline.
-hypothesis.settings.register_profile("patient", deadline=None)
-hypothesis.settings.load_profile("patient")
+from lengths import LONG
 
 collect_ignore = ["stranger"]  # a project of its own
 KVM_TESTS = Path(__file__).parent / "kvm"
@@ -29,9 +26,9 @@ MARKERS = (
     "hardware: needs hardware-style KVM: on a PVM host in the software machine only",
     "foreign(name): boots what is fetched from Debian's archive: tests/foreign.py",
     "software_machine: starts a software machine: not inside one",
+    "long: only by scripts/test --long",
 )
 LINUX_TIMEOUT_S = 1200  # where KVM emulates kernels
-_elsewhere = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,6 +41,16 @@ def pytest_configure(config: pytest.Config) -> None:
             signal.signal(number, lambda *_: None)
     for line in MARKERS:
         config.addinivalue_line("markers", line)
+    if os.environ.get("VMM_TEST_SIDE") != "machine":  # where its import takes seconds
+        _make_hypothesis_patient()
+
+
+def _make_hypothesis_patient() -> None:
+    """A busy host is no bug; a test that hangs meets pytest's own deadline."""
+    import hypothesis
+
+    hypothesis.settings.register_profile("patient", deadline=None)
+    hypothesis.settings.load_profile("patient")
 
 
 def sides(item: pytest.Item, kind: str) -> set[str]:
@@ -64,21 +71,25 @@ def sides(item: pytest.Item, kind: str) -> set[str]:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-    """Keep the tests of this side; count those of the other."""
+    """Keep the tests of this side, and the long ones where they are wanted."""
     side, kind = os.environ.get("VMM_TEST_SIDE"), os.environ.get("VMM_TEST_KIND", "")
+
+    def runs(item: pytest.Item) -> bool:
+        if item.get_closest_marker("long") and not LONG:
+            return False
+        return side is None or side in sides(item, kind)
+
+    dropped = [item for item in items if not runs(item)]
+    items[:] = [item for item in items if runs(item)]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
     if side is None:
         return
-    inside = [item for item in items if "machine" in sides(item, kind)]
-    config.stash[_elsewhere] = len(inside) if side == "host" else 0
-    dropped = [item for item in items if side not in sides(item, kind)]
-    items[:] = [item for item in items if side in sides(item, kind)]
     for item in items:
         if item.get_closest_marker("linux") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(LINUX_TIMEOUT_S))
-    if side == "host" and not config.option.collectonly:
-        _fetch_for_the_machine(dropped)
-    if dropped:
-        config.hook.pytest_deselected(items=dropped)
+    if side == "machine" and config.option.collectonly:
+        _fetch_for_the_machine(items)
 
 
 def _fetch_for_the_machine(items: list[pytest.Item]) -> None:
@@ -104,6 +115,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         "passed": count("passed", "xfailed"),
         "failed": count("failed", "error"),
         "skipped": count("skipped"),
-        "elsewhere": session.config.stash.get(_elsewhere, 0),
     }
     Path(report).write_text(json.dumps(counts))
