@@ -4,7 +4,8 @@ scripts/test runs pytest here and, for what this host's KVM cannot do, in the
 software machine. It says so by VMM_TEST_SIDE (host or machine), VMM_TEST_KIND
 (the kind of the host's KVM) and VMM_TEST_REPORT (the file for the counts), and
 asks before the latter whether there are any, with --collect-only. Without these
-what cannot run is skipped, or fails if VMM_REQUIRE_KVM is set. VMM_LONG is scripts/test's --long.
+what cannot run is skipped, or fails if VMM_REQUIRE_KVM is set; so is what isn't
+built (guests.py). VMM_LONG is scripts/test's --long.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from lengths import LONG
 collect_ignore = ["stranger"]  # a project of its own
 KVM_TESTS = Path(__file__).parent / "kvm"
 MARKERS = (
-    "linux: boots a kernel: on a PVM host it runs there and in the software machine",
+    "linux: boots a kernel: on a PVM host one that runs in ring 3, by default",
+    "stock: boots an emulated kernel on a PVM host, as nobody has changed it",
+    "both: shows something of KVM: on a PVM host in the software machine, too",
     "hardware: needs hardware-style KVM: on a PVM host in the software machine only",
     "foreign(name): boots what is fetched from Debian's archive: tests/foreign.py",
     "software_machine: starts a software machine: not inside one",
@@ -65,7 +68,7 @@ def sides(item: pytest.Item, kind: str) -> set[str]:
         return {"host"}
     if kind == "none" or marked("hardware"):
         return {"machine"}
-    return {"host", "machine"} if marked("linux") else {"host"}
+    return {"host", "machine"} if marked("both") else {"host"}
 
 
 def pytest_collection_modifyitems(

@@ -1,12 +1,21 @@
 """What the tests with real guests share."""
 
-from __future__ import annotations
-
-import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from guests import SUFFIX, built, kernel, refuse
 
 from scripts.with_kvm.host_kvm import HostKvm, host_kvm
+
+GUEST_FILES = ("initramfs-tiny.cpio", "initramfs-busybox.cpio", "vmm-exec")
+# Which of our kernels a test of all of them boots here: suffixes of their names.
+KERNELS = [pytest.param("", id="stock")]
+if SUFFIX:
+    KERNELS = [
+        pytest.param(SUFFIX, id="ring3"),
+        pytest.param("", id="stock", marks=pytest.mark.stock),
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -17,9 +26,18 @@ def kvm_here() -> HostKvm:
 
 @pytest.fixture(autouse=True)
 def _kvm_that_serves(request: pytest.FixtureRequest, kvm_here: HostKvm) -> None:
-    """Skip where the KVM here cannot run the test; fail if it is required."""
-    hardware = request.node.get_closest_marker("hardware") is not None
-    if kvm_here.kind == "hardware" or (kvm_here.kind == "pvm" and not hardware):
-        return
-    refuse = pytest.fail if os.environ.get("VMM_REQUIRE_KVM") else pytest.skip
-    refuse(f"{kvm_here.reason}; scripts/test runs it in the software machine")
+    """Refuse what the KVM here cannot run, and Linux tests without a Linux."""
+    marked = {mark.name for mark in request.node.iter_markers()}
+    if kvm_here.kind == "none" or (kvm_here.kind == "pvm" and "hardware" in marked):
+        refuse(f"{kvm_here.reason}; scripts/test runs it in the software machine")
+    if "linux" in marked:
+        for name in GUEST_FILES:
+            built(name)
+        if "stock" not in marked:
+            kernel("tiny")  # which is the default
+
+
+@pytest.fixture(scope="class", params=KERNELS)
+def each(request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """`each("vmlinux-tiny")` is the one for this host and, on PVM, the stock one."""
+    return lambda name: built(f"{name}{request.param}")

@@ -153,19 +153,6 @@ def test_acpi_off_boots_and_resets(tmp_path: Path) -> None:
 
 
 @pytest.mark.linux
-def test_a_kernel_that_knows_no_acpi_finds_the_mp_table_beside(tmp_path: Path) -> None:
-    """The tiny one: there is nobody else to tell it of the IOAPIC."""
-    initrd = with_script(tmp_path, "cat /proc/interrupts")
-    with Machine(
-        MachineConfig(initrd=initrd, append="quiet", timeout=DEADLINE)
-    ) as machine:
-        result = machine.run()
-        output = machine.console.read().decode()
-    assert re.search(r"\n +4: .*IO-APIC +4-edge +ttyS0", output)
-    assert result.reason is ExitReason.RESET
-
-
-@pytest.mark.linux
 @pytest.mark.hardware
 def test_irq_0_is_where_the_madt_says_and_reboot_k_resets(tmp_path: Path) -> None:
     """Without the LAPIC's timer every tick comes by IRQ 0.

@@ -1,5 +1,6 @@
 """Boot protocols, by guests that print what they were given, and by Linux."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,13 @@ def test_64_bit_guest_starts_by_its_note_and_by_its_entry(protocol: str) -> None
 
 
 @pytest.mark.linux
-def test_vmlinux_boots_by_pvh() -> None:
+@pytest.mark.both
+def test_vmlinux_boots_by_pvh(each: Callable[[str], Path]) -> None:
     output = run(
-        "vmlinux-tiny", boot_protocol="pvh", initrd=built("initramfs-tiny.cpio")
+        each("vmlinux-tiny").name,
+        boot_protocol="pvh",
+        initrd=built("initramfs-tiny.cpio"),
+        append="quiet",
     )
     assert MARKER in output
 
@@ -91,6 +96,7 @@ def test_bzimage_boots_by_every_protocol(kernel: str, protocol: str) -> None:
         boot_protocol=protocol,
         initrd=built("initramfs-tiny.cpio"),
         memory="256M",
+        append="quiet",
     )
     assert MARKER in output
 
@@ -103,5 +109,6 @@ def test_debians_vmlinux_boots_by_pvh() -> None:
         boot_protocol="pvh",
         initrd=built("initramfs-tiny.cpio"),
         memory="256M",
+        append="quiet",
     )
     assert MARKER in output

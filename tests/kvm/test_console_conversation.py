@@ -5,19 +5,12 @@ import socket
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare_machine, built, wait_until
+from guests import DEADLINE, Shell, bare_machine, built, wait_until
 
 from vmm import GuestEnded, Machine, MachineConfig
 from vmm.spool import IN_MEMORY
 
-PROMPT = "<\x01>"  # that no command or kernel message has
 COMMANDS = int(os.environ.get("VMM_TEST_COMMANDS", "200"))
-
-
-def ask(machine: Machine, command: str) -> str:
-    """What the shell answers, without its echo."""
-    machine.console.sendline(command)
-    return machine.console.expect(PROMPT, DEADLINE).before.decode()
 
 
 @pytest.mark.linux
@@ -30,16 +23,13 @@ def test_commands_and_answers_lose_no_byte(tmp_path: Path) -> None:
     with Machine(config) as machine:
         machine.start()
         observer = machine.console.reader()
-        machine.console.expect("# ", DEADLINE)
-        machine.console.sendline("stty -echo; PS1=$(printf '<\\001>'); PS2=")
-        machine.console.expect(PROMPT, DEADLINE)
-        machine.console.read_until_idle(0.2, DEADLINE)
+        shell = Shell(machine)
         seen = len(machine.console.transcript)
-        answers = [ask(machine, f"echo $(({number}*7))") for number in range(COMMANDS)]
+        answers = [shell.ask(f"echo $(({number}*7))") for number in range(COMMANDS)]
         expected = [f"{7 * n}\r\n" for n in range(COMMANDS)]
         talk = machine.console.transcript[seen:]
         assert answers == expected
-        assert talk.decode() == "".join(answer + PROMPT for answer in expected)
+        assert talk.decode() == "".join(answer + Shell.PROMPT for answer in expected)
         machine.console.sendline("exit")
         result = machine.wait(DEADLINE)
         assert len(machine.console.transcript) == result.console_bytes

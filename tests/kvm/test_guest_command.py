@@ -4,11 +4,12 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built
+from guests import DEADLINE, built, kernel
 
 import vmm
 from vmm import ExitReason, RunResult, cpio
@@ -70,10 +71,15 @@ def test_status_of_a_static_c_program(program: Path, word: str, status: int) -> 
     assert pickle.loads(pickle.dumps(result)) == result
 
 
-def test_output_is_clean_of_a_verbose_kernel(program: Path, tmp_path: Path) -> None:
+@pytest.mark.both
+def test_output_is_clean_of_a_verbose_kernel(
+    each: Callable[[str], Path], program: Path, tmp_path: Path
+) -> None:
     log = tmp_path / "log"
-    result = run(program, append="", serial=f"file:{log}")
-    assert result.output == OUTPUT
+    result = run(
+        program, "5", kernel=each("vmlinux-tiny"), append="", serial=f"file:{log}"
+    )
+    assert (result.guest_status, result.output) == (5, OUTPUT)
     assert b"Run /vmm-exec as init process" in log.read_bytes()
     assert b"out of" not in log.read_bytes()
 
@@ -219,6 +225,7 @@ int main(void)
 """
 
 
+@pytest.mark.both
 def test_threads_futexes_and_signals_which_go_needs(tmp_path: Path) -> None:
     """A static Go program is this to a kernel: clone, futex and tgkill."""
     (tmp_path / "threads.c").write_text(THREADS)
@@ -234,7 +241,7 @@ def test_a_matrix_over_a_process_pool(program: Path) -> None:
         runs = {
             status: pool.submit(
                 vmm.run,
-                kernel=built("vmlinux-tiny"),
+                kernel=kernel("tiny"),
                 initrd=built("initramfs-tiny.cpio"),
                 command=f"/prog {status}",
                 files={"/prog": program},

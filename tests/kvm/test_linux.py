@@ -1,16 +1,19 @@
 """Linux: our tiny kernel, and Debian's own, unmodified."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built, with_script
+from guests import DEADLINE, Shell, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
+from vmm.testing import VmFactory
 
 pytestmark = pytest.mark.linux
 
 MARKER = "guest: userspace Linux "
+Each = Callable[[str], Path]
 
 
 def boot(**settings: object) -> tuple[RunResult, str]:
@@ -21,13 +24,26 @@ def boot(**settings: object) -> tuple[RunResult, str]:
         return result, machine.console.read().decode()
 
 
+def tiny(each: Each) -> dict[str, object]:
+    """The tiny kernel and its initramfs."""
+    return {"kernel": each("vmlinux-tiny"), "initrd": built("initramfs-tiny.cpio")}
+
+
 def answers(output: str) -> list[str]:
     """What a script printed, which is all that carries no time stamp."""
     return [line for line in output.splitlines() if not line.startswith("[")]
 
 
-def test_the_tiny_guest_is_the_default_and_resets() -> None:
+@pytest.mark.both
+def test_the_tiny_guest_is_the_default() -> None:
     result, output = boot()
+    assert MARKER in output
+    assert result.reason is ExitReason.RESET
+
+
+@pytest.mark.both
+def test_the_tiny_guest_boots_and_resets(each: Each) -> None:
+    result, output = boot(**tiny(each))
     assert "Linux version" in output
     # Our seed is trusted, so that getrandom() needn't wait.
     assert "[    0.000000] random: crng init done" in output
@@ -38,16 +54,18 @@ def test_the_tiny_guest_is_the_default_and_resets() -> None:
     assert result.detail == ""
 
 
-def test_the_tiny_bzimage_decompresses_itself_or_is_unpacked_on_pvm() -> None:
+@pytest.mark.both
+def test_the_tiny_bzimage_decompresses_itself_or_is_unpacked_on_pvm(each: Each) -> None:
     result, output = boot(
-        kernel=built("bzImage-tiny"), initrd=built("initramfs-tiny.cpio")
+        kernel=each("bzImage-tiny"), initrd=built("initramfs-tiny.cpio")
     )
     assert MARKER in output
     assert result.reason is ExitReason.RESET
 
 
+@pytest.mark.stock
 def test_the_kernel_boots_without_our_patches_too() -> None:
-    """They spare instructions; nothing needs them."""
+    """They spare emulated instructions; nothing needs them."""
     result, output = boot(
         kernel=built("vmlinux-tiny-unpatched"),
         initrd=built("initramfs-tiny.cpio"),
@@ -77,13 +95,20 @@ def test_debians_kernel_runs_a_shell_script_in_256_mib(
     assert result.reason is ExitReason.RESET
 
 
-def test_a_script_with_pipes_forks_and_floating_point(tmp_path: Path) -> None:
+@pytest.mark.both
+def test_a_script_with_pipes_forks_and_floating_point(
+    each: Each, tmp_path: Path
+) -> None:
     script = """
     seq 1 100 | awk '{ sum += $1 / 3 } END { printf "sum %.3f\\n", sum }'
     for n in 1 2 3; do (echo child $n) & wait; done
     exit 7
     """
-    _, output = boot(initrd=with_script(tmp_path, script), append="quiet")
+    _, output = boot(
+        kernel=each("vmlinux-tiny"),
+        initrd=with_script(tmp_path, script),
+        append="quiet",
+    )
     lines = answers(output)
     assert "sum 1683.333" in lines
     assert [line for line in lines if "child" in line] == [
@@ -105,31 +130,27 @@ def test_8_gib_are_all_there(tmp_path: Path) -> None:
     assert "[mem 0x0000000100000000-0x000000021fffffff] usable" in output
 
 
-def test_the_kernel_gets_its_command_line(tmp_path: Path) -> None:
-    result, output = boot(
-        initrd=with_script(tmp_path, "cat /proc/cmdline"), append="quiet word=1"
-    )
-    assert result.cmdline in answers(output)
-    assert result.cmdline.endswith("console=ttyS0 reboot=k panic=-1 quiet word=1")
-
-
-def test_a_kernel_panic_ends_with_34() -> None:
-    result, output = boot(append="guest.exit")
+@pytest.mark.both
+def test_a_kernel_panic_ends_with_34(each: Each) -> None:
+    result, output = boot(**tiny(each), append="guest.exit")
     assert "Kernel panic - not syncing" in output
     assert result.reason is ExitReason.PANIC
     assert result.exit_code == 34
     assert "Attempted to kill init!" in result.detail
 
 
-def test_reboot_by_triple_fault_is_a_crash() -> None:
-    result, _ = boot(append="reboot=t")
+@pytest.mark.both
+def test_reboot_by_triple_fault_is_a_crash(each: Each) -> None:
+    result, _ = boot(**tiny(each), append="quiet reboot=t")
     assert result.reason is ExitReason.CRASH
     assert result.exit_code == 33
     assert "triple fault" in result.detail
 
 
-def test_restart_boots_linux_three_times() -> None:
-    with Machine(MachineConfig(on_reset="restart", append="quiet")) as machine:
+@pytest.mark.both
+def test_restart_boots_linux_three_times(each: Each) -> None:
+    config = MachineConfig(**tiny(each), on_reset="restart", append="quiet")  # type: ignore[arg-type]
+    with Machine(config) as machine:
         machine.start()
         for _ in range(3):
             machine.console.expect(MARKER, timeout=DEADLINE)
@@ -139,30 +160,41 @@ def test_restart_boots_linux_three_times() -> None:
     assert result.reason is ExitReason.STOPPED
 
 
-def test_the_uart_is_a_16550a_and_interrupts_per_fifo_load_at_most(
-    tmp_path: Path,
-) -> None:
-    """16,000 bytes are 1,000 loads of 16; Linux does many of them per interrupt."""
-    script = """
-    before=$(grep ttyS0 /proc/interrupts | awk '{ print $2 }')
-    stty -opost; yes | tr -d '\\n' | head -c 16000; stty opost
-    after=$(grep ttyS0 /proc/interrupts | awk '{ print $2 }')
-    echo; echo $((after - before)) interrupts
-    """
-    _, output = boot(initrd=with_script(tmp_path, script))
-    assert "is a 16550A" in output
-    match = re.search(r"^(\d+) interrupts", output, re.MULTILINE)
-    assert match is not None
-    assert 1 <= int(match[1]) <= 1000
+@pytest.fixture(scope="class")
+def shell(vm_class: VmFactory) -> Shell:
+    machine = vm_class(initrd=built("initramfs-busybox.cpio"))
+    machine.start()
+    return Shell(machine)
 
 
-def test_a_console_conversation_loses_nothing(tmp_path: Path) -> None:
-    initrd = with_script(tmp_path, "while read line; do echo got $line; done")
-    with Machine(MachineConfig(initrd=initrd, append="quiet")) as machine:
-        machine.start()
-        machine.console.expect(MARKER, timeout=DEADLINE)
-        for n in range(50):
-            machine.console.send(f"line {n}\n")
-            machine.console.expect(f"got line {n}\r\n", timeout=DEADLINE)
-        machine.console.send("\x04")  # end of file: the script ends
-        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+@pytest.mark.both
+@pytest.mark.vmm(append="quiet guest.shell", deadline=2 * DEADLINE)
+class TestShell:
+    """What one guest shows to one who types."""
+
+    def test_uart_is_a_16550a(self, shell: Shell) -> None:
+        assert "is a 16550A" in shell.ask("dmesg | grep ttyS0")
+
+    def test_16550a_interrupts_per_load_of_its_fifo_at_most(self, shell: Shell) -> None:
+        """16,000 bytes are 1,000 loads of 16; Linux does many of them per interrupt."""
+        count = "awk '/ttyS0/ { print $2 }' /proc/interrupts"
+        before = int(shell.ask(count))
+        shell.ask("awk 'BEGIN { printf \"%16000s\", 0 }' > /text; cat /text")
+        assert 1 <= int(shell.ask(count)) - before <= 1000
+
+    def test_conversation_loses_nothing(self, shell: Shell) -> None:
+        for number in range(50):
+            assert shell.ask(f"echo $(({number} * 7))") == f"{7 * number}\r\n"
+
+    def test_without_acpi_the_mp_table_tells_of_the_ioapic(self, shell: Shell) -> None:
+        """The tiny kernel knows no ACPI."""
+        interrupts = shell.ask("cat /proc/interrupts")
+        assert re.search(r"\n +4: .*IO-APIC +4-edge +ttyS0", interrupts)
+
+    def test_it_ends_and_the_result_has_its_command_line(self, shell: Shell) -> None:
+        shown = shell.ask("cat /proc/cmdline").rstrip()
+        shell.machine.console.sendline("exit")
+        result = shell.machine.wait(DEADLINE)
+        assert result.reason is ExitReason.RESET
+        assert result.cmdline == shown
+        assert shown.endswith("console=ttyS0 reboot=k panic=-1 quiet guest.shell")

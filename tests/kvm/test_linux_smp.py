@@ -29,6 +29,7 @@ echo online $(cat /sys/devices/system/cpu/online)
 
 TIME = """
 echo now $(date +%s)
+dmesg | grep clocksource
 """
 
 
@@ -60,25 +61,25 @@ def test_all_cpus_come_up_and_work_in_one_package(tmp_path: Path) -> None:
     assert f"online 0-{CPUS - 1}\n" in output
 
 
-def test_all_cpus_come_up_after_every_reset() -> None:
+def test_all_cpus_come_up_after_every_reset(tmp_path: Path) -> None:
     config = MachineConfig(
         kernel=built("vmlinux-full"),
-        initrd=built("initramfs-tiny.cpio"),
+        initrd=with_script(tmp_path, "echo $(nproc) CPUs"),
+        append="quiet",
         cpus=CPUS,
         on_reset="restart",
     )
     with Machine(config) as machine:
         machine.start()
         for _ in range(1 + RESETS):
-            machine.console.expect(f"smp: Brought up 1 node, {CPUS} CPUs", DEADLINE)
-            machine.console.expect("guest: userspace", DEADLINE)
+            machine.console.expect(f"\n{CPUS} CPUs", DEADLINE)
         machine.stop()
         assert machine.wait(DEADLINE).resets >= RESETS
 
 
 def test_time_is_right_and_kvm_clock_stable(tmp_path: Path) -> None:
     before = int(time.time())
-    output = run_script(tmp_path, TIME, cpus=2)
+    output = run_script(tmp_path, TIME, cpus=2, append="quiet")
     now = re.search(r"^now (\d+)$", output, re.MULTILINE)
     assert now is not None
     assert before - 1 <= int(now[1]) <= time.time() + 1

@@ -11,15 +11,18 @@ from terminals import on_terminal
 pytestmark = pytest.mark.linux
 
 PROMPT = b"# "
-COMMAND = [
-    *(sys.executable, "-m", "vmm", "run"),
-    *("--append", "quiet guest.shell"),
-    *("--initrd", str(built("initramfs-busybox.cpio"))),
-]
 
 
+def command() -> list[str]:
+    """A shell in the default guest."""
+    options = ["--append", "quiet guest.shell"]
+    initrd = str(built("initramfs-busybox.cpio"))
+    return [sys.executable, "-m", "vmm", "run", *options, "--initrd", initrd]
+
+
+@pytest.mark.both
 def test_type_a_command_and_read_its_answer() -> None:
-    with on_terminal(COMMAND) as terminal:
+    with on_terminal(command()) as terminal:
         terminal.read_until(PROMPT)
         terminal.type(b"echo $((6 * 7)) answers\r")
         terminal.read_until(b"\n42 answers")
@@ -31,7 +34,7 @@ def test_type_a_command_and_read_its_answer() -> None:
 
 
 def test_ctrl_c_interrupts_the_guests_program_not_us() -> None:
-    with on_terminal(COMMAND) as terminal:
+    with on_terminal(command()) as terminal:
         terminal.read_until(PROMPT)
         # Only its output has the word whole; then the shell edits no more.
         terminal.type(b"echo run''ning; sleep 1000; echo not rea''ched\r")
@@ -45,7 +48,7 @@ def test_ctrl_c_interrupts_the_guests_program_not_us() -> None:
 def test_paste_10_kb_without_losing_a_byte() -> None:
     text = b"".join(os.urandom(30).hex().encode() + b"\n" for _ in range(168))
     assert len(text) > 10_000
-    with on_terminal(COMMAND) as terminal:
+    with on_terminal(command()) as terminal:
         terminal.read_until(PROMPT)
         terminal.type(b"stty -echo; cat > /pasted; stty echo; md5sum /pasted\r")
         terminal.read_until(b"md5sum /pasted")

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, built, wait_until
+from guests import DEADLINE, bare, built, kernel, wait_until
 
 import vmm
 from vmm import ConfigError, ExitReason, RunResult
@@ -71,15 +71,15 @@ def examples(tmp_path: Path) -> Path:
 @pytest.mark.timeout(1500)  # two kernels at a time, where KVM emulates them
 @pytest.mark.parametrize("script", ["matrix.py", "over_dask.py"])
 def test_the_readmes_matrix(examples: Path, script: str) -> None:
-    kernel, initrd = str(built("vmlinux-tiny")), str(built("initramfs-tiny.cpio"))
+    linux, initrd = str(kernel("tiny")), str(built("initramfs-tiny.cpio"))
     done = subprocess.run(
-        [sys.executable, script, initrd, kernel],
+        [sys.executable, script, initrd, linux],
         cwd=examples,
         capture_output=True,
         timeout=1400,
         text=True,
     )
-    assert done.stdout == f"{kernel} /t a b'a\\n'\n{kernel} /t b b'b\\n'\n", done.stderr
+    assert done.stdout == f"{linux} /t a b'a\\n'\n{linux} /t b b'b\\n'\n", done.stderr
     assert processes_with_a_guest() == set()
 
 

@@ -226,6 +226,7 @@ def test_symbols_that_are_none_are_refused_before_the_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.linux
+@pytest.mark.both
 def test_linux_that_panics_and_waits_for_ever_ends_with_its_report() -> None:
     config = MachineConfig(
         append="quiet guest.exit panic=0", timeout=DEADLINE, on_panic="pause"

@@ -3,9 +3,10 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, bare_machine, built
+from guests import DEADLINE, bare, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 from vmm.errors import ConfigError
@@ -143,6 +144,7 @@ def test_port_61_has_gate_data_refresh_toggle_and_output_of_timer_2() -> None:
 
 
 @pytest.mark.linux
+@pytest.mark.both
 @pytest.mark.parametrize("mode", ["", ",warm"])
 def test_linux_resets_by_port_0xcf9(mode: str) -> None:
     """reboot=p: arch/x86/kernel/reboot.c, BOOT_CF9_FORCE."""
@@ -155,11 +157,14 @@ def test_linux_resets_by_port_0xcf9(mode: str) -> None:
 
 @pytest.mark.hardware
 @pytest.mark.linux
-def test_debians_kernel_finds_no_pci_bus_and_touches_little_else() -> None:
+def test_debians_kernel_finds_no_pci_bus_and_touches_little_else(
+    tmp_path: Path,
+) -> None:
     config = MachineConfig(
         kernel=built("vmlinux-debian"),
-        initrd=built("initramfs-tiny.cpio"),
+        initrd=with_script(tmp_path, "dmesg | grep PCI"),
         memory="512M",
+        append="quiet",
         timeout=DEADLINE,
     )
     with Machine(config) as machine:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, bare_machine, built, with_script
+from guests import DEADLINE, bare, bare_machine, with_script
 
 from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo
@@ -33,10 +33,7 @@ def test_a_bare_guest_adds_and_gets_the_interrupt() -> None:
 def test_a_program_in_linux_adds(tmp_path: Path) -> None:
     script = "portio w1 0x500 200 r1 0x500 w1 0x500 100 r1 0x500"
     config = MachineConfig(
-        kernel=built("vmlinux-full"),
-        initrd=with_script(tmp_path, script),
-        append="quiet",
-        timeout=DEADLINE,
+        initrd=with_script(tmp_path, script), append="quiet", timeout=DEADLINE
     )
     with Machine(config) as machine:
         machine.plug(readme_device())

@@ -8,9 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built
+from guests import DEADLINE, built, kernel
 
-from vmm.config import BUILD_DIR
 from vmm.guest_command import HELPER
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +70,7 @@ def stranger(wheel: Path) -> Path:
 
 def test_wheel_has_the_guests_helper(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read(f"vmm/{HELPER}") == Path(BUILD_DIR, HELPER).read_bytes()
+        assert archive.read(f"vmm/{HELPER}") == built(HELPER).read_bytes()
         assert "vmm/testing/plugin.py" in archive.namelist()
 
 
@@ -82,8 +81,8 @@ def test_package_is_the_installed_one(stranger: Path) -> None:
 
 def test_plugin_as_a_project_of_strangers_has_it(stranger: Path) -> None:
     project = shutil.copytree(ROOT / "tests/stranger", stranger / "project")
-    kernel = f"--vmm-kernel={built('vmlinux-tiny')}"
-    options = [kernel, "--vmm-require", "-pno:cacheprovider", str(project)]
+    option = f"--vmm-kernel={kernel('tiny')}"
+    options = [option, "--vmm-require", "-pno:cacheprovider", str(project)]
     done = python(stranger, "-m", "pytest", "-c", project / "pytest.ini", *options)
     assert "4 passed" in done.stdout, done.stdout
 
@@ -95,13 +94,13 @@ def test_exec_of_an_installed_package(stranger: Path) -> None:
         '#include <stdio.h>\nint main(void) { puts("out"); return 9; }\n'
     )
     subprocess.run(["gcc", "-static", "-o", "p", "p.c"], cwd=stranger, check=True)
-    kernel = [
+    options = [
         "--kernel",
-        str(built("vmlinux-tiny")),
+        str(kernel("tiny")),
         "--append",
         "quiet",
         "--add",
         "./p",
     ]
-    done = python(stranger, "-m", "vmm", "run", *kernel, "--exec", "/p", "--capture")
+    done = python(stranger, "-m", "vmm", "run", *options, "--exec", "/p", "--capture")
     assert (done.returncode, done.stdout) == (9, "out\n"), done.stderr

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from guests import refuse
 
 from vmm.boot.acpi import acpi_tables
 from vmm.boot.layout import ACPI, ACPI_SIZE
@@ -80,9 +81,9 @@ class Tables(dict[str, bytes]):
 
 
 def iasl(folder: Path, *arguments: str) -> str:
-    """Run it in `folder`; what it says. Its absence is a failure."""
+    """Run it in `folder`; what it says."""
     if shutil.which("iasl") is None:
-        pytest.fail("iasl is missing: run scripts/test, or install acpica-tools")
+        refuse("iasl is missing: run scripts/test, or install acpica-tools")
     done = subprocess.run(
         ["iasl", *arguments], cwd=folder, capture_output=True, text=True, check=True
     )

@@ -16,6 +16,14 @@ def test_bare(): pass
 def test_linux(): pass
 
 @pytest.mark.linux
+@pytest.mark.stock
+def test_stock(): pass
+
+@pytest.mark.linux
+@pytest.mark.both
+def test_both(): pass
+
+@pytest.mark.linux
 @pytest.mark.hardware
 def test_hardware(): pass
 """
@@ -28,9 +36,9 @@ def test_unit(): pass
 def test_starts_a_machine(): pass
 """
 HOST_AND_MACHINE = {
-    "hardware": ("bare linux hardware unit", ""),
-    "pvm": ("bare linux unit starts_a_machine", "linux hardware"),
-    "none": ("unit starts_a_machine", "bare linux hardware"),
+    "hardware": ("bare linux stock both hardware unit", ""),
+    "pvm": ("bare linux stock both unit starts_a_machine", "both hardware"),
+    "none": ("unit starts_a_machine", "bare linux stock both hardware"),
 }
 
 
@@ -50,3 +58,16 @@ def test_each_test_runs_where_it_can(
     lines = pytester.runpytest("--collect-only", "-q", "tests").outlines
     found = {line.split("::test_")[1] for line in lines if "::" in line}
     assert found == set(HOST_AND_MACHINE[kind][side == "machine"].split())
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_long_tests_run_where_they_are_asked_for(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, long: bool
+) -> None:
+    pytester.makeconftest((TESTS / "conftest.py").read_text())
+    pytester.makepyfile("import pytest\n\n@pytest.mark.long\ndef test_long(): pass\n")
+    monkeypatch.setattr("lengths.LONG", long)
+    for name in ("VMM_TEST_SIDE", "VMM_TEST_REPORT"):
+        monkeypatch.delenv(name, raising=False)
+    result = pytester.runpytest_inprocess()
+    result.assert_outcomes(passed=long, deselected=not long)
