@@ -16,7 +16,7 @@ from vmm.errors import VmmError
 from . import boot, exits, plot, startup
 from .errors import BenchError
 from .host import this_host
-from .report import as_json, as_text
+from .report import as_json, as_markdown, as_text
 from .rounds import Job, Measured, run_rounds
 from .summary import rows
 from .tools import ROOT
@@ -28,6 +28,7 @@ MEASURES: Final = ("exits", "boot", "startup")
 TITLES: Final = exits.MEASURES | {
     "boot-verbose": "process start to init, all messages on ttyS0",
     "boot-quiet": "process start to init, with `quiet`",
+    "boot-memory": "memory beyond guest RAM, written to and private, at init (quiet)",
     "first-run": "process start to first KVM_RUN",
     "private-dirty": "memory beyond guest RAM that is written to and private",
     "resident": "memory beyond guest RAM that is resident",
@@ -40,8 +41,9 @@ turns, round after round; print medians, spread and ratios.
 measures:
   exits     what an access to the UART costs: thr-write, lsr-read, mix (a byte of
             polled output), by the guest's own clock
-  boot      from process start to the first line of init: Debian's cloud kernel,
-            on PVM our tiny one
+  boot      from process start to the first line of init, and memory beyond guest
+            RAM then: Debian's cloud kernel, on PVM our ring-3 one, which runs
+            natively there
   startup   from process start to the first KVM_RUN; memory beyond guest RAM
   (none)    all of these
 
@@ -50,14 +52,24 @@ variants:
   compiled  vmm with its compiled run loop, coalesced port I/O off
   python    vmm with its Python run loop, coalesced port I/O off
   all       vmm as it comes: compiled loop, coalesced port I/O
+  machine   Machine(...) in a Python that runs already, which is what a test suite
+            has; from the constructor on (boot only)
   qemu      QEMU microvm, if qemu-system-x86_64 is on PATH; with an RTC, without
             which Linux boots slower: qemu-default (boot only)
-  lkvm      kvmtool, if lkvm is on PATH (boot only)
+  firecracker, cloud-hypervisor, lkvm
+            if they are on PATH (boot only); lkvm, kvmtool, boots the bzImage
+            and nothing on PVM
+
+All get one CPU, the same kernel, initramfs, command line and RAM, ttyS0 on stdout and
+no device that the guest doesn't use, as far as they let us. Firecracker adds pci=off
+to the command line and has its log at level Error; Cloud Hypervisor has always a PCI
+bus and a random source. Both keep their seccomp filters.
 """
 EPILOG: Final = """\
 examples:
   scripts/bench exits
   scripts/bench exits startup --rounds 15 --json bench.json --plot bench.png
+  PATH=$HOME/peers:$PATH scripts/bench boot --rounds 9 --markdown
   scripts/with-kvm --out results scripts/bench boot --json results/boot.json
 
 The last one measures in the software machine where this host's KVM is not hardware's;
@@ -89,6 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("measures", metavar="MEASURE", nargs="*", help="exits, boot, startup")
     add("--rounds", metavar="N", type=int, default=7, help="default: %(default)s")
     add("--json", metavar="FILE", help="write the results to FILE as JSON")
+    add("--markdown", action="store_true", help="print the medians as a table for it")
     add("--plot", metavar="FILE.png", help="draw them (needs matplotlib)")
     options = parser.parse_args(arguments)
     for measure in options.measures:
@@ -147,10 +160,14 @@ def show_progress(text: str) -> None:
 def tell(options: argparse.Namespace, kind: Kind, measured: Measured) -> None:
     """Print the table, write the files. Raises BenchError and OSError."""
     host, table = this_host(kind), rows(measured.samples)
-    print(as_text(host, table, measured.reasons, TITLES))
+    booted = boot.booted(kind) if "boot" in options.measures else None
+    if options.markdown:
+        print(as_markdown(host, booted, table))
+    else:
+        print(as_text(host, booted, table, measured.reasons, TITLES))
     if options.json is not None:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(as_json(host, table, measured.reasons), file, indent=2)
+            json.dump(as_json(host, booted, table, measured.reasons), file, indent=2)
             file.write("\n")
     if options.plot is not None:
         plot.draw(table, options.plot, f"{host.cpu}, {host.kind} KVM, {host.date}")
@@ -192,4 +209,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    for name in [name for name in os.environ if name.startswith("VMM_")]:
+        del os.environ[name]  # a Machine in this process obeys them
     sys.exit(main())

@@ -52,7 +52,7 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
 def started(
     command: Command, folder: Path, stdout: int | IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a child in `folder`, its stderr in a file there; kill it at the end.
+    """Start a child in `folder`, its stderr in a file there; end it at the end.
 
     Raises NotMeasured where it can't be started.
     """
@@ -73,8 +73,20 @@ def started(
         try:
             yield process
         finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a child to end, so that it can clean up, and kill what is left of its group.
+
+    It isn't waited for in between: until then nobody else can get its group's number.
+    """
+    if process.returncode is not None:
+        return
+    with open(os.pidfd_open(process.pid), "rb", closefd=True) as ended:
+        os.killpg(process.pid, signal.SIGTERM)
+        select.select([ended], [], [], PATIENCE_S)
+    os.killpg(process.pid, signal.SIGKILL)
 
 
 def run(command: Command, folder: Path, deadline_s: float) -> bytes:

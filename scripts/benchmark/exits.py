@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 from vmm.kvm.kvm import Kvm
 
 from .children import NotMeasured, complaint, run
+from .peers import Guest
 from .rounds import Job, Sample
-from .variants import BARE, Guest, command
+from .variants import BARE, command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ def access_ns(output: bytes, tsc_khz: int) -> float | None:
 
 def _run(measure: str, variant: str, tsc_khz: int, folder: Path) -> list[Sample]:
     guest = Guest(BARE / f"bench-{measure}.elf")
-    output = run(command(variant, guest), folder, DEADLINE_S)
+    output = run(command(variant, guest, folder), folder, DEADLINE_S)
     value = access_ns(output, tsc_khz)
     if value is None:
         raise NotMeasured(complaint(None, folder))

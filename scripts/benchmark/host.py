@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .variants import QEMU
+from .peers import versions
 
 if TYPE_CHECKING:
     from scripts.with_kvm.host_kvm import Kind
@@ -20,7 +18,7 @@ SOFTWARE_MACHINE: Final = "software-machine"  # its host name: scripts/with_kvm/
 
 @dataclass(frozen=True)
 class Host:
-    """The machine and the programs; `qemu` is None where there is none."""
+    """The machine and the programs; `peers` are versions, None where there is none."""
 
     kind: Kind
     software_machine: bool
@@ -29,7 +27,7 @@ class Host:
     kernel: str
     date: str
     python: str
-    qemu: str | None
+    peers: dict[str, str | None]
 
 
 def this_host(kind: Kind, cpuinfo: str = "/proc/cpuinfo") -> Host:
@@ -48,12 +46,5 @@ def this_host(kind: Kind, cpuinfo: str = "/proc/cpuinfo") -> Host:
         kernel=platform.release(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
-        qemu=_qemu_version(),
+        peers=versions(),
     )
-
-
-def _qemu_version() -> str | None:
-    if shutil.which(QEMU[0]) is None:
-        return None
-    done = subprocess.run([QEMU[0], "--version"], capture_output=True, text=True)
-    return done.stdout.partition("version ")[2].partition("\n")[0] or None

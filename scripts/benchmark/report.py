@@ -13,16 +13,18 @@ if TYPE_CHECKING:
     from .summary import Row
 
 NOT_MEASURED: Final = "not measured"
-_HEADER: Final = ("variant", "median", "spread", "/ c", "/ qemu", "exits")
-_LINE: Final = "  {:<13} {:>12}  {:>23}  {:>6}  {:>6}  {:>9}"
 
 
 def as_json(
-    host: Host, rows: Sequence[Row], reasons: Mapping[tuple[str, str], str]
+    host: Host,
+    booted: Mapping[str, object] | None,
+    rows: Sequence[Row],
+    reasons: Mapping[tuple[str, str], str],
 ) -> dict[str, object]:
-    """Return the contents of `--json FILE`."""
+    """Return the contents of `--json FILE`; `booted` is the kernel, if any was."""
     return {
         "host": asdict(host),
+        "booted": booted,
         "rows": [asdict(row) for row in rows],
         "not_measured": [
             {"measure": measure, "variant": variant, "reason": reason}
@@ -33,39 +35,84 @@ def as_json(
 
 def as_text(
     host: Host,
+    booted: Mapping[str, object] | None,
     rows: Sequence[Row],
     reasons: Mapping[tuple[str, str], str],
     titles: Mapping[str, str],
 ) -> str:
     """Return what is printed; `titles` say what a measure means."""
-    lines = [_host_line(host)]
+    lines = _head(host, booted)
     for measure, group in groupby(rows, key=lambda row: row.measure):
         members = list(group)
-        lines += ["", f"{measure}: {titles[measure]}; {members[0].rounds} rounds"]
-        lines.append(_LINE.format(*_HEADER))
-        lines += map(_row_line, members)
+        rounds = max(row.rounds for row in members)
+        lines += ["", f"{measure}: {titles[measure]}; {rounds} rounds"]
+        lines += _table(members)
     return "\n".join([*lines, *_reason_lines(reasons)])
 
 
-def _host_line(host: Host) -> str:
+def as_markdown(
+    host: Host, booted: Mapping[str, object] | None, rows: Sequence[Row]
+) -> str:
+    """Return the medians for a README: a line per variant, a column per measure."""
+    measures = list(dict.fromkeys(row.measure for row in rows))
+    medians = {(row.variant, row.measure): _median(row) for row in rows}
+    lines = [*_head(host, booted), "", f"| median | {' | '.join(measures)} |"]
+    lines.append("|---" * (1 + len(measures)) + "|")
+    for variant in dict.fromkeys(row.variant for row in rows):
+        cells = (medians.get((variant, measure), "") for measure in measures)
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _head(host: Host, booted: Mapping[str, object] | None) -> list[str]:
+    """Return what the figures hang on."""
     where = "the software machine" if host.software_machine else "this machine"
-    qemu = f"QEMU {host.qemu}" if host.qemu else "no QEMU"
-    return (
+    peers = [f"{name} {version}" for name, version in host.peers.items() if version]
+    lines = [
         f"{host.date}, {where}: {host.kind} KVM, {host.cpus} x {host.cpu}, "
-        f"Linux {host.kernel}, Python {host.python}, {qemu}"
-    )
+        f"Linux {host.kernel}, Python {host.python}; {', '.join(peers) or 'no peers'}"
+    ]
+    if booted:
+        release = str(booted["version"]).partition(" ")[0]
+        text = "boot: {kernel} ({}), {initrd}, {memory_mib} MiB, {cpus} CPU; {cmdline}"
+        lines.append(text.format(release, **booted))
+    return lines
 
 
-def _row_line(row: Row) -> str:
+def _table(rows: Sequence[Row]) -> list[str]:
+    """Return a header and a line per row, with ratios to all bases that there are."""
+    bases = [
+        base
+        for base in rows[0].ratio
+        if any(row.ratio[base] is not None for row in rows)
+    ]
+    header = ["variant", "median", "spread", *(f"/ {base}" for base in bases), "exits"]
+    cells = [header, *(_cells(row, bases) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  "
+        + "  ".join(
+            cell.rjust(width) if index else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
+
+
+def _cells(row: Row, bases: Sequence[str]) -> list[str]:
     low, high = row.spread
-    ratios = (row.ratio[base] for base in ("c", "qemu"))
-    return _LINE.format(
+    ratios = (row.ratio[base] for base in bases)
+    return [
         row.variant,
-        f"{_number(row.median)} {row.unit}",
+        _median(row),
         f"{_number(low)} .. {_number(high)}",
         *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
         "-" if row.exits is None else f"{row.exits:,.0f}",
-    )
+    ]
+
+
+def _median(row: Row) -> str:
+    return f"{_number(row.median)} {row.unit}"
 
 
 def _number(value: float) -> str:

@@ -56,6 +56,7 @@ def run_rounds(
     """
     measured = Measured()
     left = list(jobs)
+    found: dict[Job, list[Sample]] = {job: [] for job in jobs}
     for number in range(rounds + 1):
         name = f"round {number} of {rounds}" if number else "warming up"
         for job in _rotated(left, number):
@@ -65,15 +66,12 @@ def run_rounds(
             except NotMeasured as reason:
                 measured.reasons[job.group, job.variant] = str(reason)
                 left.remove(job)
+                del found[job]
                 continue
-            for sample in samples if number else ():
-                measured.samples[sample.measure, job.variant].append(sample)
-    order = list(dict.fromkeys(job.variant for job in jobs))
-    measured.samples = {
-        key: measured.samples[key]
-        for key in sorted(measured.samples, key=lambda key: order.index(key[1]))
-        if len(measured.samples[key]) == rounds
-    }
+            found[job] += samples if number else ()
+    for job, all_samples in found.items():
+        for sample in all_samples:
+            measured.samples[sample.measure, job.variant].append(sample)
     return measured
 
 

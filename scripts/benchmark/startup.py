@@ -9,7 +9,6 @@ we are a Python ourselves, as our VMM is.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from functools import partial
@@ -18,17 +17,15 @@ from typing import Final
 
 from . import tools
 from .children import Command, started, wait_for
+from .memory import DIRTY, RESIDENT, own_kb
+from .peers import Guest
 from .rounds import Job, Sample
-from .variants import BARE, Guest, command
+from .variants import BARE, command
 
 VARIANTS: Final = ("c", "compiled", "python", "all", "qemu", "lkvm")
 MARKER: Final = b"halt"
 DEADLINE_S: Final = 60.0
 NOTED: Final = "first_run"
-_MAPPING: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
-_FIELD: Final = re.compile(r"(\w+): +(\d+) kB")
-DIRTY: Final = frozenset({"Private_Dirty", "Private_Hugetlb"})
-RESIDENT: Final = frozenset({"Rss", "Private_Hugetlb", "Shared_Hugetlb"})
 
 
 def jobs() -> list[Job]:
@@ -38,7 +35,7 @@ def jobs() -> list[Job]:
 
 def _run(variant: str, folder: Path) -> list[Sample]:
     guest = Guest(BARE / "bench-halt.elf")
-    how = command(variant, guest)
+    how = command(variant, guest, folder)
     noted = folder / NOTED
     preload = {"LD_PRELOAD": str(tools.first_run()), "FIRST_RUN": str(noted)}
     how = Command(how.argv, {**how.environment, **preload})
@@ -53,18 +50,3 @@ def _run(variant: str, folder: Path) -> list[Sample]:
         Sample("private-dirty", own_kb(smaps, ram_size, DIRTY) / 1024, "MiB"),
         Sample("resident", own_kb(smaps, ram_size, RESIDENT) / 1024, "MiB"),
     ]
-
-
-def own_kb(smaps: str, ram_size: int, fields: frozenset[str]) -> int:
-    """Return the sum of `fields` over all mappings too small to be guest RAM, in kB.
-
-    Nothing else in a VMM is as large as that. Source: proc(5), /proc/pid/smaps.
-    """
-    total, is_ram = 0, False
-    for line in smaps.splitlines():
-        if mapping := _MAPPING.match(line):
-            start, end = (int(address, 16) for address in mapping.groups())
-            is_ram = end - start >= ram_size
-        elif (field := _FIELD.match(line)) and field[1] in fields and not is_ram:
-            total += int(field[2])
-    return total

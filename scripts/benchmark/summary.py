@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from .rounds import Sample
 
-BASES: Final = ("c", "qemu")  # what the others are compared with
+# What the others are compared with.
+BASES: Final = ("c", "qemu", "firecracker", "cloud-hypervisor")
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,15 @@ does not use.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from . import tools
 from .children import Command, NotMeasured, complaint, run
+from .peers import Guest, peer_command
 
 VMM: Final = Path(sys.executable).with_name("vmm")
 RESULT: Final = "result.json"  # in the child's directory
@@ -30,39 +29,19 @@ OURS: Final = {
     "python": {"VMM_RUN_LOOP": "python", "VMM_COALESCED_PIO": "0"},
     "all": {"VMM_RUN_LOOP": "compiled"},
 }
-LKVM_KERNELS: Final = "lkvm loads bzImages, no ELF program"
 LIMIT_GUESTS: Final = "the C limit runs bare-metal guests alone"
 
-# Without ACPI, microvm's firmware is the fast qboot. By default it has no RTC, which
-# Linux then asks forty thousand times: "qemu" is QEMU at its best.
-MICROVM: Final = "microvm,accel=kvm,acpi=off,isa-serial=on,auto-kernel-cmdline=off"
-QEMU_MACHINES: Final = {"qemu": f"{MICROVM},rtc=on", "qemu-default": MICROVM}
-QEMU: Final = (
-    *("qemu-system-x86_64", "-cpu", "host", "-smp", "1"),
-    *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-    *("-serial", "stdio", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"),
-)
 
+def command(variant: str, guest: Guest, folder: Path) -> Command:
+    """Return how `variant` runs `guest` in `folder`, where it may get a file.
 
-@dataclass(frozen=True)
-class Guest:
-    """What all variants run; `memory_mib` of RAM. Linux has initrd and cmdline."""
-
-    kernel: Path
-    memory_mib: int = 128
-    initrd: Path | None = None
-    cmdline: str | None = None
-
-
-def command(variant: str, guest: Guest) -> Command:
-    """Return how `variant` runs `guest`. Raises NotMeasured where it can't."""
+    Raises NotMeasured where it can't.
+    """
     if variant == "c":
         return _limit(guest)
-    if variant in QEMU_MACHINES:
-        return _qemu(variant, guest)
-    if variant == "lkvm":
-        return _lkvm(guest)
-    return _ours(variant, guest)
+    if variant in OURS:
+        return _ours(variant, guest)
+    return peer_command(variant, guest, folder)
 
 
 def _limit(guest: Guest) -> Command:
@@ -85,30 +64,6 @@ def _vmm(guest: Guest, environment: dict[str, str]) -> Command:
     if guest.cmdline is not None:
         argv += ["--cmdline", guest.cmdline]
     return Command(argv, environment)
-
-
-def _qemu(variant: str, guest: Guest) -> Command:
-    if shutil.which(QEMU[0]) is None:
-        raise NotMeasured(f"{QEMU[0]} is not on PATH (apt-get install qemu-system-x86)")
-    argv = [*QEMU, "-M", QEMU_MACHINES[variant], "-m", f"{guest.memory_mib}M"]
-    argv += ["-kernel", str(guest.kernel)]
-    if guest.initrd is not None:
-        argv += ["-initrd", str(guest.initrd)]
-    if guest.cmdline is not None:
-        argv += ["-append", guest.cmdline]
-    return Command(argv, {})
-
-
-def _lkvm(guest: Guest) -> Command:
-    if shutil.which("lkvm") is None:
-        raise NotMeasured("lkvm is not on PATH (kvmtool, no package of Debian 12)")
-    if guest.initrd is None or guest.cmdline is None:
-        raise NotMeasured(LKVM_KERNELS)
-    argv = ["lkvm", "run", "--nodefaults", "--console", "serial", "--cpus", "1"]
-    argv += ["--network", "mode=none", "--mem", str(guest.memory_mib)]
-    argv += ["--kernel", str(guest.kernel), "--initrd", str(guest.initrd)]
-    argv += ["--params", guest.cmdline]
-    return Command(argv, {"HOME": "."})  # where it leaves a socket
 
 
 @cache

@@ -19,7 +19,7 @@ def test_bench_measures_every_access_in_every_variant_of_ours(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     contents = json.loads(results.read_text())
-    assert {"kind", "cpu", "kernel", "date", "python", "qemu"} <= set(contents["host"])
+    assert {"kind", "cpu", "kernel", "date", "python", "peers"} <= set(contents["host"])
     measured = {(row["measure"], row["variant"]) for row in contents["rows"]}
     assert measured >= {
         (measure, variant)
@@ -29,5 +29,5 @@ def test_bench_measures_every_access_in_every_variant_of_ours(tmp_path: Path) ->
     for row in contents["rows"]:
         assert row["median"] > 0
         assert row["unit"] == "ns"
-        assert set(row["ratio"]) == {"c", "qemu"}
+        assert {"c", "qemu"} < set(row["ratio"])
         assert row["ratio"]["c"] > 0

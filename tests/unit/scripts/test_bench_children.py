@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -22,13 +22,21 @@ from scripts.benchmark.children import (
     wait_for,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 def shell(script: str, **environment: str) -> Command:
     """A child that runs `script`."""
     return Command(["/bin/sh", "-c", script], environment)
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait for whoever has inherited a killed process to bury it."""
+    end = time.monotonic() + 10
+    with contextlib.suppress(FileNotFoundError):
+        while (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        ):
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 def test_children_inherit_nothing_that_changes_vmm() -> None:
@@ -50,7 +58,7 @@ def test_a_child_past_its_deadline_is_killed(tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
-def test_an_exception_kills_the_child(tmp_path: Path) -> None:
+def test_an_exception_ends_the_child(tmp_path: Path) -> None:
     script = shell("echo up; exec sleep 100")
     with (
         contextlib.suppress(KeyboardInterrupt),
@@ -58,7 +66,28 @@ def test_an_exception_kills_the_child(tmp_path: Path) -> None:
     ):
         wait_for(process, b"up", tmp_path, 10)
         raise KeyboardInterrupt
+    assert process.returncode == -signal.SIGTERM
+
+
+def test_a_child_may_clean_up(tmp_path: Path) -> None:
+    script = shell(
+        "trap 'rm socket; exit' TERM; touch socket; sleep 100 & echo up; wait"
+    )
+    with started(script, tmp_path, subprocess.PIPE) as process:
+        wait_for(process, b"up", tmp_path, 10)
+    assert process.returncode == 0
+    assert not (tmp_path / "socket").exists()
+
+
+def test_a_child_that_goes_on_is_killed_with_its_own_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.benchmark.children.PATIENCE_S", 0.1)
+    script = shell("trap '' TERM; sleep 100 & echo $! >pid; echo up; sleep 100")
+    with started(script, tmp_path, subprocess.PIPE) as process:
+        wait_for(process, b"up", tmp_path, 10)
     assert process.returncode == -signal.SIGKILL
+    wait_until_gone(int((tmp_path / "pid").read_text()))
 
 
 def test_a_program_that_is_not_there_is_a_reason(tmp_path: Path) -> None:

@@ -9,15 +9,26 @@ import pytest
 
 from scripts.benchmark.__main__ import TITLES, main, parse
 from scripts.benchmark.host import Host
-from scripts.benchmark.report import as_json, as_text
+from scripts.benchmark.report import as_json, as_markdown, as_text
 from scripts.benchmark.summary import Row
 from scripts.with_kvm.host_kvm import HostKvm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-HOST = Host("pvm", False, "Xeon", 2, "6.1", "2026-01-01T00:00:00+00:00", "3.11.7", None)
+HOST = Host(
+    *("pvm", False, "Xeon", 2, "6.1", "2026-01-01T00:00:00+00:00", "3.11.7"),
+    peers={"qemu": None, "firecracker": "1.16.0"},
+)
 ROW = Row("mix", "python", 1234.4, "ns", {"c": 1.5, "qemu": None}, (1000.0, 2000.0), 3)
+BOOTED = {
+    "kernel": "vmlinux-x",
+    "version": "6.1.192-x (minivmm@minivmm) #1",
+    "initrd": "initramfs-x.cpio",
+    "memory_mib": 128,
+    "cpus": 1,
+    "cmdline": "console=ttyS0",
+}
 REASONS = {("mix", "qemu"): "not there", ("lsr-read", "qemu"): "not there"}
 
 
@@ -75,8 +86,10 @@ def test_without_a_measure_all_are_measured() -> None:
 
 
 def test_json_has_the_host_the_rows_and_what_was_not_measured() -> None:
-    contents: Any = as_json(HOST, [ROW], REASONS)
+    contents: Any = as_json(HOST, BOOTED, [ROW], REASONS)
     assert contents["host"]["kind"] == "pvm"
+    assert contents["host"]["peers"] == {"qemu": None, "firecracker": "1.16.0"}
+    assert contents["booted"]["kernel"] == "vmlinux-x"
     assert contents["rows"] == [
         {
             "measure": "mix",
@@ -95,7 +108,36 @@ def test_json_has_the_host_the_rows_and_what_was_not_measured() -> None:
 
 
 def test_the_table_tells_medians_ratios_and_reasons_once() -> None:
-    text = as_text(HOST, [ROW], REASONS, TITLES)
-    assert "python 1,234 ns 1,000 .. 2,000 1.50 - -" in " ".join(text.split())
+    text = as_text(HOST, None, [ROW], REASONS, TITLES)
+    assert "python 1,234 ns 1,000 .. 2,000 1.50 -" in " ".join(text.split())
+    assert "/ qemu" not in text  # nothing to compare with
     assert text.count("not there") == 1
     assert "qemu (mix, lsr-read): not there" in text
+
+
+def test_the_table_names_the_peers_and_the_kernel() -> None:
+    lines = as_text(HOST, BOOTED, [ROW], {}, TITLES).splitlines()
+    assert lines[0].endswith("Python 3.11.7; firecracker 1.16.0")
+    assert lines[1] == (
+        "boot: vmlinux-x (6.1.192-x), initramfs-x.cpio, 128 MiB, 1 CPU; console=ttyS0"
+    )
+
+
+def test_the_columns_of_the_table_are_as_wide_as_need_be() -> None:
+    long = Row("mix", "cloud-hypervisor", 1.0, "ns", {"c": 0.5}, (1.0, 1.0), 3)
+    short = Row("mix", "c", 12345678.0, "ns", {"c": 1.0}, (1.0, 1.0), 3)
+    table = as_text(HOST, None, [short, long], {}, TITLES).splitlines()[3:]
+    assert len({len(line) for line in table}) == 1
+
+
+def test_markdown_has_a_line_per_variant_and_a_column_per_measure() -> None:
+    quiet = [Row("boot-quiet", name, 9.5, "ms", {}, (9, 9), 3) for name in ("a", "b")]
+    memory = Row("boot-memory", "b", 7.25, "MiB", {}, (7, 7), 3)
+    lines = as_markdown(HOST, BOOTED, [*quiet, memory]).splitlines()
+    assert lines[1].startswith("boot: vmlinux-x")
+    assert lines[3:] == [
+        "| median | boot-quiet | boot-memory |",
+        "|---|---|---|",
+        "| a | 9.5 ms |  |",
+        "| b | 9.5 ms | 7.2 MiB |",
+    ]

@@ -8,7 +8,7 @@ import pytest
 
 from scripts.benchmark.exits import access_ns
 from scripts.benchmark.host import this_host
-from scripts.benchmark.startup import DIRTY, RESIDENT, own_kb
+from scripts.benchmark.memory import DIRTY, RESIDENT, own_kb
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,14 @@ import pytest
 from scripts.benchmark import tools
 from scripts.benchmark.boot import linux
 from scripts.benchmark.children import NotMeasured
-from scripts.benchmark.variants import Guest, command
+from scripts.benchmark.peers import Guest
+from scripts.benchmark.variants import command
 
 BARE = Guest(Path("/guest.elf"))
-LINUX = Guest(Path("/bzImage"), 256, Path("/initrd"), "console=ttyS0 quiet")
+LINUX = Guest(
+    *(Path("/vmlinux"), 256, Path("/initrd"), "console=ttyS0 quiet"),
+    bzimage=Path("/bzImage"),
+)
 
 
 @pytest.fixture
@@ -29,44 +33,24 @@ def executable(path: Path, script: str = "") -> None:
     path.chmod(0o755)
 
 
-@pytest.mark.parametrize(
-    ("variant", "reason"),
-    [("qemu", "qemu-system-x86_64 is not on PATH"), ("lkvm", "lkvm is not on PATH")],
-)
-def test_a_peer_that_is_not_installed_is_a_reason(
-    no_programs: Path, variant: str, reason: str
-) -> None:
-    with pytest.raises(NotMeasured, match=reason):
-        command(variant, LINUX)
-
-
-def test_lkvm_runs_linux_alone(no_programs: Path) -> None:
-    executable(no_programs / "lkvm")
-    assert "--params" in command("lkvm", LINUX).argv
-    with pytest.raises(NotMeasured, match="no ELF program"):
-        command("lkvm", BARE)
-
-
-def test_the_c_limit_runs_bare_guests_alone() -> None:
+def test_the_c_limit_runs_bare_guests_alone(tmp_path: Path) -> None:
     with pytest.raises(NotMeasured, match="bare-metal guests alone"):
-        command("c", LINUX)
+        command("c", LINUX, tmp_path)
 
 
-def test_python_is_forced_without_coalescing() -> None:
-    environment = command("python", BARE).environment
+def test_python_is_forced_without_coalescing(tmp_path: Path) -> None:
+    environment = command("python", BARE, tmp_path).environment
     assert environment == {"VMM_RUN_LOOP": "python", "VMM_COALESCED_PIO": "0"}
 
 
-def test_ours_and_qemu_get_the_same_kernel_and_command_line(no_programs: Path) -> None:
-    executable(no_programs / "qemu-system-x86_64")
-    for variant in ("python", "qemu"):
-        argv = command(variant, LINUX).argv
-        assert {"/bzImage", "/initrd", "console=ttyS0 quiet", "256M"} <= set(argv)
+def test_ours_get_the_kernel_and_the_command_line(tmp_path: Path) -> None:
+    argv = command("python", LINUX, tmp_path).argv
+    assert {"/vmlinux", "/initrd", "console=ttyS0 quiet", "256M"} <= set(argv)
 
 
-def test_pvm_boots_the_tiny_kernel_and_hardware_debians() -> None:
-    assert linux("pvm", "").kernel.name == "vmlinux-tiny"
-    assert linux("hardware", "").kernel.name == "bzImage-debian"
+def test_pvm_boots_the_ring_3_kernel_and_hardware_debians() -> None:
+    assert linux("pvm", "").kernel.name == "vmlinux-tiny-ring3"
+    assert linux("hardware", "").kernel.name == "vmlinux-debian"
 
 
 def test_a_tool_is_compiled_once(
