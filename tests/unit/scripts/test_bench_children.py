@@ -71,7 +71,7 @@ def test_an_exception_ends_the_child(tmp_path: Path) -> None:
 
 def test_a_child_may_clean_up(tmp_path: Path) -> None:
     script = shell(
-        "trap 'rm socket; exit' TERM; touch socket; sleep 100 & echo up; wait"
+        "trap 'rm socket; exit 0' TERM; touch socket; sleep 100 & echo up; wait"
     )
     with started(script, tmp_path, subprocess.PIPE) as process:
         wait_for(process, b"up", tmp_path, 10)
