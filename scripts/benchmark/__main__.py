@@ -54,8 +54,8 @@ variants:
   all       vmm as it comes: compiled loop, coalesced port I/O
   machine   Machine(...) in a Python that runs already, which is what a test suite
             has; from the constructor on (boot only)
-  qemu      QEMU microvm, if qemu-system-x86_64 is on PATH; with an RTC, without
-            which Linux boots slower: qemu-default (boot only)
+  qemu      QEMU microvm, if qemu-system-x86_64 is on PATH; with an RTC and KVM's
+            IOAPIC, without which Linux boots slower: qemu-default (boot only)
   firecracker, cloud-hypervisor, lkvm
             if they are on PATH (boot only); lkvm, kvmtool, boots the bzImage
             and nothing on PVM
