@@ -101,7 +101,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("measures", metavar="MEASURE", nargs="*", help="exits, boot, startup")
     add("--rounds", metavar="N", type=int, default=7, help="default: %(default)s")
     add("--json", metavar="FILE", help="write the results to FILE as JSON")
-    add("--markdown", action="store_true", help="print the medians as a table for it")
+    add("--markdown", action="store_true", help="print the medians as such a table")
     add("--plot", metavar="FILE.png", help="draw them (needs matplotlib)")
     options = parser.parse_args(arguments)
     for measure in options.measures:
