@@ -42,6 +42,7 @@ guests:
   full-ring3  the same in ring 3, with ACPI, PCI, modules, and more drivers
   debian    Debian's unmodified cloud kernel; the busybox initramfs
   busybox   the busybox initramfs, and vmm-exec
+  stress    a program for guests that checks the kernel below it
   tiny-unpatched  tiny without our patches, to be had beside it
   all       all of these
   (none)    what 'vmm run' boots here by itself, tiny-ring3 on PVM and tiny elsewhere;
@@ -88,6 +89,7 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
         ),
         "debian": (linux.cloud_kernel(), busybox),
         "busybox": (busybox, helper),
+        "stress": (programs.stress(),),
         "tiny-unpatched": (linux.kernel("tiny-unpatched", tiny, 5), init),
     }
     return named | {

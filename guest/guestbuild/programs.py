@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 BUSYBOX: Final = "busybox-static"
 LINUX_DIR: Final = GUEST_DIR / "linux"
 BARE_DIR: Final = GUEST_DIR / "bare"
+STRESS_DIR: Final = LINUX_DIR / "stress"
 TOOLS: Final = ("portio", "keylog")
 HELPER: Final = "vmm-exec"
 
 # No C library: a few kB instead of 700, in archives that slow hosts unpack. Loops are
 # not to become calls of memset, memcpy or strlen. setup.py uses these flags, too.
 C_FLAGS: Final = tuple((LINUX_DIR / "cflags").read_text().split())
+# With the C library: it has threads, and dozens of signals and system calls to make.
+STRESS_FLAGS: Final = (
+    *("-O2", "-Wall", "-Wextra", "-Werror", "-s", "-static", "-pthread"),
+    *("-D_GNU_SOURCE", "-Wl,--build-id=none"),
+)
 # -N: one segment, writable and executable, that starts where it is linked.
 BARE_FLAGS: Final = (
     *("-static", "-nostdlib", "-no-pie", "-s", "-Wa,--fatal-warnings"),
@@ -89,6 +95,17 @@ def helper() -> Target:
     )
 
 
+def stress() -> Target:
+    """Return the target of the program that checks a kernel and its own results."""
+    return Target(
+        name="stress",
+        outputs=("stress",),
+        sources=tuple(sorted(STRESS_DIR.glob("*.[chS]"))),
+        recipe=f"{STRESS_FLAGS} 1",
+        build=_build_stress,
+    )
+
+
 def bare_guests() -> Target:
     """Return the target of all bare-metal guests, `bare/<name>.elf` or `.bin`."""
     guests = tuple(sorted(BARE_DIR.glob("*.S")))
@@ -146,6 +163,14 @@ def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
 def _build_helper(shop: Workshop, out: Path) -> None:
     debian.need_packages(["gcc", "libc6-dev"])
     (out / HELPER).write_bytes(_compiled(shop, HELPER))
+
+
+def _build_stress(shop: Workshop, out: Path) -> None:
+    debian.need_packages(["gcc", "libc6-dev"])
+    progress.say("building the stress program (a few seconds)")
+    sources = sorted(STRESS_DIR.glob("*.[cS]"))
+    command = ["gcc", *STRESS_FLAGS, "-o", out / "stress", *sources]
+    progress.run(command, shop.log("stress"))
 
 
 def _build_bare_guests(shop: Workshop, out: Path) -> None:
