@@ -14,6 +14,8 @@
  *
  *	guest.shell	without a script: an interactive shell on ttyS0
  *	guest.exit	init exits instead of resetting: the kernel panics
+ *	GLIBC_TUNABLES=	what runs has it in its environment, as init has: on PVM
+ *			programs are so told not to use AVX, which isn't saved
  *
  * No C library: see sys.h.
  */
@@ -30,6 +32,9 @@
 
 static char cmdline[4096]; /* COMMAND_LINE_SIZE is 2048 on x86 */
 static char text[1024];	   /* one line: five utsname fields of 65 at most */
+static const char *env[] = {
+	"PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/", "TERM=linux", NULL, NULL,
+};
 
 static void mount(const char *type, const char *target)
 {
@@ -112,12 +117,6 @@ static void announce_status(int status)
 
 static void exec(const char *path, const char *name, const char *argument)
 {
-	static const char *const env[] = {
-		"PATH=/bin:/sbin:/usr/bin:/usr/sbin",
-		"HOME=/",
-		"TERM=linux",
-		NULL,
-	};
 	const char *const argv[] = { name, argument, NULL };
 
 	/* A script without #! is the shell's to run. */
@@ -160,8 +159,11 @@ static int run(int shell)
 	return dead == child ? status : 127 << 8;
 }
 
-int main(void)
+int main(int argc, char **argv, char **envp)
 {
+	(void)argc;
+	(void)argv;
+	env[3] = variable(envp, "GLIBC_TUNABLES");
 	mount("proc", "/proc");
 	mount("sysfs", "/sys");
 	mount("devtmpfs", "/dev");

@@ -79,6 +79,20 @@ static inline char *add_number(char *to, unsigned long value, unsigned int base)
 	return add(to, at);
 }
 
+/* What stands in the environment for `name`, as "name=value"; NULL: nothing. */
+static inline const char *variable(char **envp, const char *name)
+{
+	for (; *envp; envp++) {
+		size_t n = 0;
+
+		while (name[n] && (*envp)[n] == name[n])
+			n++;
+		if (!name[n] && (*envp)[n] == '=')
+			return *envp;
+	}
+	return NULL;
+}
+
 /* Write all of `s`; what the other end refuses is lost. */
 static inline void put(int fd, const char *s)
 {

@@ -6,8 +6,10 @@
  * rdinit=/vmm-exec.  That file holds strings, each with its NUL: where the output
  * goes ("" for the console, or the path of a terminal), and then the command's argv.
  *
- * The command has /proc, /sys and /dev, cwd /, a PATH and /dev/null as stdin.  When
- * it has ended, a word goes to port 0x501 (that of QEMU's isa-debug-exit): the low
+ * The command has /proc, /sys and /dev, cwd /, a PATH and /dev/null as stdin; of our
+ * own environment, which is what the kernel didn't understand of its command line, it
+ * has GLIBC_TUNABLES: without it programs use AVX where PVM's kernels don't save it.
+ * When it has ended, a word goes to port 0x501 (that of QEMU's isa-debug-exit): the low
  * byte is its status, 128+n for signal n; the high byte is 0, or why it did not start:
  * an errno, or NO_OUTPUT.
  *
@@ -36,7 +38,7 @@
 static char words[65536]; /* of ARGV_FILE */
 static const char *argv[ARG_MAX + 3];
 static char path[4096];
-static const char *const env[] = { PATHS, "HOME=/", "TERM=dumb", NULL };
+static const char *env[] = { PATHS, "HOME=/", "TERM=dumb", NULL, NULL };
 
 static void mount(const char *type, const char *target)
 {
@@ -185,11 +187,14 @@ static void tell(unsigned int word)
 		}
 }
 
-int main(void)
+int main(int argc, char **own_argv, char **envp)
 {
 	unsigned int word;
 	int error;
 
+	(void)argc;
+	(void)own_argv;
+	env[3] = variable(envp, "GLIBC_TUNABLES");
 	mount("proc", "/proc");
 	mount("sysfs", "/sys");
 	mount("devtmpfs", "/dev");

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built, kernel
+from guests import DEADLINE, built, kernel, with_script
 
 import vmm
 from vmm import ExitReason, RunResult, cpio
@@ -178,6 +178,21 @@ def test_script_has_what_a_script_expects(tmp_path: Path) -> None:
 def test_busybox_applet(command: str, output: bytes) -> None:
     result = vmm.run(command=command, append="quiet", timeout=DEADLINE)
     assert (result.guest_status, result.output) == (0, output)
+
+
+def test_what_the_kernel_is_told_of_glibcs_tunables_a_program_is_told(
+    tmp_path: Path,
+) -> None:
+    """Linux makes init's environment of words that it doesn't know."""
+    tunables = "GLIBC_TUNABLES=glibc.malloc.perturb=7"
+    settings = {"append": f"quiet {tunables}", "timeout": DEADLINE}
+    result = vmm.run(command="env", **settings)  # type: ignore[arg-type]
+    assert result.output is not None
+    assert tunables in result.output.decode().splitlines()
+    script = with_script(tmp_path, "env")
+    log = tmp_path / "log"
+    vmm.run(initrd=script, serial=f"file:{log}", **settings)  # type: ignore[arg-type]
+    assert tunables in log.read_text().splitlines()
 
 
 THREADS = r"""
