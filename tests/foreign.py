@@ -1,4 +1,4 @@
-"""Foreign guests: kernels that nobody here wrote, fetched from Debian's archive.
+"""Foreign guests: kernels and programs that nobody here wrote, from Debian's archive.
 
 It is the archive that the host's own apt has Debian 12 from, with backports added.
 What was fetched stays in guest/build/foreign/ and is not fetched again.
@@ -34,10 +34,20 @@ class Source(NamedTuple):
     members: dict[str, str]
 
 
+class Program(NamedTuple):
+    """A program of a package, by its path, and the libraries that it is linked with.
+
+    They get the paths below `root` that they have in a guest: see program_files().
+    """
+
+    package: str
+    path: str
+
+
 _INSTALLER: Final = (
     "./usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/"
 )
-SOURCES: Final = {
+SOURCES: Final[dict[str, Source | Program]] = {
     "memtest": Source(
         "memtest86+",
         r"memtest86\+",
@@ -62,7 +72,18 @@ SOURCES: Final = {
             "pvpanic.ko": "./*/pvpanic.ko",
         },
     ),
+    "stress-ng": Program("stress-ng", "usr/bin/stress-ng"),
 }
+LOADER: Final = "lib64/ld-linux-x86-64.so.2"
+LIBRARIES: Final = "lib/x86_64-linux-gnu"
+NO_MORE: Final = (
+    "recommends",
+    "suggests",
+    "conflicts",
+    "breaks",
+    "replaces",
+    "enhances",
+)
 
 
 class FetchError(Exception):
@@ -72,7 +93,8 @@ class FetchError(Exception):
 def fetch(name: str) -> Path:
     """The folder with the files of SOURCES[name]. Raises FetchError."""
     source, folder = SOURCES[name], FOLDER / name
-    if all((folder / member).exists() for member in source.members):
+    members = source.members if isinstance(source, Source) else ("root",)
+    if all((folder / member).exists() for member in members):
         return folder
     if shutil.which("apt-get") is None or not Path(KEYRING).exists():
         raise FetchError("this host has no apt-get with Debian's keys")
@@ -80,9 +102,12 @@ def fetch(name: str) -> Path:
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        deb = _download(source, work)
-        _extract(deb, source.members, work)
-        deb.unlink()
+        if isinstance(source, Source):
+            deb = _download(source, work)
+            _extract(deb, source.members, work)
+            deb.unlink()
+        else:
+            _install(source, work)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     except OSError as error:  # in the software machine: nothing can be written
@@ -92,8 +117,52 @@ def fetch(name: str) -> Path:
     return folder
 
 
+def program_files(folder: Path) -> dict[str, Path]:
+    """What fetch() got of a Program: files by their paths in a guest."""
+    root = folder / "root"
+    files = (path for path in root.rglob("*") if path.is_file())
+    return {f"/{path.relative_to(root)}": path for path in files}
+
+
 def _download(source: Source, work: Path) -> Path:
     """The package as a file in `work`."""
+    options = _apt_options()
+    shown = _run("apt-cache", *options, "show", source.search)
+    fields = re.findall(r"^(?:Package|Depends): (.*)$", shown, re.MULTILINE)
+    names = re.findall(source.package, "\n".join(fields))
+    if not names:
+        raise FetchError(f"Debian's archive has no {source.package}")
+    _run("apt-get", *options, "download", names[-1], cwd=work)
+    return next(work.glob("*.deb"))
+
+
+def _install(program: Program, work: Path) -> None:
+    """Put the program, its libraries and what loads them below `work`/root."""
+    options = _apt_options()
+    shown = _run(
+        "apt-cache", *options, "depends", "--recurse", *NO_MORE, program.package
+    )
+    names = re.findall(r"^[a-z0-9]\S+$", shown, re.MULTILINE)  # no virtual ones
+    packed, unpacked, root = (work / name for name in ("debs", "all", "root"))
+    packed.mkdir()
+    _run("apt-get", *options, "download", *names, cwd=packed)
+    for deb in packed.glob("*.deb"):
+        _run("dpkg-deb", "-x", str(deb), str(unpacked))
+    places = ":".join(str(unpacked / at / LIBRARIES) for at in ("", "usr"))
+    loader = str(unpacked / LOADER)
+    listed = _run(loader, "--library-path", places, "--list", unpacked / program.path)
+    libraries = map(Path, re.findall(r"=> (\S+)", listed))
+    wanted = {f"{LIBRARIES}/{path.name}": path for path in libraries}
+    wanted |= {name: unpacked / name for name in (LOADER, program.path)}
+    for name, path in wanted.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / name)
+    shutil.rmtree(packed)
+    shutil.rmtree(unpacked)
+
+
+def _apt_options() -> tuple[str, ...]:
+    """For apt with our own sources and lists, which are up to date then."""
     apt = FOLDER / "apt"
     for folder in ("lists/partial", "cache/archives/partial"):
         (apt / folder).mkdir(parents=True, exist_ok=True)
@@ -109,16 +178,10 @@ def _download(source: Source, work: Path) -> Path:
         *("-o", "APT::Architecture=amd64", "-o", "APT::Update::Error-Mode=any"),
     )
     _run("apt-get", *options, "update")
-    shown = _run("apt-cache", *options, "show", source.search)
-    fields = re.findall(r"^(?:Package|Depends): (.*)$", shown, re.MULTILINE)
-    names = re.findall(source.package, "\n".join(fields))
-    if not names:
-        raise FetchError(f"Debian's archive has no {source.package}")
-    _run("apt-get", *options, "download", names[-1], cwd=work)
-    return next(work.glob("*.deb"))
+    return options
 
 
-def _run(*command: str, cwd: Path | None = None) -> str:
+def _run(*command: str | Path, cwd: Path | None = None) -> str:
     env = os.environ | {"LC_ALL": "C"}
     try:
         done = subprocess.run(
