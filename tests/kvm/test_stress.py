@@ -84,6 +84,13 @@ def test_nothing_is_wrong_when_everything_is_used_at_once() -> None:
         assert line.iterations > 0 or (line.skipped and name in OPTIONAL), (name, line)
 
 
+def test_timers_of_an_idle_guest_are_on_time() -> None:
+    """It halts between them, which it never does while others work."""
+    result = stress(NATIVE, "5", "timers")
+    assert result.guest_status == 0, (result.detail, result.output)
+    assert report(result)["timers"].iterations > 100
+
+
 @pytest.mark.skipif(not PVM, reason="others save what the kernel doesn't know of")
 def test_stock_kernel_on_pvm_loses_the_upper_halves_of_ymm_registers() -> None:
     """It has no XSAVE there, but programs may find out that the CPU has AVX."""

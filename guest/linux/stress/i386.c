@@ -122,7 +122,9 @@ void run_i386(void)
 
 static const unsigned char code32[] = {
 	0xb8, 0x78, 0x56, 0x34, 0x12, /* mov $0x12345678, %eax */
-	0x40,			      /* inc %eax; in 64-bit code a prefix */
+	0xb9, 0x20, 0x4e, 0, 0,	      /* mov $20000, %ecx: two ticks where KVM emulates it */
+	0x49, 0x75, 0xfd,	      /* 1: dec %ecx; jnz 1b */
+	0x40,			      /* inc %eax; these two are prefixes in 64-bit code */
 	0xcb,			      /* lret */
 };
 
@@ -145,7 +147,7 @@ static void call_code32(void)
 			 "mov %%eax, %%eax"
 			 : "=&a"(eax)
 			 : [low] "r"(low), [cs32] "i"(USER32_CS), [cs64] "i"(USER_CS)
-			 : "r12", "memory", "cc");
+			 : "rcx", "r12", "memory", "cc");
 	result = eax;
 }
 

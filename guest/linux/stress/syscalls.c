@@ -56,6 +56,55 @@ static void check_flags(void)
 	}
 }
 
+/* The same, with nothing that changes flags but interrupts and page faults. */
+static void check_flags_over_interrupts(void)
+{
+	static struct registers in, out;
+	char *pages = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct stay stay = { .turns = 4, .spins = 200000, .call = NO_CALL, .touch = pages };
+
+	if (pages == MAP_FAILED)
+		return wrong("no memory");
+	fill(&in);
+	in.flags = 2 | odd_flags[random64() % (sizeof(odd_flags) / sizeof(odd_flags[0]))].flags;
+	hold(SSE, &in, &out, &stay);
+	if ((in.flags ^ out.flags) & FLAG_NT) {
+		without("NT", 0);
+		out.flags |= FLAG_NT;
+	}
+	same(SSE, &out, &in, false, "odd flags");
+	munmap(pages, 4 * 4096);
+}
+
+/* Who interrupts, or is called, must not use a program's stack. */
+static void check_wild_stack(uint64_t stack)
+{
+	long result = SYS_getppid;
+
+	__asm__ volatile("mov %%rsp, %%r12\n\t"
+			 "mov %[stack], %%rsp\n\t"
+			 "syscall\n\t"
+			 "mov $1000000, %%ecx\n"
+			 "1:\tdec %%ecx\n\t"
+			 "jnz 1b\n\t"
+			 "mov %%r12, %%rsp"
+			 : "+a"(result)
+			 : [stack] "r"(stack)
+			 : "rcx", "r11", "r12", "memory", "cc");
+	expect(result == getppid(), "a call with RSP %lx: %ld", stack, result);
+}
+
+static void check_wild_stacks(void)
+{
+	check_wild_stack(0);
+	check_wild_stack(4);
+	check_wild_stack(1ul << 63);
+	check_wild_stack(0xffffffff81000000);
+	check_wild_stack(0xffff888000001000);
+	check_wild_stack(-8);
+}
+
 /* With TF: the trap comes behind the call, or behind what follows if iret returned. */
 INSTRUCTION(stepped_call, "mov $-1, %rax; pushf; orl $0x100, (%rsp); popf; syscall", "nop");
 /* NT makes the processor's iret a #GP, the kernel's as well, if it stays set. */
@@ -110,6 +159,8 @@ void run_syscalls(void)
 {
 	while (next()) {
 		check_flags();
+		check_flags_over_interrupts();
+		check_wild_stacks();
 		check_traps();
 		check_numbers();
 	}

@@ -43,6 +43,9 @@ INSTRUCTION(sse_divide, "pushq $0x1d80; ldmxcsr (%rsp); pop %rcx; xorps %xmm0, %
 INSTRUCTION(sse_invalid, "pushq $0x1f00; ldmxcsr (%rsp); pop %rcx; xorps %xmm0, %xmm0",
 	    "divsd %xmm0, %xmm0");
 INSTRUCTION(x87_divide, "pushq $0x37b; fldcw (%rsp); pop %rcx; fld1; fldz; fdivrp", "fwait");
+/* Pending, while the kernel and other programs use the FPU. */
+INSTRUCTION(x87_pending, "pushq $0x37b; fldcw (%rsp); pop %rcx; fld1; fldz; fdivrp;"
+	    "mov $24, %eax; syscall", "fwait"); /* sched_yield */
 INSTRUCTION(x87_invalid, "pushq $0x37e; fldcw (%rsp); pop %rcx; fldz; fldz; fdivp", "fwait");
 
 #define AT (-1)	 /* si_addr is the instruction's */
@@ -88,6 +91,7 @@ static const struct expected {
 	ROW(sse_divide, SIGFPE, FPE_FLTDIV, AT, XM, 0, 0),
 	ROW(sse_invalid, SIGFPE, FPE_FLTINV, AT, XM, 0, 0),
 	ROW(x87_divide, SIGFPE, FPE_FLTDIV, AT, MF, 0, 0),
+	ROW(x87_pending, SIGFPE, FPE_FLTDIV, AT, MF, 0, 0),
 	ROW(x87_invalid, SIGFPE, FPE_FLTINV, AT, MF, 0, 0),
 };
 
@@ -130,6 +134,25 @@ static void check_alignment(void)
 		       "misaligned: %s", trap_text(&is));
 }
 
+/* A step over an instruction that faults, and is made again: one trap, behind it. */
+static unsigned char *fresh __attribute__((used));
+INSTRUCTION(step_over_fault, "mov fresh(%rip), %rcx; pushf; orl $0x100, (%rsp); popf",
+	    "movb $1, (%rcx)");
+
+static void check_step_over_fault(void)
+{
+	struct trap is;
+
+	fresh = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (fresh == MAP_FAILED)
+		return wrong("no memory");
+	is = trapped(step_over_fault);
+	expect(is.signal == SIGTRAP && is.code == TRAP_TRACE &&
+		       is.rip == (uint64_t)step_over_fault_end && *fresh == 1,
+	       "a step over a page fault: %s", trap_text(&is));
+	munmap(fresh, 4096);
+}
+
 static void (*across)(void);
 
 static void call_across(void)
@@ -167,5 +190,6 @@ void run_traps(void)
 			check(&expectations[i]);
 		check_alignment();
 		check_fetch_across_pages();
+		check_step_over_fault();
 	}
 }
