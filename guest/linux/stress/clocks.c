@@ -37,13 +37,14 @@ static void check_order(clockid_t clock)
 
 	for (int i = 0; i < READINGS; i++) {
 		second = by_vdso(clock);
-		expect(second >= first, "clock %d went back by %lu ns", clock, first - second);
+		expect(second >= first, "clock %d went back by %lu ns", clock,
+		       first - second);
 		first = second;
 	}
 	second = by_kernel(clock);
 	third = by_vdso(clock);
-	expect(first <= second && second <= third, "clock %d: %lu, the kernel's %lu, %lu", clock,
-	       first, second, third);
+	expect(first <= second && second <= third,
+	       "clock %d: %lu, the kernel's %lu, %lu", clock, first, second, third);
 }
 
 static void check_tsc(void)
@@ -70,7 +71,8 @@ static void check_cpu_time(void)
 	cpu = now - cpu;
 	now = by_kernel(CLOCK_MONOTONIC) - begun;
 	/* Two clocks, that run a little apart: a thousandth, and a tick. */
-	expect(cpu <= now + now / 1000 + 10000000, "%lu ns of CPU time in %lu ns", cpu, now);
+	expect(cpu <= now + now / 1000 + 10000000, "%lu ns of CPU time in %lu ns", cpu,
+	       now);
 }
 
 void run_clocks(void)

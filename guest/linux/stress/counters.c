@@ -30,19 +30,17 @@ static uint64_t count(int fd)
 {
 	uint64_t value = 0;
 
-	expect(read(fd, &value, sizeof(value)) == sizeof(value), "read: errno %d", errno);
+	expect(read(fd, &value, sizeof(value)) == sizeof(value), "read: errno %d",
+	       errno);
 	return value;
 }
 
 /* Fresh pages that are touched are as many faults. */
 static void check_faults(int fd)
 {
-	char *pages = mmap(NULL, PAGES * 4096, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *pages = map_pages(PAGES * 4096, PROT_READ | PROT_WRITE);
 	uint64_t before, faults;
 
-	if (pages == MAP_FAILED)
-		return wrong("no memory");
 	count(fd); /* its own faults are over then */
 	before = count(fd);
 	for (int i = 0; i < PAGES; i++)
@@ -65,7 +63,8 @@ static void check_switches(int fd)
 
 void run_counters(void)
 {
-	struct timespec rest = { 1, 100000000 }; /* the keys are switched off meanwhile */
+	/* The keys are switched off meanwhile. */
+	struct timespec rest = { .tv_sec = 1, .tv_nsec = 100000000 };
 
 	while (next()) {
 		int faults = open_counter(PERF_COUNT_SW_PAGE_FAULTS);

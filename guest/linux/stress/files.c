@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
-/* Files: long copies between a program and the kernel, which ticks and faults divide. */
+/* Files: long copies into the kernel and out, which ticks and faults divide. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -19,16 +19,15 @@ static void check_file(int fd, unsigned char *text)
 	fill_bytes(text, SIZE, seed);
 	expect(pwrite(fd, text, SIZE, at) == SIZE, "write: errno %d", errno);
 	/* To pages that aren't there yet. */
-	fresh = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (fresh == MAP_FAILED)
-		return wrong("no memory");
+	fresh = map_pages(SIZE, PROT_READ | PROT_WRITE);
 	expect(pread(fd, fresh, SIZE, at) == SIZE, "read: errno %d", errno);
 	expect(same_bytes(fresh, SIZE, seed), "what is read isn't what was written");
 	munmap(fresh, SIZE);
 	mapped = mmap(NULL, SIZE + 4096, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (mapped == MAP_FAILED)
 		return without("mmap of files", errno);
-	expect(same_bytes(mapped + at, SIZE, seed), "what is mapped isn't what was written");
+	expect(same_bytes(mapped + at, SIZE, seed),
+	       "what is mapped isn't what was written");
 	munmap(mapped, SIZE + 4096);
 }
 

@@ -32,25 +32,27 @@ static void check_int_80(void)
 
 	if (!is.signal)
 		return; /* a kernel with IA32_EMULATION */
-	/* No gate for programs is #GP; PVM, where there are no such programs, has #UD. */
+	/* No gate for programs is #GP.  On PVM it is #UD. */
 	expect((is.signal == SIGSEGV && is.number == GP && is.error == 0x402) ||
 		       (is.signal == SIGILL && is.number == UD),
 	       "int $0x80: %s", trap_text(&is));
 	expect(is.rip == (uint64_t)int_80_at, "int $0x80: %s", trap_text(&is));
 }
 
-/* AMD's CPUs have it not for 64-bit programs; elsewhere nobody can come back from it. */
+/* AMD's CPUs have it not for 64-bit programs; from Intel's nobody can come back. */
 static void check_sysenter(void)
 {
 	struct trap is = trapped(enter);
 
-	expect(is.signal == SIGSEGV || is.signal == SIGILL, "sysenter: %s", trap_text(&is));
+	expect(is.signal == SIGSEGV || is.signal == SIGILL, "sysenter: %s",
+	       trap_text(&is));
 }
 
 /* The smallest program there is: mov $1, %eax; mov $77, %ebx; int $0x80. */
 static bool write_program(const char *path)
 {
-	static const unsigned char code[] = { 0xb8, 1, 0, 0, 0, 0xbb, 77, 0, 0, 0, 0xcd, 0x80 };
+	static const unsigned char code[] = { 0xb8, 1, 0, 0, 0,	   0xbb,
+					      77,   0, 0, 0, 0xcd, 0x80 };
 	struct {
 		Elf32_Ehdr header;
 		Elf32_Phdr segment;
@@ -95,7 +97,8 @@ static void check_program(const char *path)
 		_exit(errno);
 	}
 	status = ended(pid);
-	expect(status == ENOEXEC || status == 77, "a program of 32 bits: %d, not ENOEXEC", status);
+	expect(status == ENOEXEC || status == 77,
+	       "a program of 32 bits: %d, not ENOEXEC", status);
 }
 
 void run_i386(void)
@@ -120,12 +123,17 @@ void run_i386(void)
 #define USER32_CS 0x23
 #define USER_CS 0x33
 
+/*
+ *	mov	$0x12345678, %eax
+ *	mov	$20000, %ecx		two ticks where KVM emulates it
+ * 1:	dec	%ecx			these two are prefixes in 64-bit code
+ *	jnz	1b
+ *	inc	%eax
+ *	lret
+ */
 static const unsigned char code32[] = {
-	0xb8, 0x78, 0x56, 0x34, 0x12, /* mov $0x12345678, %eax */
-	0xb9, 0x20, 0x4e, 0, 0,	      /* mov $20000, %ecx: two ticks where KVM emulates it */
-	0x49, 0x75, 0xfd,	      /* 1: dec %ecx; jnz 1b */
-	0x40,			      /* inc %eax; these two are prefixes in 64-bit code */
-	0xcb,			      /* lret */
+	0xb8, 0x78, 0x56, 0x34, 0x12, 0xb9, 0x20, 0x4e,
+	0,    0,    0x49, 0x75, 0xfd, 0x40, 0xcb,
 };
 
 static unsigned char *low; /* code32 and a stack, below 4 GiB */
@@ -163,7 +171,7 @@ void run_compat(void)
 
 		result = 0;
 		is = trapped(call_code32);
-		expect(!is.signal && result == 0x12345679, "32-bit code: %lx, %s", result,
-		       trap_text(&is));
+		expect(!is.signal && result == 0x12345679, "32-bit code: %lx, %s",
+		       result, trap_text(&is));
 	}
 }

@@ -31,7 +31,8 @@ static void check_interrupt(int n)
 	if (!is.signal)
 		return without("faults by some interrupts", 0);
 	expect((is.rip == at || is.rip == at + 2) &&
-		       ((is.signal == SIGSEGV && is.number == GP && is.error == error) ||
+		       ((is.signal == SIGSEGV && is.number == GP &&
+			 is.error == error) ||
 			(is.signal == SIGILL && is.number == UD)),
 	       "int %d: %s", n, trap_text(&is));
 }
@@ -54,8 +55,8 @@ static void check_kernel(const char *name, void (*run)(void), uint64_t address)
 	struct trap is = trapped(run);
 
 	/* Whether something is there, a program isn't told: always not present. */
-	expect(is.signal == SIGSEGV && is.code == SEGV_MAPERR && is.address == address &&
-		       is.number == PF,
+	expect(is.signal == SIGSEGV && is.code == SEGV_MAPERR &&
+		       is.address == address && is.number == PF,
 	       "%s: %s", name, trap_text(&is));
 }
 

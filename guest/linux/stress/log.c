@@ -14,8 +14,16 @@
 static bool is_bad(const char *line)
 {
 	static const char *const bad[] = {
-		"BUG:", "BUG at", "Oops", "WARNING:", "general protection", "Bad page",
-		"double fault", "stack-protector", "Call Trace", "unhandled", "cut here",
+		"BUG:",
+		"BUG at",
+		"Oops",
+		"WARNING:",
+		"general protection",
+		"Bad page",
+		"double fault",
+		"stack-protector",
+		"Call Trace",
+		"cut here",
 	};
 
 	/* What a program of ours does that is not to work. */

@@ -161,7 +161,8 @@ static bool print_report(long seconds)
 		const struct slot *slot = &report->slots[i];
 
 		if (slot->skipped) {
-			printf("stress: %s: skipped: %s\n", workers[i].name, slot->remark);
+			printf("stress: %s: skipped: %s\n", workers[i].name,
+			       slot->remark);
 			continue;
 		}
 		if (!slot->iterations && !slot->wrong)
@@ -239,7 +240,8 @@ int main(int argc, char **argv, char **envp)
 	sigaddset(&children, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &children, NULL);
 	for (size_t i = 0; i < WORKERS; i++)
-		if (argc ? named(workers[i].name, argc, argv) : !workers[i].only_if_named)
+		if (argc ? named(workers[i].name, argc, argv)
+			 : !workers[i].only_if_named)
 			start(&workers[i]);
 	run_for(seconds);
 	return print_report(seconds) ? 0 : 1;

@@ -16,13 +16,7 @@
 
 static unsigned char *map(size_t pages)
 {
-	void *at = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (at != MAP_FAILED)
-		return at;
-	wrong("mmap of %lu pages: errno %d", pages, errno);
-	_exit(1);
+	return map_pages(pages * PAGE, PROT_READ | PROT_WRITE);
 }
 
 static bool is_zero(const unsigned char *at, size_t size)
@@ -49,9 +43,9 @@ static void check_fresh_pages(void)
 	/* A hole in the middle, and back. */
 	if (pages > 2) {
 		munmap(at + PAGE, PAGE);
-		expect(mmap(at + PAGE, PAGE, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == at + PAGE,
-		       "mmap into a hole: errno %d", errno);
+		moved = mmap(at + PAGE, PAGE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+		expect(moved == at + PAGE, "mmap into a hole: errno %d", errno);
 		expect(is_zero(at + PAGE, PAGE), "a page in a hole isn't zero");
 		fill_bytes(at, size, seed);
 	}
@@ -112,7 +106,8 @@ static void call_it(void)
 	((void (*)(void))target)();
 }
 
-static void check_fault(const char *name, void (*access)(void), int code, unsigned int error)
+static void check_fault(const char *name, void (*access)(void), int code,
+			unsigned int error)
 {
 	struct trap is = trapped(access);
 
@@ -120,8 +115,9 @@ static void check_fault(const char *name, void (*access)(void), int code, unsign
 		without("NX", 0);
 		return;
 	}
-	expect(is.signal == SIGSEGV && is.code == code && is.address == (uint64_t)target &&
-		       is.number == PF && is.cr2 == is.address && is.error == error,
+	expect(is.signal == SIGSEGV && is.code == code &&
+		       is.address == (uint64_t)target && is.number == PF &&
+		       is.cr2 == is.address && is.error == error,
 	       "%s of %p: %s, error not %x", name, target, trap_text(&is), error);
 }
 
@@ -150,13 +146,15 @@ static void check_page(unsigned char *at)
 		    PF_PRESENT | PF_USER | PF_FETCH);
 	protect(at, PROT_NONE);
 	check_fault("a read of what is closed", read_it, SEGV_ACCERR, PF_USER);
-	check_fault("a write of what is closed", write_it, SEGV_ACCERR, PF_USER | PF_WRITE);
+	check_fault("a write of what is closed", write_it, SEGV_ACCERR,
+		    PF_USER | PF_WRITE);
 	protect(at, PROT_READ | PROT_WRITE);
 	check_allowed("a write", write_it);
 	expect(*target == 0x55, "a write of 0x55 left %x", *target);
 	munmap(at, PAGE);
 	check_fault("a read of what is gone", read_it, SEGV_MAPERR, PF_USER);
-	check_fault("a write of what is gone", write_it, SEGV_MAPERR, PF_USER | PF_WRITE);
+	check_fault("a write of what is gone", write_it, SEGV_MAPERR,
+		    PF_USER | PF_WRITE);
 }
 
 /* A handler that opens the page, and the access that is then made again. */
@@ -167,21 +165,25 @@ static void open_page(int number, siginfo_t *info, void *context)
 	(void)number;
 	(void)context;
 	opened++;
-	mprotect((void *)((uint64_t)info->si_addr & -PAGE), PAGE, PROT_READ | PROT_WRITE);
+	mprotect((void *)((uint64_t)info->si_addr & -PAGE), PAGE,
+		 PROT_READ | PROT_WRITE);
 }
 
 static void check_repair(unsigned char *pages, size_t count)
 {
-	struct sigaction action = { .sa_sigaction = open_page, .sa_flags = SA_SIGINFO }, before;
+	struct sigaction action = { .sa_sigaction = open_page, .sa_flags = SA_SIGINFO },
+			 before;
 	uint64_t seed = random64();
 
 	opened = 0;
-	expect(mprotect(pages, count * PAGE, PROT_NONE) == 0, "mprotect: errno %d", errno);
+	expect(mprotect(pages, count * PAGE, PROT_NONE) == 0, "mprotect: errno %d",
+	       errno);
 	sigaction(SIGSEGV, &action, &before);
 	fill_bytes(pages, count * PAGE, seed);
 	sigaction(SIGSEGV, &before, NULL);
 	expect(opened == (int)count, "%d faults in %lu pages", (int)opened, count);
-	expect(same_bytes(pages, count * PAGE, seed), "written after a fault, it isn't the same");
+	expect(same_bytes(pages, count * PAGE, seed),
+	       "written after a fault, it isn't the same");
 }
 
 void run_protection(void)
@@ -205,17 +207,21 @@ static void check_copies(unsigned char *pages, size_t count)
 	fill_bytes(pages, count * PAGE, seed);
 	pid = child();
 	if (pid == 0) {
-		expect(same_bytes(pages, count * PAGE, seed), "a child's copy isn't the same");
+		expect(same_bytes(pages, count * PAGE, seed),
+		       "a child's copy isn't the same");
 		fill_bytes(pages, count * PAGE, other + 1);
-		expect(same_bytes(pages, count * PAGE, other + 1), "a child's own writing");
+		expect(same_bytes(pages, count * PAGE, other + 1),
+		       "a child's own writing");
 		_exit(0);
 	}
 	fill_bytes(pages, half, other);
 	expect(same_bytes(pages, half, other), "a parent's own writing");
 	expect(ended(pid) == 0, "the child failed");
-	expect(same_bytes(pages, half, other), "a parent's memory has a child's writing");
+	expect(same_bytes(pages, half, other),
+	       "a parent's memory has a child's writing");
 	fill_bytes(pages, count * PAGE, seed);
-	expect(same_bytes(pages, count * PAGE, seed), "memory after the child has gone");
+	expect(same_bytes(pages, count * PAGE, seed),
+	       "memory after the child has gone");
 }
 
 /* What is shared is seen on both sides. */
@@ -229,15 +235,17 @@ static void check_shared(unsigned char *pages, size_t count)
 		_exit(0);
 	}
 	expect(ended(pid) == 0, "the child failed");
-	expect(same_bytes(pages, count * PAGE, seed), "a child's writing to shared memory");
+	expect(same_bytes(pages, count * PAGE, seed),
+	       "a child's writing to shared memory");
 }
 
 void run_cow(void)
 {
 	size_t count = 32;
-	unsigned char *mine = map(count), *shared = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE,
-							 MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	unsigned char *mine = map(count), *shared;
 
+	shared = mmap(NULL, count * PAGE, PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (shared == MAP_FAILED)
 		skip("shared memory", errno);
 	while (next()) {

@@ -157,7 +157,8 @@ void run_dev_port(void)
 	while (next()) {
 		expect(pread(fd, &by_file, 1, STATUS) == 1, "read: errno %d", errno);
 		by_port = inb(STATUS);
-		expect(by_file == by_port, "%x by /dev/port, %x by in", by_file, by_port);
+		expect(by_file == by_port, "%x by /dev/port, %x by in", by_file,
+		       by_port);
 		expect(pwrite(fd, &post, 1, POST) == 1, "write: errno %d", errno);
 		expect(pread(fd, &by_file, 1, 0x10000) != 1, "a port above 0xffff");
 	}

@@ -42,7 +42,8 @@ INSTRUCTION(do_out8, "mov $0x80, %edx", "out %al, %dx");
 INSTRUCTION(do_out_number, "", "out %ax, $0x80");
 INSTRUCTION(do_ins, "push %rdi; lea -32(%rsp), %rdi; mov $0x64, %edx; mov $1, %ecx",
 	    "rep insb; pop %rdi");
-INSTRUCTION(do_outs, "mov %rsi, %rax; mov %rsp, %rsi; mov $0x80, %edx", "outsb; mov %rax, %rsi");
+INSTRUCTION(do_outs, "mov %rsi, %rax; mov %rsp, %rsi; mov $0x80, %edx",
+	    "outsb; mov %rax, %rsi");
 INSTRUCTION(do_stac, "", ".byte 0x0f, 0x01, 0xcb");
 INSTRUCTION(do_clac, "", ".byte 0x0f, 0x01, 0xca");
 INSTRUCTION(do_monitor, "mov %rsp, %rax; xor %ecx, %ecx; xor %edx, %edx", "monitor");
@@ -53,53 +54,101 @@ INSTRUCTION(do_sldt, "", "sldt %eax");
 INSTRUCTION(do_str, "", "str %eax");
 INSTRUCTION(do_smsw, "", "smsw %eax");
 
-static const struct privileged {
+struct privileged {
 	const char *name;
 	void (*run)(void);
 	const char *at;
-} refused[] = {
-#define ROW(name) { #name + 3, name, name##_at }
-	ROW(do_hlt), ROW(do_cli), ROW(do_sti), ROW(do_clts), ROW(do_lmsw), ROW(do_rdmsr),
-	ROW(do_wrmsr), ROW(do_read_cr0), ROW(do_read_cr2), ROW(do_read_cr3),
-	ROW(do_read_cr4), ROW(do_read_cr8), ROW(do_write_cr0), ROW(do_write_cr2),
-	ROW(do_write_cr3), ROW(do_write_cr4), ROW(do_write_cr8), ROW(do_read_dr6),
-	ROW(do_write_dr7), ROW(do_invd), ROW(do_wbinvd), ROW(do_invlpg), ROW(do_lgdt),
-	ROW(do_lidt), ROW(do_lldt), ROW(do_ltr), ROW(do_swapgs), ROW(do_sysret),
-	ROW(do_xsetbv), ROW(do_in8), ROW(do_in32), ROW(do_in_number), ROW(do_out8),
-	ROW(do_out_number), ROW(do_ins), ROW(do_outs),
-},
-  /* #UD: the CPU has them not, or not for programs.  PVM makes the last two #GP. */
-  undefined[] = { ROW(do_stac), ROW(do_clac), ROW(do_monitor), ROW(do_mwait) },
-  /* With UMIP Linux answers some; without, the CPU does.  Who has perf may read. */
-  tolerated[] = { ROW(do_sgdt), ROW(do_sidt), ROW(do_sldt), ROW(do_str), ROW(do_smsw),
-		  ROW(do_rdpmc) };
+};
 
-#define EACH(row, rows) \
-	for (const struct privileged *row = rows; row < rows + sizeof(rows) / sizeof(*rows); row++)
+#define ROW(name) { #name + 3, name, name##_at }
+
+static const struct privileged refused[] = {
+	ROW(do_hlt),
+	ROW(do_cli),
+	ROW(do_sti),
+	ROW(do_clts),
+	ROW(do_lmsw),
+	ROW(do_rdmsr),
+	ROW(do_wrmsr),
+	ROW(do_read_cr0),
+	ROW(do_read_cr2),
+	ROW(do_read_cr3),
+	ROW(do_read_cr4),
+	ROW(do_read_cr8),
+	ROW(do_write_cr0),
+	ROW(do_write_cr2),
+	ROW(do_write_cr3),
+	ROW(do_write_cr4),
+	ROW(do_write_cr8),
+	ROW(do_read_dr6),
+	ROW(do_write_dr7),
+	ROW(do_invd),
+	ROW(do_wbinvd),
+	ROW(do_invlpg),
+	ROW(do_lgdt),
+	ROW(do_lidt),
+	ROW(do_lldt),
+	ROW(do_ltr),
+	ROW(do_swapgs),
+	ROW(do_sysret),
+	ROW(do_xsetbv),
+	ROW(do_in8),
+	ROW(do_in32),
+	ROW(do_in_number),
+	ROW(do_out8),
+	ROW(do_out_number),
+	ROW(do_ins),
+	ROW(do_outs),
+	{ 0 },
+};
+
+/* #UD: the CPU has them not, or not for programs.  PVM makes the last two #GP. */
+static const struct privileged undefined[] = {
+	ROW(do_stac), ROW(do_clac), ROW(do_monitor), ROW(do_mwait), { 0 },
+};
+
+/* With UMIP Linux answers some; without, the CPU does.  Who has perf may read. */
+static const struct privileged tolerated[] = {
+	ROW(do_sgdt), ROW(do_sidt),  ROW(do_sldt), ROW(do_str),
+	ROW(do_smsw), ROW(do_rdpmc), { 0 },
+};
+
+static bool is_at(const struct trap *trap, int vector, const struct privileged *row)
+{
+	return trap->number == (unsigned int)vector && trap->rip == (uint64_t)row->at &&
+	       trap->signal == (vector == UD ? SIGILL : SIGSEGV);
+}
+
+static bool is_refused(const struct trap *trap, const struct privileged *row)
+{
+	return is_at(trap, GP, row) && trap->code == SI_KERNEL && trap->error == 0;
+}
+
+static bool is_undefined(const struct trap *trap, const struct privileged *row)
+{
+	return is_at(trap, UD, row) || is_at(trap, GP, row);
+}
+
+static bool is_tolerated(const struct trap *trap, const struct privileged *row)
+{
+	return !trap->signal || is_undefined(trap, row);
+}
+
+static void check(const struct privileged *rows,
+		  bool (*is_right)(const struct trap *, const struct privileged *))
+{
+	for (; rows->name; rows++) {
+		struct trap is = trapped(rows->run);
+
+		expect(is_right(&is, rows), "%s: %s", rows->name, trap_text(&is));
+	}
+}
 
 void run_privileged(void)
 {
 	while (next()) {
-		EACH(row, refused) {
-			struct trap is = trapped(row->run);
-
-			expect(is.signal == SIGSEGV && is.code == SI_KERNEL && is.number == GP &&
-				       is.error == 0 && is.rip == (uint64_t)row->at,
-			       "%s: %s", row->name, trap_text(&is));
-		}
-		EACH(row, undefined) {
-			struct trap is = trapped(row->run);
-
-			expect((is.number == UD || is.number == GP) &&
-				       is.signal == (is.number == UD ? SIGILL : SIGSEGV) &&
-				       is.rip == (uint64_t)row->at,
-			       "%s: %s", row->name, trap_text(&is));
-		}
-		EACH(row, tolerated) {
-			struct trap is = trapped(row->run);
-
-			expect(!is.signal || is.rip == (uint64_t)row->at, "%s: %s", row->name,
-			       trap_text(&is));
-		}
+		check(refused, is_refused);
+		check(undefined, is_undefined);
+		check(tolerated, is_tolerated);
 	}
 }

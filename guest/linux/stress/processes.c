@@ -44,7 +44,7 @@ static bool get(int fd, void *at, size_t size)
 
 static bool put(int fd, void *at, size_t size)
 {
-	return transfer((ssize_t(*)(int, void *, size_t))write, fd, at, size);
+	return transfer((ssize_t (*)(int, void *, size_t))write, fd, at, size);
 }
 
 static unsigned char text[MESSAGE_MAX];
@@ -185,7 +185,8 @@ static void check_exec(void)
 		_exit(100);
 	}
 	status = ended(pid);
-	expect(status == (int)(seed % 100), "exec: status %d, not %lu", status, seed % 100);
+	expect(status == (int)(seed % 100), "exec: status %d, not %lu", status,
+	       seed % 100);
 }
 
 static void check_failing_execs(void)
@@ -193,9 +194,12 @@ static void check_failing_execs(void)
 	char *argv[] = { "stress", NULL };
 	char *volatile nothing = (char *)8;
 
-	expect(execve("/nowhere", argv, NULL) == -1 && errno == ENOENT, "exec: errno %d", errno);
-	expect(execve("/dev", argv, NULL) == -1 && errno == EACCES, "exec: errno %d", errno);
-	expect(execve(nothing, argv, NULL) == -1 && errno == EFAULT, "exec: errno %d", errno);
+	expect(execve("/nowhere", argv, NULL) == -1 && errno == ENOENT,
+	       "exec: errno %d", errno);
+	expect(execve("/dev", argv, NULL) == -1 && errno == EACCES, "exec: errno %d",
+	       errno);
+	expect(execve(nothing, argv, NULL) == -1 && errno == EFAULT, "exec: errno %d",
+	       errno);
 }
 
 void run_execs(void)
@@ -219,7 +223,8 @@ int executed(int argc, char **argv, char **envp)
 	if (argc != 4 || strcmp(argv[2], "echo") || !envp[0] || envp[1])
 		return 101;
 	seed = strtoul(argv[3], NULL, 10);
-	if (strncmp(envp[0], "STRESS=", 7) || strtoul(envp[0] + 7, NULL, 10) != seed + 1)
+	if (strncmp(envp[0], "STRESS=", 7) ||
+	    strtoul(envp[0] + 7, NULL, 10) != seed + 1)
 		return 102;
 	return seed % 100;
 }

@@ -7,7 +7,8 @@
 #include "registers.h"
 #include "stress.h"
 
-typedef void holder(const struct registers *in, struct registers *out, struct stay *stay);
+typedef void holder(const struct registers *in, struct registers *out,
+		    struct stay *stay);
 
 holder hold_sse, hold_avx, hold_avx512;
 extern const char hold_sse_from[], hold_sse_to[], hold_sse_call[];
@@ -22,8 +23,8 @@ static const struct kind {
 } kinds[] = {
 	[SSE] = { hold_sse, hold_sse_from, hold_sse_to, hold_sse_call, 16, 16, "xmm" },
 	[AVX] = { hold_avx, hold_avx_from, hold_avx_to, hold_avx_call, 16, 32, "ymm" },
-	[AVX512] = { hold_avx512, hold_avx512_from, hold_avx512_to, hold_avx512_call, 32, 64,
-		     "zmm" },
+	[AVX512] = { hold_avx512, hold_avx512_from, hold_avx512_to, hold_avx512_call,
+		     32, 64, "zmm" },
 };
 
 #define KINDS (sizeof(kinds) / sizeof(kinds[0]))
@@ -37,7 +38,8 @@ bool have(enum vectors vectors)
 {
 	switch (vectors) {
 	case AVX512: /* BW has the masks of 64 bits */
-		return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw");
+		return __builtin_cpu_supports("avx512f") &&
+		       __builtin_cpu_supports("avx512bw");
 	case AVX:
 		return __builtin_cpu_supports("avx");
 	default:
@@ -63,10 +65,11 @@ void fill(struct registers *registers)
 	registers->flags = 2 | (random64() & FLAGS_ARITHMETIC);
 	/* All exceptions masked; rounding in any way, x87 to any precision there is. */
 	registers->mxcsr = 0x1f80 | (random64() & 3) << 13 | (random64() & 1) << 15;
-	registers->control = 0x7f | (random64() & 1) << 9 | 1 << 8 | (random64() & 3) << 10;
+	registers->control =
+		0x7f | (random64() & 1) << 9 | 1 << 8 | (random64() & 3) << 10;
 	for (int i = 0; i < 8; i++) {
 		uint64_t mantissa = pattern() | 1ull << 63;
-		uint16_t exponent = 0x3f00 + (random64() & 0xff); /* a normal number's */
+		uint16_t exponent = 0x3f00 + (random64() & 0xff); /* a normal one */
 
 		memcpy(registers->x87[i], &mantissa, 8);
 		memcpy(registers->x87[i] + 8, &exponent, 2);
@@ -98,7 +101,8 @@ static void tell_bytes(const char *name, int number, const unsigned char *is,
 		at += 8;
 	memcpy(&has, is + at, size - at < 8 ? size - at : 8);
 	memcpy(&had, was + at, size - at < 8 ? size - at : 8);
-	wrong("%s: %s%d[%d] is %016lx, was %016lx", when, name, number, at / 8, has, had);
+	wrong("%s: %s%d[%d] is %016lx, was %016lx", when, name, number, at / 8, has,
+	      had);
 }
 
 static bool same_general(const struct registers *is, const struct registers *was,
@@ -111,8 +115,8 @@ static bool same_general(const struct registers *is, const struct registers *was
 			continue;
 		if (is->general[i] == was->general[i])
 			continue;
-		wrong("%s: %s is %016lx, was %016lx", when, general_names[i], is->general[i],
-		      was->general[i]);
+		wrong("%s: %s is %016lx, was %016lx", when, general_names[i],
+		      is->general[i], was->general[i]);
 		same = false;
 	}
 	if (is->flags != (was->flags | FLAG_IF)) {
@@ -151,13 +155,15 @@ bool same(enum vectors vectors, const struct registers *is, const struct registe
 	for (int i = 0; i < kind->vectors; i++) {
 		if (!memcmp(is->vectors[i], was->vectors[i], kind->size))
 			continue;
-		tell_bytes(kind->name, i, is->vectors[i], was->vectors[i], kind->size, when);
+		tell_bytes(kind->name, i, is->vectors[i], was->vectors[i], kind->size,
+			   when);
 		same = false;
 	}
 	for (int i = 0; vectors == AVX512 && i < 8; i++) {
 		if (is->masks[i] == was->masks[i])
 			continue;
-		wrong("%s: k%d is %016lx, was %016lx", when, i, is->masks[i], was->masks[i]);
+		wrong("%s: k%d is %016lx, was %016lx", when, i, is->masks[i],
+		      was->masks[i]);
 		same = false;
 	}
 	return same;

@@ -7,7 +7,7 @@
 #define REGISTERS_H
 
 /* Where hold.S finds the members of the structs below. */
-#define R_GENERAL 0 /* rax rcx rdx rbx rsp rbp rsi rdi r8 to r15, as x86 numbers them */
+#define R_GENERAL 0 /* in the order in which x86 numbers them */
 #define R_FLAGS 128
 #define R_MXCSR 136
 #define R_CONTROL 140
@@ -57,12 +57,11 @@ _Static_assert(offsetof(struct registers, x87) == R_X87, "R_X87");
 _Static_assert(offsetof(struct registers, masks) == R_MASKS, "R_MASKS");
 _Static_assert(offsetof(struct registers, vectors) == R_VECTORS, "R_VECTORS");
 
-
 /* What happens while the values are held. */
 struct stay {
-	long turns; /* at least 1, of all that follows */
-	long spins; /* of an empty loop */
-	long call;  /* a system call's number or NO_CALL; its arguments are as held */
+	long turns;  /* at least 1, of all that follows */
+	long spins;  /* of an empty loop */
+	long call;   /* a system call's number or NO_CALL; its arguments are as held */
 	char *touch; /* each turn writes to a page from here on; or NULL */
 	/* Out, of the last call: */
 	long result;
@@ -85,7 +84,7 @@ void fill(struct registers *registers);
 void hold(enum vectors vectors, const struct registers *in, struct registers *out,
 	  struct stay *stay);
 
-/* Tell what of `was` differs in `is`; `called`: a system call may change rax and r11. */
+/* Tell what of `was` differs in `is`; `called`: rax and r11 may, by a system call. */
 bool same(enum vectors vectors, const struct registers *is, const struct registers *was,
 	  bool called, const char *when);
 

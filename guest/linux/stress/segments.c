@@ -28,7 +28,8 @@ static uint64_t gs_base(void)
 {
 	uint64_t base = 0;
 
-	expect(arch_prctl(ARCH_GET_GS, (uint64_t)&base) == 0, "ARCH_GET_GS: errno %d", errno);
+	expect(arch_prctl(ARCH_GET_GS, (uint64_t)&base) == 0, "ARCH_GET_GS: errno %d",
+	       errno);
 	return base;
 }
 
@@ -69,9 +70,10 @@ static void pass_time(void)
 static void check_gs_is(uint64_t base, unsigned int selector, const char *how)
 {
 	for (int i = 0; i < 4; i++) {
-		expect(gs_base() == base, "%s: GS base %lx, not %lx", how, gs_base(), base);
-		expect(!by_instruction || rdgsbase() == base, "%s: rdgsbase %lx, not %lx", how,
-		       rdgsbase(), base);
+		expect(gs_base() == base, "%s: GS base %lx, not %lx", how, gs_base(),
+		       base);
+		expect(!by_instruction || rdgsbase() == base,
+		       "%s: rdgsbase %lx, not %lx", how, rdgsbase(), base);
 		expect(gs() == selector, "%s: GS %x, not %x", how, gs(), selector);
 		pass_time();
 	}
@@ -82,7 +84,8 @@ static void check_gs_at(uint64_t *word, const char *how)
 {
 	*word = random64();
 	for (int i = 0; i < 4; i++) {
-		expect(at_gs() == *word, "%s: at GS is %lx, not %lx", how, at_gs(), *word);
+		expect(at_gs() == *word, "%s: at GS is %lx, not %lx", how, at_gs(),
+		       *word);
 		pass_time();
 	}
 	check_gs_is((uint64_t)word, 0, how);
@@ -92,7 +95,8 @@ static void check_gs_base(void)
 {
 	uint64_t nothing = random64() >> 17; /* a canonical address */
 
-	expect(arch_prctl(ARCH_SET_GS, (uint64_t)&words[0]) == 0, "ARCH_SET_GS: errno %d", errno);
+	expect(arch_prctl(ARCH_SET_GS, (uint64_t)&words[0]) == 0,
+	       "ARCH_SET_GS: errno %d", errno);
 	check_gs_at(&words[0], "ARCH_SET_GS");
 	expect(arch_prctl(ARCH_SET_GS, nothing) == 0, "ARCH_SET_GS: errno %d", errno);
 	check_gs_is(nothing, 0, "ARCH_SET_GS of nothing");
@@ -114,7 +118,8 @@ static void check_gs_selector(void)
 	__asm__ volatile("mov %0, %%gs" : : "r"(0x2b));
 	check_gs_is(0, 0x2b, "a selector in GS");
 	__asm__ volatile("mov %0, %%gs" : : "r"(0));
-	expect(arch_prctl(ARCH_SET_GS, (uint64_t)&words[0]) == 0, "ARCH_SET_GS: errno %d", errno);
+	expect(arch_prctl(ARCH_SET_GS, (uint64_t)&words[0]) == 0,
+	       "ARCH_SET_GS: errno %d", errno);
 	check_gs_at(&words[0], "ARCH_SET_GS behind a selector");
 }
 
@@ -124,21 +129,25 @@ static void check_fs_base(void)
 	uint64_t base = random64() >> 17, before = 0, after = 0, restored = 0;
 	long set = -1;
 
-	expect(arch_prctl(ARCH_GET_FS, (uint64_t)&before) == 0, "ARCH_GET_FS: errno %d", errno);
-	__asm__ volatile("mov %[base], %%rsi; mov %[set_fs], %%edi; mov %[nr], %%eax; syscall\n\t"
-			 "mov %%rax, %[set]\n\t"
-			 "mov %[yield], %%eax; syscall\n\t"
-			 "mov $3000000, %%ecx\n1:\tdec %%ecx; jnz 1b\n\t"
-			 "mov %[yield], %%eax; syscall\n\t"
-			 "lea %[after], %%rsi; mov %[get_fs], %%edi; mov %[nr], %%eax; syscall\n\t"
-			 "mov %[before], %%rsi; mov %[set_fs], %%edi; mov %[nr], %%eax; syscall"
-			 : [set] "+m"(set), [after] "+m"(after)
-			 : [base] "m"(base), [before] "m"(before), [nr] "i"(SYS_arch_prctl),
-			   [yield] "i"(SYS_sched_yield), [set_fs] "i"(ARCH_SET_FS),
-			   [get_fs] "i"(ARCH_GET_FS)
-			 : "rax", "rcx", "rdi", "rsi", "r11", "memory", "cc");
-	expect(set == 0 && after == base, "ARCH_SET_FS: %ld; FS base %lx, not %lx", set, after,
-	       base);
+	expect(arch_prctl(ARCH_GET_FS, (uint64_t)&before) == 0, "ARCH_GET_FS: errno %d",
+	       errno);
+	__asm__ volatile(
+		"mov %[base], %%rsi; mov %[set_fs], %%edi; mov %[nr], %%eax; "
+		"syscall\n\t"
+		"mov %%rax, %[set]\n\t"
+		"mov %[yield], %%eax; syscall\n\t"
+		"mov $3000000, %%ecx\n1:\tdec %%ecx; jnz 1b\n\t"
+		"mov %[yield], %%eax; syscall\n\t"
+		"lea %[after], %%rsi; mov %[get_fs], %%edi; mov %[nr], %%eax; "
+		"syscall\n\t"
+		"mov %[before], %%rsi; mov %[set_fs], %%edi; mov %[nr], %%eax; syscall"
+		: [set] "+m"(set), [after] "+m"(after)
+		: [base] "m"(base), [before] "m"(before), [nr] "i"(SYS_arch_prctl),
+		  [yield] "i"(SYS_sched_yield), [set_fs] "i"(ARCH_SET_FS),
+		  [get_fs] "i"(ARCH_GET_FS)
+		: "rax", "rcx", "rdi", "rsi", "r11", "memory", "cc");
+	expect(set == 0 && after == base, "ARCH_SET_FS: %ld; FS base %lx, not %lx", set,
+	       after, base);
 	arch_prctl(ARCH_GET_FS, (uint64_t)&restored);
 	expect(restored == before, "FS base %lx, not %lx as before", restored, before);
 }
@@ -151,15 +160,16 @@ static void check_refusals(void)
 {
 	struct trap is = trapped(absent_gs);
 
-	expect(is.signal == SIGSEGV && is.number == GP && is.error == 0xfffc, "an absent GS: %s",
-	       trap_text(&is));
+	expect(is.signal == SIGSEGV && is.number == GP && is.error == 0xfffc,
+	       "an absent GS: %s", trap_text(&is));
 	is = trapped(kernel_gs);
-	expect(is.signal == SIGSEGV && is.number == GP && is.error == 0x18, "the kernel's GS: %s",
-	       trap_text(&is));
+	expect(is.signal == SIGSEGV && is.number == GP && is.error == 0x18,
+	       "the kernel's GS: %s", trap_text(&is));
 	if (!by_instruction)
 		return;
 	is = trapped(wild_gs_base);
-	expect(is.signal == SIGSEGV && is.number == GP && is.rip == (uint64_t)wild_gs_base_at,
+	expect(is.signal == SIGSEGV && is.number == GP &&
+		       is.rip == (uint64_t)wild_gs_base_at,
 	       "a wild GS base: %s", trap_text(&is));
 }
 

@@ -13,7 +13,8 @@
 #include "registers.h"
 #include "stress.h"
 
-#define STACK_SIZE (256 * 1024) /* AVX-512's frames take 3 KiB, ours 5, several deep */
+/* Frames with AVX-512's state take 3 KiB, ours 5, several deep. */
+#define STACK_SIZE (256 * 1024)
 
 static unsigned char stack[STACK_SIZE] __attribute__((aligned(16)));
 static enum vectors vectors;
@@ -51,10 +52,11 @@ static void check_context(const ucontext_t *context, int number)
 	expect((uint64_t)general[REG_RBX] == held.general[RBX] &&
 		       (uint64_t)general[REG_R12] == held.general[R12] &&
 		       (uint64_t)general[REG_RDI] == held.general[RDI],
-	       "signal %d's context: rbx %llx r12 %llx rdi %llx", number, general[REG_RBX],
-	       general[REG_R12], general[REG_RDI]);
+	       "signal %d's context: rbx %llx r12 %llx rdi %llx", number,
+	       general[REG_RBX], general[REG_R12], general[REG_RDI]);
 	expect(fpu->mxcsr == held.mxcsr && fpu->cwd == held.control,
-	       "signal %d's context: mxcsr %x control word %x", number, fpu->mxcsr, fpu->cwd);
+	       "signal %d's context: mxcsr %x control word %x", number, fpu->mxcsr,
+	       fpu->cwd);
 	for (int i = 0; i < 16; i++)
 		expect(!memcmp(&fpu->_xmm[i], held.vectors[i], 16),
 		       "signal %d's context: xmm%d", number, i);
@@ -83,8 +85,9 @@ static void handler(int number, siginfo_t *info, void *context)
 
 static void listen(void)
 {
-	const int numbers[] = { SIGUSR1,   SIGUSR2, SIGALRM,
-				SIGVTALRM, SIGPROF, SIGRTMIN };
+	const int numbers[] = {
+		SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGRTMIN
+	};
 	stack_t alternate = { .ss_sp = stack, .ss_size = sizeof(stack) };
 	struct sigaction action = { .sa_sigaction = handler,
 				    .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART };
@@ -98,7 +101,8 @@ static void listen(void)
 static void interrupt_by_timers(void)
 {
 	static const int timers[] = { ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF };
-	struct itimerval soon = { { 0, 0 }, { 0, 1000 } }, never = { { 0, 0 }, { 0, 0 } };
+	struct itimerval soon = { { 0, 0 }, { 0, 1000 } },
+			 never = { { 0, 0 }, { 0, 0 } };
 	struct stay stay = { .turns = 1, .spins = 4000000, .call = NO_CALL };
 	struct registers out;
 
@@ -142,7 +146,8 @@ static void interrupt_by_queue(void)
 	sigaddset(&set, SIGRTMIN);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	for (int i = 1; i <= 4; i++)
-		expect(sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = i }) == 0,
+		expect(sigqueue(getpid(), SIGRTMIN, (union sigval){ .sival_int = i }) ==
+			       0,
 		       "sigqueue: errno %d", errno);
 	expect(counts[SIGRTMIN] == before, "a blocked signal came");
 	sigprocmask(SIG_UNBLOCK, &set, NULL);
@@ -162,7 +167,9 @@ void run_signals(void)
 		interrupt_by_kill();
 		interrupt_by_queue();
 		/* Those of the CPUs before. */
-		vectors = vectors == SSE ? (have(AVX512) ? AVX512 : have(AVX) ? AVX : SSE)
+		vectors = vectors == SSE ? (have(AVX512) ? AVX512
+					    : have(AVX)	 ? AVX
+							 : SSE)
 					 : vectors - 1;
 	}
 	tell("%d alarms", counts[SIGALRM] + counts[SIGVTALRM] + counts[SIGPROF]);

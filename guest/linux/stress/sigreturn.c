@@ -117,7 +117,9 @@ static void raise_it(void)
 {
 	syscall(SYS_tgkill, getpid(), gettid(), SIGUSR1);
 	__asm__ volatile("sub $128, %%rsp; pushf; pop %0; add $128, %%rsp"
-			 : "=r"(flags_after) : : "memory", "cc");
+			 : "=r"(flags_after)
+			 :
+			 : "memory", "cc");
 }
 
 struct row {
@@ -229,8 +231,8 @@ static void die_on_a_bad_stack(void)
 	sigaltstack(&none, NULL);
 	__asm__ volatile("mov %0, %%rsp\n\tsyscall"
 			 :
-			 : "r"(NOT_CANONICAL), "a"((long)SYS_tgkill), "D"((long)getpid()),
-			   "S"((long)gettid()), "d"((long)SIGUSR1)
+			 : "r"(NOT_CANONICAL), "a"((long)SYS_tgkill),
+			   "D"((long)getpid()), "S"((long)gettid()), "d"((long)SIGUSR1)
 			 : "rcx", "r11", "memory");
 	_exit(1);
 }

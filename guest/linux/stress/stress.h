@@ -51,6 +51,9 @@ uint64_t random64(void);
 int child(void);
 int ended(int pid);
 
+/* Fresh pages, or the end of the process; `protection` is mmap's. */
+void *map_pages(size_t size, int protection);
+
 /* Numbers of 0 to 255 that depend on `seed`, for what is sent and read again. */
 void fill_bytes(unsigned char *bytes, size_t size, uint64_t seed);
 bool same_bytes(const unsigned char *bytes, size_t size, uint64_t seed);

@@ -51,24 +51,24 @@ static void sum_x87(void)
 }
 
 /* The same with vectors of `width` doubles, which the compiler keeps in registers. */
-#define SUM(name, width, isa)                                                           \
-	__attribute__((target(isa), noinline)) static void name(void)                   \
-	{                                                                               \
-		typedef double doubles __attribute__((vector_size(8 * (width))));       \
-		typedef int ints __attribute__((vector_size(4 * (width))));             \
-                                                                                        \
-		for (int lane = 0; lane < LANES; lane += (width)) {                     \
-			doubles x;                                                      \
-                                                                                        \
-			__builtin_memcpy(&x, from + lane, sizeof(x));                   \
-			for (long i = 0; i < STEPS; i++) {                              \
-				doubles y = x * (double)A + (double)C;                  \
-				ints n = __builtin_convertvector(y * 0x1p-26, ints);    \
-                                                                                        \
-				x = y - __builtin_convertvector(n, doubles) * 0x1p26;   \
-			}                                                               \
-			__builtin_memcpy(sum + lane, &x, sizeof(x));                    \
-		}                                                                       \
+#define SUM(name, width, isa)                                                         \
+	__attribute__((target(isa), noinline)) static void name(void)                 \
+	{                                                                             \
+		typedef double doubles __attribute__((vector_size(8 * (width))));     \
+		typedef int ints __attribute__((vector_size(4 * (width))));           \
+                                                                                      \
+		for (int lane = 0; lane < LANES; lane += (width)) {                   \
+			doubles x;                                                    \
+                                                                                      \
+			__builtin_memcpy(&x, from + lane, sizeof(x));                 \
+			for (long i = 0; i < STEPS; i++) {                            \
+				doubles y = x * (double)A + (double)C;                \
+				ints n = __builtin_convertvector(y * 0x1p-26, ints);  \
+                                                                                      \
+				x = y - __builtin_convertvector(n, doubles) * 0x1p26; \
+			}                                                             \
+			__builtin_memcpy(sum + lane, &x, sizeof(x));                  \
+		}                                                                     \
 	}
 
 SUM(sum_sse, 2, "sse2")
@@ -84,8 +84,9 @@ static void run(void (*compute)(void))
 	while (next()) {
 		compute();
 		for (int lane = 0; lane < LANES; lane++)
-			expect(sum[lane] == expected[lane], "from %.0f: %.17g, not %.0f",
-			       from[lane], sum[lane], expected[lane]);
+			expect(sum[lane] == expected[lane],
+			       "from %.0f: %.17g, not %.0f", from[lane], sum[lane],
+			       expected[lane]);
 	}
 }
 

@@ -28,13 +28,15 @@ static const struct {
 	{ "all", FLAG_DF | FLAG_AC | FLAG_ID | FLAG_NT | FLAGS_ARITHMETIC },
 };
 
+#define ODD_FLAGS (sizeof(odd_flags) / sizeof(odd_flags[0]))
+
 /* The kernel's own code must not see these flags; the program has them afterwards. */
 static void check_flags(void)
 {
 	static struct registers in, out;
 	struct stat status;
 
-	for (size_t i = 0; i < sizeof(odd_flags) / sizeof(odd_flags[0]); i++) {
+	for (size_t i = 0; i < ODD_FLAGS; i++) {
 		/* A call that copies, which DF would turn round. */
 		struct stay stay = { .turns = 2, .call = SYS_fstat };
 
@@ -50,9 +52,10 @@ static void check_flags(void)
 			out.flags |= FLAG_NT;
 		}
 		same(SSE, &out, &in, true, odd_flags[i].name);
-		expect(stay.result == 0 && status.st_nlink >= 1 && status.st_nlink < 1000,
-		       "fstat with flags %s: %ld, %lu links", odd_flags[i].name, stay.result,
-		       status.st_nlink);
+		expect(stay.result == 0 && status.st_nlink >= 1 &&
+			       status.st_nlink < 1000,
+		       "fstat with flags %s: %ld, %lu links", odd_flags[i].name,
+		       stay.result, status.st_nlink);
 	}
 }
 
@@ -60,14 +63,13 @@ static void check_flags(void)
 static void check_flags_over_interrupts(void)
 {
 	static struct registers in, out;
-	char *pages = mmap(NULL, 4 * 4096, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct stay stay = { .turns = 4, .spins = 200000, .call = NO_CALL, .touch = pages };
+	char *pages = map_pages(4 * 4096, PROT_READ | PROT_WRITE);
+	struct stay stay = {
+		.turns = 4, .spins = 200000, .call = NO_CALL, .touch = pages
+	};
 
-	if (pages == MAP_FAILED)
-		return wrong("no memory");
 	fill(&in);
-	in.flags = 2 | odd_flags[random64() % (sizeof(odd_flags) / sizeof(odd_flags[0]))].flags;
+	in.flags = 2 | odd_flags[random64() % ODD_FLAGS].flags;
 	hold(SSE, &in, &out, &stay);
 	if ((in.flags ^ out.flags) & FLAG_NT) {
 		without("NT", 0);
@@ -106,20 +108,25 @@ static void check_wild_stacks(void)
 }
 
 /* With TF: the trap comes behind the call, or behind what follows if iret returned. */
-INSTRUCTION(stepped_call, "mov $-1, %rax; pushf; orl $0x100, (%rsp); popf; syscall", "nop");
+INSTRUCTION(stepped_call, "mov $-1, %rax; pushf; orl $0x100, (%rsp); popf; syscall",
+	    "nop");
 /* NT makes the processor's iret a #GP, the kernel's as well, if it stays set. */
-INSTRUCTION(nt_in_kernel, "pushf; orl $0x4000, (%rsp); popf; mov $39, %eax; syscall;"
-	    "xor %ecx, %ecx", "mov (%rcx), %eax");
+INSTRUCTION(nt_in_kernel,
+	    "pushf; orl $0x4000, (%rsp); popf; mov $39, %eax; syscall;"
+	    "xor %ecx, %ecx",
+	    "mov (%rcx), %eax");
 
 static void check_traps(void)
 {
 	struct trap is = trapped(stepped_call);
 
 	expect(is.signal == SIGTRAP && is.code == TRAP_TRACE &&
-		       (is.rip == (uint64_t)stepped_call_at || is.rip == (uint64_t)stepped_call_end),
+		       (is.rip == (uint64_t)stepped_call_at ||
+			is.rip == (uint64_t)stepped_call_end),
 	       "TF over a call: %s", trap_text(&is));
 	is = trapped(nt_in_kernel);
-	expect(is.signal == SIGSEGV && is.number == PF && is.rip == (uint64_t)nt_in_kernel_at,
+	expect(is.signal == SIGSEGV && is.number == PF &&
+		       is.rip == (uint64_t)nt_in_kernel_at,
 	       "NT over a call and a fault: %s", trap_text(&is));
 }
 
@@ -137,7 +144,8 @@ static long raw(long number, long a, long b, long c)
 static void check_numbers(void)
 {
 	static const long numbers[] = {
-		-1, -2, 400, 1000, 0x40000000, 0x40000000 | SYS_getpid, /* x32's */
+		-1,	    -2,		400,
+		1000,	    0x40000000, 0x40000000 | SYS_getpid, /* x32's */
 		0x7fffffff, 0x80000000, 0xffffffff80000000,
 	};
 
@@ -147,9 +155,11 @@ static void check_numbers(void)
 		expect(result == -ENOSYS, "call %lx: %ld", numbers[i], result);
 	}
 	/* The number is of 32 bits. */
-	expect(raw(SYS_getpid | (long)1 << 32, 0, 0, 0) == getpid(), "a number's upper half");
+	expect(raw(SYS_getpid | (long)1 << 32, 0, 0, 0) == getpid(),
+	       "a number's upper half");
 	for (int i = 0; i < 50; i++) {
-		long number = 600 + random64() % 100000, result = raw(number, -1, -1, -1);
+		long number = 600 + random64() % 100000,
+		     result = raw(number, -1, -1, -1);
 
 		expect(result == -ENOSYS, "call %lx: %ld", number, result);
 	}
@@ -205,7 +215,8 @@ static void check_pointer(uint64_t at)
 	result = raw(SYS_uname, at, 0, 0);
 	expect(result == -EFAULT, "uname to %lx: %ld", at, result);
 	result = raw(SYS_rt_sigaction, SIGUSR1, at, 0);
-	expect(result == -EFAULT || result == -EINVAL, "sigaction of %lx: %ld", at, result);
+	expect(result == -EFAULT || result == -EINVAL, "sigaction of %lx: %ld", at,
+	       result);
 	result = raw(SYS_gettimeofday, at, 0, 0);
 	expect(result == -EFAULT, "gettimeofday to %lx: %ld", at, result);
 	result = raw(SYS_nanosleep, at, 0, 0);
@@ -215,20 +226,20 @@ static void check_pointer(uint64_t at)
 /* The kernel's own accesses: faults that it takes for the program. */
 static void check_kernel_faults(void)
 {
-	unsigned char *pages = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	unsigned char *pages = map_pages(3 * 4096, PROT_READ | PROT_WRITE);
 	uint64_t seed = random64();
 	long result;
 
-	if (pages == MAP_FAILED)
-		return wrong("no memory");
 	/* Fresh pages, which the kernel reads as zeros and writes first. */
-	expect(raw(SYS_write, ends[1], (long)pages + 4096 - 8, 16) == 16, "write of fresh pages");
-	expect(raw(SYS_read, ends[0], (long)pages + 2 * 4096 - 8, 16) == 16, "read to fresh pages");
+	expect(raw(SYS_write, ends[1], (long)pages + 4096 - 8, 16) == 16,
+	       "write of fresh pages");
+	expect(raw(SYS_read, ends[0], (long)pages + 2 * 4096 - 8, 16) == 16,
+	       "read to fresh pages");
 	fill_bytes(pages, 2 * 4096, seed);
 	/* Pages that are closed: as far as it goes, and then no further. */
 	mprotect(pages + 4096, 4096, PROT_READ);
-	expect(raw(SYS_write, ends[1], (long)pages + 4096 - 8, 16) == 16, "write of both");
+	expect(raw(SYS_write, ends[1], (long)pages + 4096 - 8, 16) == 16,
+	       "write of both");
 	memset(pages + 4096 - 8, 0, 8);
 	result = raw(SYS_read, ends[0], (long)pages + 4096, 16);
 	expect(result == -EFAULT, "read to what is read-only: %ld", result);

@@ -65,13 +65,14 @@ static void check_turns(void)
 		pthread_join(threads[i], &result);
 		expect(result == (void *)(i + 1), "thread %ld returned %p", i, result);
 	}
-	expect(turns == THREADS * TURNS && counter == turns, "%d turns, %d counted", turns,
-	       counter);
+	expect(turns == THREADS * TURNS && counter == turns, "%d turns, %d counted",
+	       turns, counter);
 }
 
 static long futex(int *word, int operation, int value)
 {
-	return syscall(SYS_futex, word, operation, value, NULL, NULL, 0) < 0 ? -errno : 0;
+	return syscall(SYS_futex, word, operation, value, NULL, NULL, 0) < 0 ? -errno
+									     : 0;
 }
 
 static void check_futex(void)

@@ -136,7 +136,8 @@ static void wait_by_futex(long ticks)
 	struct timespec rest = length(ticks);
 	int word = 0;
 
-	expect(syscall(SYS_futex, &word, 0 /* WAIT */, 0, &rest) == -1 && errno == ETIMEDOUT,
+	expect(syscall(SYS_futex, &word, 0 /* WAIT */, 0, &rest) == -1 &&
+		       errno == ETIMEDOUT,
 	       "futex: errno %d", errno);
 }
 
@@ -159,7 +160,8 @@ static void take(int number)
 
 	sigemptyset(&set);
 	sigaddset(&set, number);
-	expect(sigwait(&set, &got) == 0 && got == number, "signal %d for %d", got, number);
+	expect(sigwait(&set, &got) == 0 && got == number, "signal %d for %d", got,
+	       number);
 }
 
 static void wait_by_itimer(long ticks)
@@ -175,14 +177,16 @@ static void wait_by_posix_timer(long ticks)
 	static timer_t timer;
 	static bool made;
 	struct itimerspec alarm = { .it_value = length(ticks) };
-	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL,
+				  .sigev_signo = SIGRTMIN };
 
 	if (!made && timer_create(CLOCK_MONOTONIC, &event, &timer)) {
 		without("timer_create", errno);
 		return sleep_relative(ticks);
 	}
 	made = true;
-	expect(timer_settime(timer, 0, &alarm, NULL) == 0, "timer_settime: errno %d", errno);
+	expect(timer_settime(timer, 0, &alarm, NULL) == 0, "timer_settime: errno %d",
+	       errno);
 	take(SIGRTMIN);
 }
 
@@ -199,7 +203,8 @@ static void wait_by_timerfd(long ticks)
 		return sleep_relative(ticks);
 	}
 	expect(timerfd_settime(fd, 0, &alarm, NULL) == 0, "timerfd: errno %d", errno);
-	expect(read(fd, &times, sizeof(times)) == sizeof(times) && times == 1, "timerfd");
+	expect(read(fd, &times, sizeof(times)) == sizeof(times) && times == 1,
+	       "timerfd");
 }
 
 static struct kind {
@@ -266,8 +271,9 @@ static long judge(long *latest)
 	long latest_ns = 0;
 
 	for (struct kind *kind = kinds; kind < kinds + KINDS; kind++) {
-		expect(!kind->late || !real_time, "%s: %ld times late, by %ld ticks or %ld ms",
-		       kind->name, kind->late, kind->late_ticks, kind->late_ns / 1000000);
+		expect(!kind->late || !real_time,
+		       "%s: %ld times late, by %ld ticks or %ld ms", kind->name,
+		       kind->late, kind->late_ticks, kind->late_ns / 1000000);
 		if (kind->late_ticks > *latest)
 			*latest = kind->late_ticks;
 		if (kind->late_ns > latest_ns)
@@ -294,7 +300,8 @@ void run_timers(void)
 	if (seen < 0)
 		without("ticks to count", 0);
 	latest_ns = judge(&latest);
-	tell("the latest by %ld ticks, by the clock %ld ms; %ld ticks in %ld ms, %ld0 ms stolen",
-	     latest, latest_ns / 1000000, ticks_seen() - seen, between(begun, now()) / 1000000,
-	     ticks_stolen() - before);
+	tell("the latest by %ld ticks, by the clock %ld ms;"
+	     " %ld ticks in %ld ms, %ld0 ms stolen",
+	     latest, latest_ns / 1000000, ticks_seen() - seen,
+	     between(begun, now()) / 1000000, ticks_stolen() - before);
 }

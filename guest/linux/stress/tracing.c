@@ -13,14 +13,15 @@
 #include "registers.h"
 #include "stress.h"
 
-extern const char traced[], traced_middle[], traced_store[], traced_stored[], traced_free[];
+extern const char traced[], traced_middle[], traced_store[], traced_stored[],
+	traced_free[];
 extern const uint64_t traced_rips[], traced_rips_end[];
 extern uint64_t traced_word[2];
 
 #define REGISTER(name) offsetof(struct user, regs.name)
 #define DEBUG_REGISTER(n) offsetof(struct user, u_debugreg[n])
 
-#define DR7_EXECUTE 0x1		   /* DR0 is on; one byte, execute */
+#define DR7_EXECUTE 0x1		    /* DR0 is on; one byte, execute */
 #define DR7_WRITE (0x1 | 0xd << 16) /* ... four bytes, write */
 
 static uint64_t peek(int pid, size_t what)
@@ -111,10 +112,11 @@ static void check_siginfo(int pid, int code, uint64_t address, const char *what)
 	siginfo_t info;
 
 	memset(&info, 0, sizeof(info));
-	expect(ptrace(PTRACE_GETSIGINFO, pid, NULL, &info) == 0, "siginfo: errno %d", errno);
+	expect(ptrace(PTRACE_GETSIGINFO, pid, NULL, &info) == 0, "siginfo: errno %d",
+	       errno);
 	expect(info.si_code == code && (uint64_t)info.si_addr == address,
-	       "%s: code %d address %p, not %d %lx", what, info.si_code, info.si_addr, code,
-	       address);
+	       "%s: code %d address %p, not %d %lx", what, info.si_code, info.si_addr,
+	       code, address);
 }
 
 static void check_steps(void)
@@ -130,8 +132,9 @@ static void check_steps(void)
 		if (!stopped(pid, SIGTRAP, "a step"))
 			return;
 		at = peek(pid, REGISTER(rip));
-		expect(at == *rip, "step %ld: at traced+%ld, not +%ld", rip - traced_rips,
-		       at - (uint64_t)traced, *rip - (uint64_t)traced);
+		expect(at == *rip, "step %ld: at traced+%ld, not +%ld",
+		       rip - traced_rips, at - (uint64_t)traced,
+		       *rip - (uint64_t)traced);
 	}
 	finish(pid, "steps");
 }
@@ -146,28 +149,35 @@ static void check_registers(void)
 
 	if (!pid)
 		return;
-	expect(ptrace(PTRACE_GETFPREGS, pid, NULL, &fpu) == 0, "GETFPREGS: errno %d", errno);
+	expect(ptrace(PTRACE_GETFPREGS, pid, NULL, &fpu) == 0, "GETFPREGS: errno %d",
+	       errno);
 	memcpy(fpu.xmm_space + 4 * 9, &word, 8);
-	expect(ptrace(PTRACE_SETFPREGS, pid, NULL, &fpu) == 0, "SETFPREGS: errno %d", errno);
-	expect(ptrace(PTRACE_GETREGS, pid, NULL, &general) == 0, "GETREGS: errno %d", errno);
+	expect(ptrace(PTRACE_SETFPREGS, pid, NULL, &fpu) == 0, "SETFPREGS: errno %d",
+	       errno);
+	expect(ptrace(PTRACE_GETREGS, pid, NULL, &general) == 0, "GETREGS: errno %d",
+	       errno);
 	general.r14 = word;
-	expect(ptrace(PTRACE_SETREGS, pid, NULL, &general) == 0, "SETREGS: errno %d", errno);
+	expect(ptrace(PTRACE_SETREGS, pid, NULL, &general) == 0, "SETREGS: errno %d",
+	       errno);
 	for (int i = 0; i < 3; i++) {
 		resume(PTRACE_SINGLESTEP, pid);
 		if (!stopped(pid, SIGTRAP, "a step"))
 			return;
 	}
-	expect(ptrace(PTRACE_GETREGS, pid, NULL, &general) == 0, "GETREGS: errno %d", errno);
+	expect(ptrace(PTRACE_GETREGS, pid, NULL, &general) == 0, "GETREGS: errno %d",
+	       errno);
 	expect(general.r14 == word && general.rbx == 8 - 1 && general.rdx == 0 &&
 		       general.cs == 0x33 && general.ss == 0x2b,
-	       "registers: r14 %llx for %lx, rbx %llx, rdx %llx, cs %llx, ss %llx", general.r14,
-	       word, general.rbx, general.rdx, general.cs, general.ss);
-	expect(ptrace(PTRACE_GETFPREGS, pid, NULL, &fpu) == 0, "GETFPREGS: errno %d", errno);
+	       "registers: r14 %llx for %lx, rbx %llx, rdx %llx, cs %llx, ss %llx",
+	       general.r14, word, general.rbx, general.rdx, general.cs, general.ss);
+	expect(ptrace(PTRACE_GETFPREGS, pid, NULL, &fpu) == 0, "GETFPREGS: errno %d",
+	       errno);
 	expect(!memcmp(fpu.xmm_space + 4 * 9, &word, 8), "registers: xmm9");
 	/* What the kernel could not load is refused. */
 	expect(poke(pid, REGISTER(cs), 0x10) == EIO, "the kernel's CS is taken");
 	expect(poke(pid, REGISTER(ss), 0x18) == EIO, "the kernel's SS is taken");
-	expect(poke(pid, REGISTER(gs_base), 1ul << 63) == EIO, "a wild GS base is taken");
+	expect(poke(pid, REGISTER(gs_base), 1ul << 63) == EIO,
+	       "a wild GS base is taken");
 	finish(pid, "registers");
 }
 
@@ -197,16 +207,18 @@ static void check_int3(void)
 	check_siginfo(pid, SI_KERNEL, 0, "a breakpoint");
 	expect(peek(pid, REGISTER(rip)) == at + 1, "a breakpoint: traced+%ld, not +%ld",
 	       peek(pid, REGISTER(rip)) - (uint64_t)traced, at + 1 - (uint64_t)traced);
-	expect(peek(pid, REGISTER(rbx)) == 8, "a breakpoint: rbx %lx", peek(pid, REGISTER(rbx)));
+	expect(peek(pid, REGISTER(rbx)) == 8, "a breakpoint: rbx %lx",
+	       peek(pid, REGISTER(rbx)));
 	ptrace(PTRACE_POKETEXT, pid, at, code);
 	poke(pid, REGISTER(rip), at);
 	finish(pid, "a breakpoint");
-	expect(!memcmp(&code, traced_middle, 8), "a breakpoint is in the tracer's code, too");
+	expect(!memcmp(&code, traced_middle, 8),
+	       "a breakpoint is in the tracer's code, too");
 }
 
 /* Run into debug register 0, which stops the child at `rip`. */
-static void check_debug_register(const char *what, const void *address, uint64_t control,
-				 const char *rip)
+static void check_debug_register(const char *what, const void *address,
+				 uint64_t control, const char *rip)
 {
 	int pid = start_traced(), status;
 	long error;
@@ -228,8 +240,8 @@ static void check_debug_register(const char *what, const void *address, uint64_t
 	if (!is_stop(pid, status, SIGTRAP, what))
 		return;
 	at = peek(pid, REGISTER(rip));
-	expect(at == (uint64_t)rip, "%s: traced+%ld, not +%ld", what, at - (uint64_t)traced,
-	       rip - traced);
+	expect(at == (uint64_t)rip, "%s: traced+%ld, not +%ld", what,
+	       at - (uint64_t)traced, rip - traced);
 	check_siginfo(pid, TRAP_HWBKPT, at, what);
 	expect((peek(pid, DEBUG_REGISTER(6)) & 0xf) == 1, "%s: DR6 is %lx", what,
 	       peek(pid, DEBUG_REGISTER(6)));
@@ -239,7 +251,8 @@ static void check_debug_register(const char *what, const void *address, uint64_t
 /* System calls as a tracer sees them, before and after. */
 static void check_traced_calls(void)
 {
-	static const long calls[] = { SYS_getppid, SYS_getppid, -1, -1, SYS_exit_group };
+	static const long calls[] = { SYS_getppid, SYS_getppid, -1, -1,
+				      SYS_exit_group };
 	int pid = start_traced();
 
 	if (!pid)
@@ -251,7 +264,8 @@ static void check_traced_calls(void)
 		if (!stopped(pid, SIGTRAP, "a traced call"))
 			return;
 		call = peek(pid, REGISTER(orig_rax));
-		expect(call == calls[i], "stop %d is at call %ld, not %ld", i, call, calls[i]);
+		expect(call == calls[i], "stop %d is at call %ld, not %ld", i, call,
+		       calls[i]);
 	}
 	finish(pid, "traced calls");
 }
@@ -260,7 +274,8 @@ void run_breakpoints(void)
 {
 	while (next()) {
 		check_int3();
-		check_debug_register("an execution", traced_middle, DR7_EXECUTE, traced_middle);
+		check_debug_register("an execution", traced_middle, DR7_EXECUTE,
+				     traced_middle);
 		check_debug_register("a write", traced_word, DR7_WRITE, traced_stored);
 		check_traced_calls();
 	}

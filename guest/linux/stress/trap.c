@@ -55,8 +55,11 @@ struct trap trapped(void (*run)(void))
 	memset(&caught, 0, sizeof(caught));
 	if (!sigsetjmp(back, 1))
 		run();
-	/* Flags that the program may have set, and a handler that never returns keeps. */
-	__asm__ volatile("sub $128, %%rsp; pushq $2; popf; add $128, %%rsp" : : : "cc", "memory");
+	/* Flags that the program may have set: the handler didn't return. */
+	__asm__ volatile("sub $128, %%rsp; pushq $2; popf; add $128, %%rsp"
+			 :
+			 :
+			 : "cc", "memory");
 	return caught;
 }
 
@@ -68,7 +71,8 @@ const char *trap_text(const struct trap *trap)
 
 	if (!trap->signal)
 		return "no signal";
-	snprintf(text, sizeof(texts[0]), "%s code %d addr %lx rip %lx vector %u error %x",
+	snprintf(text, sizeof(texts[0]),
+		 "%s code %d addr %lx rip %lx vector %u error %x",
 		 sigabbrev_np(trap->signal), trap->code, trap->address, trap->rip,
 		 trap->number, trap->error);
 	return text;

@@ -8,8 +8,19 @@
 #include <ucontext.h>
 
 /* Vectors, as si_trapno has them. */
-enum { DE = 0, DB = 1, BP = 3, OF = 4, UD = 6, SS = 12, GP = 13, PF = 14, MF = 16, AC = 17,
-       XM = 19 };
+enum {
+	DE = 0,
+	DB = 1,
+	BP = 3,
+	OF = 4,
+	UD = 6,
+	SS = 12,
+	GP = 13,
+	PF = 14,
+	MF = 16,
+	AC = 17,
+	XM = 19
+};
 
 /* Bits of a page fault's error code. */
 #define PF_PRESENT 1
@@ -18,8 +29,8 @@ enum { DE = 0, DB = 1, BP = 3, OF = 4, UD = 6, SS = 12, GP = 13, PF = 14, MF = 1
 #define PF_FETCH 16
 
 struct trap {
-	int signal; /* 0: none came */
-	int code;   /* si_code */
+	int signal;	  /* 0: none came */
+	int code;	  /* si_code */
 	uint64_t address; /* si_addr */
 	uint64_t rip, flags, cr2;
 	unsigned int number, error; /* vector and error code */
@@ -33,16 +44,15 @@ const char *trap_text(const struct trap *trap);
 
 /*
  * Define the function NAME: first `before`, then `text` at the label NAME_at, and
- * ret; label NAME_end follows `text`.  No register but rax, rcx and rdx may change.
+ * ret; label NAME_end follows `text`.  It may change what any C function may.
  */
-#define INSTRUCTION(name, before, text)                   \
-	extern const char name##_at[], name##_end[];      \
-	void name(void);                                  \
-	__asm__(".text\n"                                 \
-		".globl " #name ", " #name "_at, " #name "_end\n" \
-		".type " #name ", @function\n" #name ":\n\t" before \
-		"\n" #name "_at:\n\t" text                \
-		"\n" #name "_end:\n\tret\n"               \
+#define INSTRUCTION(name, before, text)                                        \
+	extern const char name##_at[], name##_end[];                           \
+	void name(void);                                                       \
+	__asm__(".text\n"                                                      \
+		".globl " #name ", " #name "_at, " #name "_end\n"              \
+		".type " #name ", @function\n" #name ":\n\t" before "\n" #name \
+		"_at:\n\t" text "\n" #name "_end:\n\tret\n"                    \
 		".size " #name ", . - " #name "\n")
 
 #endif

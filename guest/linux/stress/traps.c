@@ -34,19 +34,28 @@ INSTRUCTION(misaligned, "pushf; orl $0x40000, (%rsp); popf", "mov -23(%rsp), %ea
 INSTRUCTION(bad_selector, "mov $0x18, %ecx", "mov %ecx, %ds");
 INSTRUCTION(bad_stack_selector, "mov $0x18, %ecx", "mov %ecx, %ss");
 INSTRUCTION(far_return, "pushq $0x10; push $0", "lretq");
-INSTRUCTION(far_iret, "mov %rsp, %rcx; pushq $0x18; push %rcx; pushq $2; pushq $0x10; push $0",
+INSTRUCTION(far_iret,
+	    "mov %rsp, %rcx; pushq $0x18; push %rcx; pushq $2; pushq $0x10; push $0",
 	    "iretq");
-INSTRUCTION(wild_iret, "mov %rsp, %rcx; mov %ss, %edx; push %rdx; push %rcx; pushf;"
-	    "mov %cs, %edx; push %rdx; movabs " NOT_CANONICAL ", %rcx; push %rcx", "iretq");
-INSTRUCTION(sse_divide, "pushq $0x1d80; ldmxcsr (%rsp); pop %rcx; xorps %xmm0, %xmm0;"
-	    "mov $1, %ecx; cvtsi2sd %ecx, %xmm1", "divsd %xmm0, %xmm1");
+INSTRUCTION(wild_iret,
+	    "mov %rsp, %rcx; mov %ss, %edx; push %rdx; push %rcx; pushf;"
+	    "mov %cs, %edx; push %rdx; movabs " NOT_CANONICAL ", %rcx; push %rcx",
+	    "iretq");
+INSTRUCTION(sse_divide,
+	    "pushq $0x1d80; ldmxcsr (%rsp); pop %rcx; xorps %xmm0, %xmm0;"
+	    "mov $1, %ecx; cvtsi2sd %ecx, %xmm1",
+	    "divsd %xmm0, %xmm1");
 INSTRUCTION(sse_invalid, "pushq $0x1f00; ldmxcsr (%rsp); pop %rcx; xorps %xmm0, %xmm0",
 	    "divsd %xmm0, %xmm0");
-INSTRUCTION(x87_divide, "pushq $0x37b; fldcw (%rsp); pop %rcx; fld1; fldz; fdivrp", "fwait");
+INSTRUCTION(x87_divide, "pushq $0x37b; fldcw (%rsp); pop %rcx; fld1; fldz; fdivrp",
+	    "fwait");
 /* Pending, while the kernel and other programs use the FPU. */
-INSTRUCTION(x87_pending, "pushq $0x37b; fldcw (%rsp); pop %rcx; fld1; fldz; fdivrp;"
-	    "mov $24, %eax; syscall", "fwait"); /* sched_yield */
-INSTRUCTION(x87_invalid, "pushq $0x37e; fldcw (%rsp); pop %rcx; fldz; fldz; fdivp", "fwait");
+INSTRUCTION(x87_pending,
+	    "pushq $0x37b; fldcw (%rsp); pop %rcx; fld1; fldz; fdivrp;"
+	    "mov $24, %eax; syscall",
+	    "fwait"); /* sched_yield */
+INSTRUCTION(x87_invalid, "pushq $0x37e; fldcw (%rsp); pop %rcx; fldz; fldz; fdivp",
+	    "fwait");
 
 #define AT (-1)	 /* si_addr is the instruction's */
 #define END (-2) /* ... the next one's */
@@ -103,7 +112,7 @@ static void check(const struct expected *row)
 	struct trap was = {
 		.signal = row->signal,
 		.code = row->code,
-		.address = row->address == AT  ? (uint64_t)row->at
+		.address = row->address == AT	 ? (uint64_t)row->at
 			   : row->address == END ? (uint64_t)row->end
 						 : (uint64_t)row->address,
 		.rip = row->rip == 1 ? (uint64_t)row->end : (uint64_t)row->at,
@@ -115,10 +124,12 @@ static void check(const struct expected *row)
 		was.rip = is.rip;
 	if ((is.error ^ was.error) == PF_FETCH)
 		is.error = was.error; /* a CPU without NX */
-	expect(is.signal == was.signal && is.code == was.code && is.address == was.address &&
-		       is.rip == was.rip && is.number == was.number && is.error == was.error,
+	expect(is.signal == was.signal && is.code == was.code &&
+		       is.address == was.address && is.rip == was.rip &&
+		       is.number == was.number && is.error == was.error,
 	       "%s: %s, not %s", row->name, trap_text(&is), trap_text(&was));
-	expect(is.number != PF || is.cr2 == is.address, "%s: CR2 is %lx", row->name, is.cr2);
+	expect(is.number != PF || is.cr2 == is.address, "%s: CR2 is %lx", row->name,
+	       is.cr2);
 }
 
 /* #AC needs CR0.AM, which Linux sets; QEMU's TCG has none. */
@@ -129,8 +140,8 @@ static void check_alignment(void)
 	if (!is.signal)
 		without("alignment checks", 0);
 	else
-		expect(is.signal == SIGBUS && is.code == BUS_ADRALN && is.number == AC &&
-			       is.rip == (uint64_t)misaligned_at,
+		expect(is.signal == SIGBUS && is.code == BUS_ADRALN &&
+			       is.number == AC && is.rip == (uint64_t)misaligned_at,
 		       "misaligned: %s", trap_text(&is));
 }
 
@@ -143,9 +154,7 @@ static void check_step_over_fault(void)
 {
 	struct trap is;
 
-	fresh = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (fresh == MAP_FAILED)
-		return wrong("no memory");
+	fresh = map_pages(4096, PROT_READ | PROT_WRITE);
 	is = trapped(step_over_fault);
 	expect(is.signal == SIGTRAP && is.code == TRAP_TRACE &&
 		       is.rip == (uint64_t)step_over_fault_end && *fresh == 1,
@@ -163,16 +172,13 @@ static void call_across(void)
 /* An instruction of which a part is in a page that isn't there. */
 static void check_fetch_across_pages(void)
 {
-	static const unsigned char load[] = { 0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8, 0xc3 };
-	unsigned char *pages = mmap(NULL, 8192, PROT_READ | PROT_WRITE | PROT_EXEC,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	static const unsigned char load[] = {
+		0x48, 0xb8, 1, 2, 3, 4, 5, 6, 7, 8, 0xc3
+	};
+	unsigned char *pages = map_pages(8192, PROT_READ | PROT_WRITE | PROT_EXEC);
 	uint64_t second = (uint64_t)pages + 4096;
 	struct trap is;
 
-	if (pages == MAP_FAILED) {
-		wrong("no memory");
-		return;
-	}
 	memcpy(pages + 4096 - 5, load, sizeof(load));
 	munmap(pages + 4096, 4096);
 	across = (void (*)(void))(pages + 4096 - 5);

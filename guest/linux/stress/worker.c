@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -80,12 +81,14 @@ void without(const char *what, int error)
 
 	if (!strstr(me->without, what))
 		snprintf(me->without + used, sizeof(me->without) - used,
-			 error ? ", without %s (%s)" : ", without %s", what, name_of(error));
+			 error ? ", without %s (%s)" : ", without %s", what,
+			 name_of(error));
 }
 
 void skip(const char *what, int error)
 {
-	snprintf(me->remark, sizeof(me->remark), error ? "%s (%s)" : "%s", what, name_of(error));
+	snprintf(me->remark, sizeof(me->remark), error ? "%s (%s)" : "%s", what,
+		 name_of(error));
 	me->skipped = true;
 	_exit(0);
 }
@@ -132,6 +135,16 @@ bool same_bytes(const unsigned char *bytes, size_t size, uint64_t seed)
 			return false;
 	}
 	return true;
+}
+
+void *map_pages(size_t size, int protection)
+{
+	void *pages = mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (pages != MAP_FAILED)
+		return pages;
+	wrong("mmap of %lu bytes: %s", size, strerror(errno));
+	_exit(1);
 }
 
 /* The child's patterns are others than its parent's; it goes when that goes. */
