@@ -43,8 +43,8 @@ guests:
   debian    Debian's unmodified cloud kernel; the busybox initramfs
   busybox   the busybox initramfs, and vmm-exec
   stress    a program for guests that checks the kernel below it
-  tiny-unpatched  tiny without our patches, to be had beside it
   all       all of these
+  tiny-unpatched  tiny without our patches, to be had beside it
   (none)    what 'vmm run' boots here by itself, tiny-ring3 on PVM and tiny elsewhere;
             busybox and bare
 """
@@ -83,17 +83,17 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
                 (*full_ring3, "full-ring3.config"),
                 17,
                 linux.PATCHES,
-                ("drivers/block/brd",),
+                ("drivers/block/brd", "drivers/misc/lkdtm/lkdtm"),
             ),
             busybox,
         ),
         "debian": (linux.cloud_kernel(), busybox),
         "busybox": (busybox, helper),
         "stress": (programs.stress(),),
-        "tiny-unpatched": (linux.kernel("tiny-unpatched", tiny, 5), init),
     }
     return named | {
-        "all": tuple({t.name: t for n in named.values() for t in n}.values())
+        "all": tuple({t.name: t for n in named.values() for t in n}.values()),
+        "tiny-unpatched": (linux.kernel("tiny-unpatched", tiny, 5), init),
     }
 
 

@@ -64,6 +64,7 @@ def test_the_tiny_bzimage_decompresses_itself_or_is_unpacked_on_pvm(each: Each) 
 
 
 @pytest.mark.stock
+@pytest.mark.long
 def test_the_kernel_boots_without_our_patches_too() -> None:
     """They spare emulated instructions; nothing needs them."""
     result, output = boot(
