@@ -41,29 +41,34 @@ class MachineConfig(Record):
     `modules` are more files for one that is booted by PVH or multiboot, after the
     initrd, which is the first: "PATH" or "PATH STRING", the whole of which the kernel
     reads. `memory` is in bytes, or a string such as "512M". `timeout` is in seconds
-    from start; None: no limit. `on_reset`, `on_panic` and `on_crash` say what happens
-    then: the run ends, the guest boots again, or its vCPUs stop and wait, to be looked
-    at. With `hang_s`, a guest that for so many seconds neither prints nor makes an exit
-    ends the run. `acpi` gives the guest ACPI tables, by which it finds devices, and
-    powers off; there is an MP table either way. `symbols`, a System.map or an ELF file,
-    names addresses in a crash report; one that belongs to the kernel is found beside
-    it. `debug_exit` is a port by which the guest ends the run with reason `exited`: a
+    from start; None: no limit.
+    `on_reset`, `on_panic` and `on_crash` say what happens then: the run ends, the
+    guest boots again, or its vCPUs stop and wait, to be looked at. With `hang_s`, a
+    guest that for so many seconds neither prints nor makes an exit ends the run.
+    `acpi` gives the guest ACPI tables, by which it finds devices, and powers off; there
+    is an MP table either way.
+    `symbols`, a System.map or an ELF file, names addresses in a crash report; one
+    that belongs to the kernel is found beside it.
+    `debug_exit` is a port by which the guest ends the run with reason `exited`: a
     value that is written there gives `guest_status` and `exit_code` value << 1 | 1,
-    1..255, as QEMU's isa-debug-exit. `quirks` are work-arounds for the host's kind of
-    KVM: "auto" finds it out. `serial` is where ttyS0 goes: "capture" (for
-    `console.expect`), "stdio", "stdout", "null", "file:PATH", or "unix:PATH", on which
-    we listen. `tee` names more files and sockets, each of which gets a copy of the
-    output. A reader who is too slow, by more than `serial_buffer` bytes, holds the
-    guest ("block") or loses output ("drop"); `serial_rate` is in bytes per second, and
-    what comes after `serial_limit` bytes is dropped (None: 1 GiB where the output is a
-    file, else no limit). `command` is run in the guest in place of its init: words, or
-    a line that is split as a shell does, but not expanded; or a file of the host,
-    `script`. `initrd` None is then busybox's of `scripts/build-guest`; where that isn't
-    built and a `command` is given, the guest has the `files` alone. They are put into
-    the initramfs: a mapping of absolute guest paths to host paths, or "HOST[:GUEST]"
-    strings, or (HOST, GUEST) pairs; directories with all that is in them. `capture` is
-    where the output of the command goes by ttyS1: "capture" (the result's `output`), or
-    as for `serial`, but without input; "stdout" is ours. None: to the console.
+    1..255, as QEMU's isa-debug-exit.
+    `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
+    `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout",
+    "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
+    and sockets, each of which gets a copy of the output. A reader who is too
+    slow, by more than `serial_buffer` bytes, holds the guest ("block") or loses
+    output ("drop"); `serial_rate` is in bytes per second, and what comes after
+    `serial_limit` bytes is dropped (None: 1 GiB where the output is a file, else no
+    limit).
+
+    `command` is run in the guest in place of its init: words, or a line that is split
+    as a shell does, but not expanded; or a file of the host, `script`. `initrd` None is
+    then busybox's of `scripts/build-guest`; where that isn't built and a `command` is
+    given, the guest has the `files` alone. They are put into the initramfs: a
+    mapping of absolute guest paths to host paths, or "HOST[:GUEST]" strings, or (HOST,
+    GUEST) pairs; directories with all that is in them. `capture` is where the output
+    of the command goes by ttyS1: "capture" (the result's `output`), or as for `serial`,
+    but without input; "stdout" is ours. None: to the console.
     """
 
     kernel: StrPath | None = None
