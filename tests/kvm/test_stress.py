@@ -93,6 +93,7 @@ def test_timers_of_an_idle_guest_are_on_time() -> None:
     assert report(result)["timers"].iterations > 100
 
 
+@pytest.mark.stock
 @pytest.mark.skipif(not PVM, reason="others save what the kernel doesn't know of")
 def test_stock_kernel_on_pvm_loses_the_upper_halves_of_ymm_registers() -> None:
     """It has no XSAVE there, but programs may find out that the CPU has AVX."""
