@@ -175,6 +175,8 @@ def _apt_options() -> tuple[str, ...]:
         *("-o", f"Dir::Etc::sourcelist={apt}/sources.list"),
         *("-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={apt}/lists"),
         *("-o", f"Dir::Cache={apt}/cache", "-o", "APT::Sandbox::User="),
+        # What is installed here, from other sources maybe, is no version to ask for.
+        *("-o", "Dir::State::status=/dev/null"),
         *("-o", "APT::Architecture=amd64", "-o", "APT::Update::Error-Mode=any"),
     )
     _run("apt-get", *options, "update")
