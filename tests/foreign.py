@@ -76,13 +76,10 @@ SOURCES: Final[dict[str, Source | Program]] = {
 }
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES: Final = "lib/x86_64-linux-gnu"
-NO_MORE: Final = (
-    "recommends",
-    "suggests",
-    "conflicts",
-    "breaks",
-    "replaces",
-    "enhances",
+# What a program can't do without, alone.
+DEPENDS: Final = tuple(
+    f"--no-{kind}"
+    for kind in "recommends suggests conflicts breaks replaces enhances".split()
 )
 
 
@@ -140,7 +137,7 @@ def _install(program: Program, work: Path) -> None:
     """Put the program, its libraries and what loads them below `work`/root."""
     options = _apt_options()
     shown = _run(
-        "apt-cache", *options, "depends", "--recurse", *NO_MORE, program.package
+        "apt-cache", *options, "depends", "--recurse", *DEPENDS, program.package
     )
     names = re.findall(r"^[a-z0-9]\S+$", shown, re.MULTILINE)  # no virtual ones
     packed, unpacked, root = (work / name for name in ("debs", "all", "root"))
