@@ -8,6 +8,7 @@ per run of pytest.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PASSED: Final = 0  # pytest's exit codes
 FAILED: Final = 1
 NONE_COLLECTED: Final = 5
+SIGNAL_DELAY_S: Final = 1.0  # that the handler of a signal may wait
 MACHINE_FAILED: Final = 125  # with-kvm's
 PYTHON: Final = sys.executable
 PYTEST: Final = (PYTHON, "-m", "pytest")
@@ -140,7 +142,10 @@ class Runner:
         ) as child:
             self._children.add(child)
             self._pass_on()  # a signal of before there was a child
-            status = child.wait()
+            status = None
+            while status is None:  # a signal may have come to another thread than ours
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = child.wait(SIGNAL_DELAY_S)
             self._children.remove(child)
         return 128 - status if status < 0 else status
 
