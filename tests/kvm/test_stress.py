@@ -3,10 +3,11 @@
 import platform
 import re
 import subprocess
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from guests import DEADLINE, built
+from guests import DEADLINE, built, kernel
 
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
@@ -17,7 +18,6 @@ pytestmark = pytest.mark.linux
 
 PVM: Final = host_kvm().kind == "pvm"
 EMULATED: Final = platform.node() == SOFTWARE_MACHINE
-NATIVE: Final = "vmlinux-tiny-ring3" if PVM else "vmlinux-tiny"
 SECONDS: Final = 10
 
 # What QEMU's emulated CPU does its own way: faults of lretq, wrgsbase, `int n`, XRSTOR.
@@ -43,10 +43,10 @@ class Line(NamedTuple):
     skipped: str | None
 
 
-def stress(kernel: str, *words: str) -> RunResult:
+def stress(image: Path, *words: str) -> RunResult:
     """Run the program in a guest of ours; its words are seconds and workers."""
     return vmm.run(
-        kernel=built(kernel),
+        kernel=image,
         initrd=built("initramfs-tiny.cpio"),
         command=["/stress", *words],
         files={"/stress": built("stress")},
@@ -76,7 +76,7 @@ def test_nothing_is_wrong_when_everything_is_used_at_once() -> None:
     wanted = workers() - NAMED_ONLY
     if EMULATED:
         wanted -= NOT_EMULATED
-    result = stress(NATIVE, str(SECONDS), *sorted(wanted))
+    result = stress(kernel("tiny"), str(SECONDS), *sorted(wanted))
     told = report(result)
     assert result.guest_status == 0, (result.detail, result.output)
     assert set(told) == wanted
@@ -88,7 +88,7 @@ def test_nothing_is_wrong_when_everything_is_used_at_once() -> None:
 @pytest.mark.skipif(EMULATED, reason="ticks aren't on time there")
 def test_timers_of_an_idle_guest_are_on_time() -> None:
     """It halts between them, which it never does while others work."""
-    result = stress(NATIVE, "5", "timers")
+    result = stress(kernel("tiny"), "5", "timers")
     assert result.guest_status == 0, (result.detail, result.output)
     assert report(result)["timers"].iterations > 100
 
@@ -97,7 +97,7 @@ def test_timers_of_an_idle_guest_are_on_time() -> None:
 @pytest.mark.skipif(not PVM, reason="others save what the kernel doesn't know of")
 def test_stock_kernel_on_pvm_loses_the_upper_halves_of_ymm_registers() -> None:
     """It has no XSAVE there, but programs may find out that the CPU has AVX."""
-    result = stress("vmlinux-tiny", "3", "avx-anyway", "sse")
+    result = stress(built("vmlinux-tiny"), "3", "avx-anyway", "sse")
     told = report(result)
     assert result.guest_status == 1, (result.detail, result.output)
     assert told["avx-anyway"].wrong > 0
@@ -106,6 +106,6 @@ def test_stock_kernel_on_pvm_loses_the_upper_halves_of_ymm_registers() -> None:
 
 @pytest.mark.skipif(not PVM, reason="it is for PVM")
 def test_kernel_in_ring_3_keeps_them() -> None:
-    result = stress("vmlinux-tiny-ring3", "3", "avx-anyway", "sse")
+    result = stress(kernel("tiny"), "3", "avx-anyway", "sse")
     assert result.guest_status == 0, (result.detail, result.output)
     assert report(result)["avx-anyway"].iterations > 0
