@@ -43,7 +43,7 @@ guests:
   debian    Debian's unmodified cloud kernel; the busybox initramfs
   busybox   the busybox initramfs, and vmm-exec
   stress    a program for guests that checks the kernel below it
-  all       all of these
+  all       all of these, but full where KVM is PVM: full-ring3 stands in for it
   tiny-unpatched  tiny without our patches, to be had beside it
   (none)    what 'vmm run' boots here by itself, tiny-ring3 on PVM and tiny elsewhere;
             busybox and bare
@@ -58,10 +58,13 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"build-guest: error: {message}; try --help\n")
 
 
-def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
+def guests(
+    *, patched: bool = True, pvm: bool | None = None
+) -> dict[str, tuple[Target, ...]]:
     """Return what each name on the command line stands for.
 
-    `patched` is about the kernels tiny and full.
+    `patched` is about the kernels tiny and full, `pvm` about all: whether this host's
+    KVM is PVM, which is looked up by default.
     """
     patches = linux.PATCHES if patched else ()
     tiny, full = ("tiny.config",), ("tiny.config", "full.config")
@@ -72,7 +75,9 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
         "tiny": (linux.kernel("tiny", tiny, 5, patches), init, helper),
         "bare": (programs.bare_guests(),),
         "tiny-ring3": (
-            linux.kernel("tiny-ring3", tiny_ring3, 5, linux.PATCHES),
+            linux.kernel(
+                "tiny-ring3", tiny_ring3, 5, linux.PATCHES, flags=linux.NATIVE
+            ),
             init,
             helper,
         ),
@@ -84,6 +89,7 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
                 17,
                 linux.PATCHES,
                 ("drivers/block/brd", "drivers/misc/lkdtm/lkdtm"),
+                linux.NATIVE,
             ),
             busybox,
         ),
@@ -91,15 +97,23 @@ def guests(*, patched: bool = True) -> dict[str, tuple[Target, ...]]:
         "busybox": (busybox, helper),
         "stress": (programs.stress(),),
     }
+    # Nobody would wait for it where it is emulated, and building it takes minutes.
+    left_out = {"full"} if (is_pvm() if pvm is None else pvm) else set()
+    chosen = (named[name] for name in named if name not in left_out)
     return named | {
-        "all": tuple({t.name: t for n in named.values() for t in n}.values()),
+        "all": tuple({t.name: t for targets in chosen for t in targets}.values()),
         "tiny-unpatched": (linux.kernel("tiny-unpatched", tiny, 5), init),
     }
 
 
-def default_kernel(modules: str = "/sys/module") -> str:
-    """Return the guest that `vmm run` boots by itself on this host."""
-    return "tiny-ring3" if os.path.exists(f"{modules}/kvm_pvm") else "tiny"
+def is_pvm(modules: str = "/sys/module") -> bool:
+    """Tell whether this host's KVM is PVM, by the kernel modules it has."""
+    return os.path.exists(f"{modules}/kvm_pvm")
+
+
+def default_kernel(*, pvm: bool) -> str:
+    """Return the guest that `vmm run` boots by itself here, on PVM or elsewhere."""
+    return "tiny-ring3" if pvm else "tiny"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,7 +167,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "-q", "--quiet", action="store_true", help="say nothing if all is up to date"
     )
     options = parser.parse_args(arguments)
-    options.names = options.names or [default_kernel(), "busybox", "bare"]
+    options.names = options.names or [default_kernel(pvm=is_pvm()), "busybox", "bare"]
     for name in options.names:
         if name not in guests():
             parser.error(f"no guest {name!r}, there are {', '.join(guests())}")

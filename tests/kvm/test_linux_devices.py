@@ -5,11 +5,11 @@ import os
 import re
 import select
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+import newc
 import pytest
-from guests import DEADLINE, Shell, built, wait_until, with_script
+from guests import DEADLINE, Shell, built, kernel, wait_until, with_script
 
 from vmm import Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo
@@ -43,21 +43,34 @@ def registers() -> Registers:
     return Registers()
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(
+    scope="class", params=["ours", pytest.param("debian", marks=pytest.mark.hardware)]
+)
 def shell(
-    each: Callable[[str], Path], vm_class: VmFactory, registers: Registers
+    request: pytest.FixtureRequest,
+    vm_class: VmFactory,
+    registers: Registers,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Shell:
-    machine = vm_class(
-        kernel=each("vmlinux-full"),
-        initrd=built("initramfs-busybox.cpio"),
-        devices=[registers],
-    )
+    """A shell in our full kernel and, where ring 0 isn't emulated, in Debian's."""
+    initrd = built("initramfs-busybox.cpio")
+    image = kernel("full")
+    if request.param == "debian":
+        image = built("bzImage-debian")
+        evdev = built("modules-debian/evdev.ko").read_bytes()
+        more = newc.write([newc.file("evdev.ko", evdev)])
+        extended = tmp_path_factory.mktemp("debian") / "initramfs.cpio"
+        extended.write_bytes(initrd.read_bytes() + more)
+        initrd = extended
+    machine = vm_class(kernel=image, initrd=initrd, devices=[registers])
     machine.start()
-    return Shell(machine)
+    shell = Shell(machine)
+    if request.param == "debian":
+        assert shell.ask("insmod /evdev.ko") == ""
+    return shell
 
 
-@pytest.mark.both
-@pytest.mark.vmm(append="quiet guest.shell", deadline=2 * DEADLINE)
+@pytest.mark.vmm(append="quiet guest.shell", memory="256M", deadline=2 * DEADLINE)
 class TestFull:
     """What one guest shows that has drivers for all of a machine."""
 

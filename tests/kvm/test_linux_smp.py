@@ -63,8 +63,9 @@ def test_all_cpus_come_up_and_work_in_one_package(tmp_path: Path) -> None:
 
 def test_all_cpus_come_up_after_every_reset(tmp_path: Path) -> None:
     config = MachineConfig(
-        kernel=built("vmlinux-full"),
+        kernel=built("vmlinux-debian"),
         initrd=with_script(tmp_path, "echo $(nproc) CPUs"),
+        memory="256M",
         append="quiet",
         cpus=CPUS,
         on_reset="restart",
