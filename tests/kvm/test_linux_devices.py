@@ -54,8 +54,9 @@ def shell(
 ) -> Shell:
     """A shell in our full kernel and, where ring 0 isn't emulated, in Debian's."""
     initrd = built("initramfs-busybox.cpio")
-    image = kernel("full")
-    if request.param == "debian":
+    if request.param == "ours":
+        image = kernel("full")
+    else:
         image = built("bzImage-debian")
         evdev = built("modules-debian/evdev.ko").read_bytes()
         more = newc.write([newc.file("evdev.ko", evdev)])

@@ -98,7 +98,7 @@ def test_timers_of_an_idle_guest_are_on_time() -> None:
 @pytest.mark.skipif(not PVM, reason="others save what the kernel doesn't know of")
 def test_stock_kernel_on_pvm_loses_the_upper_halves_of_ymm_registers() -> None:
     """It has no XSAVE there, but programs may find out that the CPU has AVX."""
-    result = stress(built("vmlinux-tiny"), "3", "avx-anyway", "sse")
+    result = stress(built("vmlinux-tiny"), "2", "avx-anyway", "sse")
     told = report(result)
     assert result.guest_status == 1, (result.detail, result.output)
     assert told["avx-anyway"].wrong > 0
@@ -107,6 +107,6 @@ def test_stock_kernel_on_pvm_loses_the_upper_halves_of_ymm_registers() -> None:
 
 @pytest.mark.skipif(not PVM, reason="it is for PVM")
 def test_kernel_in_ring_3_keeps_them() -> None:
-    result = stress(kernel("tiny"), "3", "avx-anyway", "sse")
+    result = stress(kernel("tiny"), "1", "avx-anyway", "sse")
     assert result.guest_status == 0, (result.detail, result.output)
     assert report(result)["avx-anyway"].iterations > 0
