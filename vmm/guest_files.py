@@ -2,19 +2,24 @@
 
 import os
 import stat
-from collections.abc import Callable
-from typing import Final, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple, NoReturn
 
 from . import cpio
 from .boot.layout import MIB
 from .errors import ConfigError
+from .input_file import read_up_to
 
-_KINDS: Final = {
-    stat.S_IFCHR: "a device node",
-    stat.S_IFBLK: "a device node",
-    stat.S_IFIFO: "a FIFO",
-    stat.S_IFSOCK: "a socket",
-}
+_HEADER_SIZE: Final = 112  # of a member; a tree of empty files takes room, too
+
+
+class _Directory(NamedTuple):
+    """One that is being added: who it is, and what of it is still to come."""
+
+    identity: tuple[int, int]
+    host: str
+    path: str
+    names: Iterator[str]
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -59,7 +64,7 @@ class GuestFiles:
         path = "/".join(part for part in guest.split("/") if part not in ("", "."))
         if stat.S_ISDIR(status.st_mode):
             self._add_parents(f"{path}/x" if path else "x")
-            self._add_directory(host, path, ())
+            self._add_tree(host, path)
             return
         if guest.endswith("/"):
             path = f"{path}/{os.path.basename(host)}".lstrip("/")
@@ -75,50 +80,64 @@ class GuestFiles:
                 mode = 0o1777 if above == "tmp" else 0o755
                 self._append(above, _made(above, cpio.parent, above, mode))
 
-    def _add_directory(
-        self, host: str, path: str, above: tuple[tuple[int, int], ...]
-    ) -> None:
-        """Add what is in `host`. A mount can put a directory into itself."""
+    def _add_tree(self, host: str, path: str) -> None:
+        """Add what is in `host`, however deep."""
+        above = [self._listed(host, path)]
+        while above:
+            directory = above[-1]
+            name = next(directory.names, None)
+            if name is None:
+                above.pop()
+                continue
+            inner = os.path.join(directory.host, name)
+            target = f"{directory.path}/{name}".lstrip("/")
+            if self._add_member(inner, target):
+                entered = self._listed(inner, target)
+                # A mount can put a directory into itself.
+                if any(entered.identity == other.identity for other in above):
+                    raise ConfigError(
+                        f"add: {inner!r} is a directory that is inside itself"
+                    )
+                above.append(entered)
+
+    @staticmethod
+    def _listed(host: str, path: str) -> _Directory:
         try:
             status = os.stat(host)
             names = sorted(os.listdir(host))
         except OSError as error:
             _refuse(host, error)
-        identity = status.st_dev, status.st_ino
-        if identity in above:
-            raise ConfigError(f"add: {host!r} is a directory that is inside itself")
-        for name in names:
-            inner, target = os.path.join(host, name), f"{path}/{name}".lstrip("/")
-            try:
-                mode = os.lstat(inner)
-                link = os.readlink(inner) if stat.S_ISLNK(mode.st_mode) else None
-            except OSError as error:
-                _refuse(inner, error)
-            if link is not None:
-                self._append(inner, _made(inner, cpio.symlink, target, link))
-            elif stat.S_ISDIR(mode.st_mode):
-                bits = stat.S_IMODE(mode.st_mode)
-                self._append(inner, _made(inner, cpio.parent, target, bits))
-                self._add_directory(inner, target, (*above, identity))
-            else:
-                self._add_file(inner, target, mode)
+        return _Directory((status.st_dev, status.st_ino), host, path, iter(names))
+
+    def _add_member(self, host: str, path: str) -> bool:
+        """Add what is in a directory; whether it is one itself, and to be entered."""
+        try:
+            status = os.lstat(host)
+            link = os.readlink(host) if stat.S_ISLNK(status.st_mode) else None
+        except OSError as error:
+            _refuse(host, error)
+        if link is not None:
+            self._append(host, _made(host, cpio.symlink, path, link))
+        elif stat.S_ISDIR(status.st_mode):
+            bits = stat.S_IMODE(status.st_mode)
+            self._append(host, _made(host, cpio.parent, path, bits))
+            return True
+        else:
+            self._add_file(host, path, status)
+        return False
 
     def _add_file(self, host: str, path: str, status: os.stat_result) -> None:
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-        if kind is not None:
-            raise ConfigError(f"add: {host!r} is {kind}, not a file or a directory")
         if status.st_size > self._room:
             self._refuse_size(host)
         try:
-            with open(host, "rb") as source:
-                data = source.read(self._room + 1)  # it may have grown
+            data = read_up_to(host, self._room + 1)  # it may have grown
         except OSError as error:
             _refuse(host, error)
         bits = stat.S_IMODE(status.st_mode)
         self._append(host, _made(host, cpio.file, path, data, bits))
 
     def _append(self, host: str, entry: cpio.Entry) -> None:
-        self._room -= len(entry.data)
+        self._room -= _HEADER_SIZE + len(entry.path) + len(entry.data)
         if self._room < 0:
             self._refuse_size(host)
         self._entries.append(entry)

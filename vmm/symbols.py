@@ -3,13 +3,14 @@
 Source: nm(1) for the letters of System.map; System V ABI, "Symbol Table", for ELF.
 """
 
-import mmap
 import os
+import re
 from bisect import bisect_right
 from struct import Struct
 from typing import Final
 
 from .boot.elf import EI_CLASS, ELFCLASS64, is_elf
+from .boot.image import ImageFile
 from .errors import ConfigError
 
 SHT_SYMTAB: Final = 2
@@ -20,56 +21,66 @@ STT_FUNC: Final = 2
 OFFSET_MAX: Final = 1 << 20  # from a symbol; beyond this it is a coincidence
 KASLR_ALIGN: Final = 2 << 20  # CONFIG_PHYSICAL_ALIGN is at least this on x86-64
 KASLR_MAX: Final = 1 << 30  # KERNEL_IMAGE_SIZE
+PART_MAX: Final = 64 << 20  # a table of symbols, or their names; Debian's have 10 MiB
+NAME_MAX: Final = 512  # KSYM_NAME_LEN
 
 # e_shoff, e_shentsize, e_shnum
 _EHDR: Final = Struct("<40xQ10xHH").unpack_from
 # sh_flags, sh_offset, sh_size, sh_link of an entry; sh_type stands before sh_flags
 _SHDR: Final = Struct("<4xIQ8xQQI20x")
 _SYM: Final = Struct("<IBxHQQ")  # st_name, st_info, st_shndx, st_value, st_size
-_TEXT_LETTERS: Final = "tTwW"
+_ADDRESS: Final = re.compile(rb"[0-9A-Fa-f]{1,16}")
+_TEXT_LETTERS: Final = b"tTwW"
 
-_Symbol = tuple[int, bool, str]  # address, is it code, name
+_Symbol = tuple[int, bool, int]  # address, is it code, where its name begins
 
 
 class Symbols:
-    """Looks up code addresses. `slide` is how far KASLR has moved the kernel."""
+    """Looks up code addresses. `slide` is how far KASLR has moved the kernel.
 
-    def __init__(self, symbols: list[_Symbol]) -> None:
+    `names` has the symbols' names, each up to `end`. A file can let them overlap as
+    it likes: so only those that are asked for are taken out.
+    """
+
+    def __init__(self, symbols: list[_Symbol], names: bytes, end: bytes) -> None:
         symbols.sort()  # of several at one address the last is a function's
         self._symbols = symbols
+        self._names = names
+        self._end = end
         self.slide = 0
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Symbols":
         """Read a file. Raises ConfigError, naming it, if it has no symbols."""
-        try:
-            with (
-                open(path, "rb") as file,
-                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            ):
-                return cls(_from_elf(data) if is_elf(data[:4]) else _from_map(data[:]))
-        except (OSError, ValueError) as error:
-            problem = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(f"symbols {os.fspath(path)!r}: {problem}") from None
+        with ImageFile("symbols", path) as file:
+            if is_elf(file.read(0, 4)):
+                return cls(*_from_elf(file), b"\0")
+            return cls(*_from_map(file), b"\n")
 
     def find(self, address: int) -> str | None:
         """`name+0xoffset/0xsize` of the function at an address, as Linux writes it."""
-        at = bisect_right(self._symbols, (address - self.slide, True, "\x7f"))
+        last = address - self.slide, True, len(self._names)
+        at = bisect_right(self._symbols, last)
         if at == 0:
             return None
-        start, is_code, name = self._symbols[at - 1]
+        start, is_code, name_at = self._symbols[at - 1]
         offset = address - self.slide - start
         if not is_code or offset >= OFFSET_MAX:
             return None
         size = ""
         if at < len(self._symbols):
             size = f"/{self._symbols[at][0] - start:#x}"
-        return f"{name}+{offset:#x}{size}"
+        return f"{self._name(name_at)}+{offset:#x}{size}"
+
+    def _name(self, at: int) -> str:
+        name = self._names[at : at + NAME_MAX].split(self._end, 1)[0]
+        return name.strip().decode(errors="replace")
 
     def slide_to(self, lstar: int) -> None:
         """Learn how far the kernel was moved, from MSR LSTAR: its syscall entry."""
+        name = b"entry_SYSCALL_64" + self._end
         entry = [
-            start for start, _, name in self._symbols if name == "entry_SYSCALL_64"
+            start for start, _, at in self._symbols if self._names.startswith(name, at)
         ]
         slide = lstar - entry[0] if entry else 0
         if 0 < slide < KASLR_MAX and slide % KASLR_ALIGN == 0:
@@ -91,30 +102,53 @@ def symbols_of(kernel: str | os.PathLike[str]) -> Symbols | None:
     return None
 
 
-def _from_map(data: bytes) -> list[_Symbol]:
+def _from_map(file: ImageFile) -> tuple[list[_Symbol], bytes]:
+    data = _part(file, "text", 0, file.size)
     symbols: list[_Symbol] = []
-    for line in data.decode("ascii", errors="replace").splitlines():
-        address, letter, name = (*line.split(None, 2), "", "", "")[:3]
+    at = 0
+    for line in data.splitlines(keepends=True):
+        address, letter, name = (*line.split(None, 2), b"", b"", b"")[:3]
         if len(letter) != 1 or not name:
-            raise ValueError(f"neither a System.map nor an ELF file: {line[:40]!r}")
-        symbols.append((int(address, 16), letter in _TEXT_LETTERS, name))
-    return symbols
+            shown = line[:40].rstrip().decode("ascii", "replace")
+            raise file.error(f"neither a System.map nor an ELF file: {shown!r}")
+        if _ADDRESS.fullmatch(address) is None:
+            shown = address[:40].decode("ascii", "replace")
+            raise file.error(f"not a System.map: {shown!r} is no address")
+        at += len(line)
+        symbols.append((int(address, 16), letter in _TEXT_LETTERS, at - len(name)))
+    return symbols, data
 
 
-def _from_elf(data: mmap.mmap) -> list[_Symbol]:
-    if len(data) < 64 or data[EI_CLASS] != ELFCLASS64:
-        raise ValueError("not a 64-bit ELF file")
-    offset, entry_size, count = _EHDR(data)
-    headers = data[offset : offset + count * _SHDR.size]
+def _from_elf(file: ImageFile) -> tuple[list[_Symbol], bytes]:
+    head = file.read(0, 64)
+    if len(head) < 64 or head[EI_CLASS] != ELFCLASS64:
+        raise file.error("not a 64-bit ELF file")
+    offset, entry_size, count = _EHDR(head)
+    headers = file.read(offset, count * _SHDR.size)
     if entry_size != _SHDR.size or len(headers) < count * _SHDR.size:
-        raise ValueError("has no usable section headers")
+        raise file.error("has no usable section headers")
     sections = list(_SHDR.iter_unpack(headers))
     for kind, _, start, size, link in sections:
         if kind == SHT_SYMTAB and link < len(sections):
-            names = data[sections[link][2] :][: sections[link][3]]
-            table = data[start : start + size // _SYM.size * _SYM.size]
-            return _elf_symbols(table, names, [section[1] for section in sections])
-    raise ValueError("has no symbol table: it was stripped")
+            _, _, names_start, names_size, _ = sections[link]
+            table = _part(file, "symbol table", start, size // _SYM.size * _SYM.size)
+            names = _part(file, "symbols' names", names_start, names_size)
+            flags = [section[1] for section in sections]
+            return _elf_symbols(table, names, flags), names
+    raise file.error("has no symbol table: it was stripped")
+
+
+def _part(file: ImageFile, what: str, start: int, size: int) -> bytes:
+    """Raises ImageError if it is too much, or not there."""
+    if size > PART_MAX:
+        raise file.error(f"its {what}: {size} bytes are more than {PART_MAX}")
+    data = file.read(start, size)
+    if len(data) < size:
+        raise file.error(
+            f"truncated: its {what}, {size} bytes at {start} of {file.size}, can't be "
+            "there"
+        )
+    return data
 
 
 def _elf_symbols(table: bytes, names: bytes, flags: list[int]) -> list[_Symbol]:
@@ -122,8 +156,7 @@ def _elf_symbols(table: bytes, names: bytes, flags: list[int]) -> list[_Symbol]:
     for name_at, info, section, value, _ in _SYM.iter_unpack(table):
         if section == SHN_UNDEF or section >= SHN_LORESERVE or section >= len(flags):
             continue
-        name = names[name_at : names.find(b"\0", name_at)].decode(errors="replace")
-        if name:
+        if names[name_at : name_at + 1] not in (b"", b"\0"):
             code = bool(flags[section] & SHF_EXECINSTR) or info & 0xF == STT_FUNC
-            symbols.append((value, code, name))
+            symbols.append((value, code, name_at))
     return symbols

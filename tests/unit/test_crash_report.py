@@ -64,13 +64,9 @@ def memory() -> Iterator[GuestMemory]:
 
 
 def symbols() -> Symbols:
-    return Symbols(
-        [
-            (TEXT, True, "start"),
-            (TEXT + 0x80, True, "caller"),
-            (TEXT + 0x100, True, "entry_SYSCALL_64"),
-        ]
-    )
+    names = b"start caller entry_SYSCALL_64 "
+    places = [(TEXT, True, 0), (TEXT + 0x80, True, 6), (TEXT + 0x100, True, 13)]
+    return Symbols(places, names, end=b" ")
 
 
 def test_report_shows_registers(vcpu: StoppedVcpu, memory: GuestMemory) -> None:

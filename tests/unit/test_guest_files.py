@@ -3,6 +3,7 @@
 import os
 import stat
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -143,14 +144,49 @@ def test_directory_inside_itself(
 
 
 def test_device_node(files: GuestFiles) -> None:
-    with pytest.raises(ConfigError, match="'/dev/null' is a device node"):
+    with pytest.raises(ConfigError, match="'/dev/null': is a device"):
         files.add("/dev/null", "/null")
 
 
 def test_fifo_in_a_directory(files: GuestFiles, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(ConfigError, match="fifo' is a FIFO"):
+    with pytest.raises(ConfigError, match=r"fifo': is a pipe"):
         files.add(str(tmp_path), "/t")
+
+
+def test_directory_of_any_depth(tmp_path: Path) -> None:
+    folders = [f"{tmp_path}{'/d' * depth}" for depth in range(1, 1501)]
+    for folder in folders:
+        os.mkdir(folder)
+    files = GuestFiles(8 * MIB)
+    files.add(str(tmp_path), "/")
+    for folder in reversed(folders):  # what cleans up after us is recursive
+        os.rmdir(folder)
+    assert [entry.path for entry in files.entries[:3]] == ["d", "d/d", "d/d/d"]
+    assert len(files.entries) == 1500
+
+
+def test_file_that_waits_for_more_is_refused(
+    files: GuestFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc/kmsg."""
+    (tmp_path / "kmsg").touch()
+    monkeypatch.setattr(os, "read", mock.Mock(side_effect=[b"<6>x", BlockingIOError]))
+    with pytest.raises(ConfigError, match="kmsg': has no end: it waits for more"):
+        files.add(str(tmp_path / "kmsg"), "/kmsg")
+
+
+def test_file_of_proc_is_read_though_it_says_it_is_empty(files: GuestFiles) -> None:
+    files.add("/proc/version", "/v")
+    assert listed(files)["v"].startswith(b"Linux version ")
+
+
+def test_empty_files_take_room_as_well(tmp_path: Path) -> None:
+    for index in range(100):
+        (tmp_path / str(index)).touch()
+    GuestFiles(12_000).add(str(tmp_path), "/")
+    with pytest.raises(ConfigError, match="don't fit memory"):
+        GuestFiles(11_000).add(str(tmp_path), "/")
 
 
 def test_guest_path_out_of_the_root(files: GuestFiles, tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
 """Symbols: names of functions, from System.map and from ELF."""
 
+import os
 import struct
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lengths import cases
 
 from vmm.errors import ConfigError
 from vmm.symbols import Symbols, symbols_of
@@ -103,8 +109,8 @@ def test_elf_symbols_of_code_are_found_and_others_bound_them(tmp_path: Path) -> 
 BAD = {
     "neither": (b"buy milk\n", "neither a System.map nor an ELF file: 'buy milk'"),
     "binary": (b"\x00\xff" * 100, "neither a System.map nor an ELF file"),
-    "address": (b"xyz T main\n", "invalid literal"),
-    "empty": (b"", "cannot mmap an empty file"),
+    "address": (b"xyz T main\n", "not a System.map: 'xyz' is no address"),
+    "empty": (b"", "is empty"),
     "short": (b"\x7fELF\x02", "not a 64-bit ELF file"),
     "32-bit": (b"\x7fELF\x01".ljust(64, b"\0"), "not a 64-bit ELF file"),
     "no headers": (b"\x7fELF\x02".ljust(64, b"\0"), "no usable section headers"),
@@ -122,8 +128,87 @@ def test_what_has_no_symbols_is_named(tmp_path: Path, data: bytes, words: str) -
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^symbols '.*/none': No such file"):
+    with pytest.raises(ConfigError, match=r"^symbols '.*/none': no such file"):
         Symbols.load(tmp_path / "none")
+
+
+def wide_elf(count: int, names: bytes, table_size: int | None = None) -> bytes:
+    """An ELF file of `count` symbols at 0x1000, whose names all begin at `names`[1]."""
+    table = struct.pack("<IBBHQQ", 1, 2, 0, 1, 0x1000, 16) * count
+    image = bytearray(elf())
+    start = len(image)
+    size = len(table) if table_size is None else table_size
+    struct.pack_into("<QQ", image, 64 + 3 * 64 + 24, start, size)
+    struct.pack_into("<QQ", image, 64 + 4 * 64 + 24, start + len(table), len(names))
+    return bytes(image) + table + names
+
+
+def test_names_that_overlap_take_no_more_memory_than_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(wide_elf(5_000, b"A" * 200_000))
+    tracemalloc.start()
+    try:
+        symbols = Symbols.load(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * path.stat().st_size
+    assert symbols.find(0x1000) == "A" * 512 + "+0x0"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", r"its text: 1099511627776 bytes are more than"),
+        (wide_elf(1, b"\0a\0", 1 << 40), r"its symbol table: 109\d+ bytes are more"),
+        (wide_elf(1, b"\0a\0", 1 << 25), "not a 64-bit"),
+    ],
+    ids=["map", "ELF", "no ELF"],
+)
+def test_parts_of_a_sparse_terabyte_are_not_read(
+    tmp_path: Path, data: bytes, words: str
+) -> None:
+    path = tmp_path / "sparse"
+    path.write_bytes(data.replace(b"F\x02", b"F\x01") if "not" in words else data)
+    os.truncate(path, 1 << 40)
+    with pytest.raises(ConfigError, match=words):
+        Symbols.load(path)
+
+
+@pytest.mark.parametrize("whole", [SYSTEM_MAP.encode(), elf(("main", 1, 0x1000))])
+def test_a_cut_file_is_refused_or_read_wherever_it_is_cut(
+    tmp_path: Path, whole: bytes
+) -> None:
+    refused = []
+    for size in range(len(whole)):
+        path = tmp_path / "cut"
+        path.write_bytes(whole[:size])
+        try:
+            Symbols.load(path).find(0x1000)
+        except ConfigError as error:
+            refused.append(str(error))
+    assert len(refused) > 50
+    assert all(message.startswith("symbols '") for message in refused)
+
+
+@settings(max_examples=cases(100, 5000), deadline=None)
+@given(at=st.integers(0, 64 + 5 * 64 + 60), patch=st.binary(min_size=1, max_size=8))
+def test_damage_raises_no_other_error(
+    at: int, patch: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    image = bytearray(elf(("main", 1, 0x1000), ("data", 2, 0x1040)))
+    image[at : at + len(patch)] = patch
+    path = tmp_path_factory.mktemp("damaged") / "vmlinux"
+    path.write_bytes(image)
+    with suppress(ConfigError):
+        Symbols.load(path).find(0x1000)
+
+
+def test_fifo_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "System.map")
+    with pytest.raises(ConfigError, match="is a pipe, not a file"):
+        Symbols.load(tmp_path / "System.map")
+    assert symbols_of(tmp_path / "vmlinux") is None
 
 
 # Found without asking

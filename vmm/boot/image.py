@@ -1,14 +1,14 @@
 """Kernel images: what every format comes down to before it is loaded."""
 
 import os
-import stat
 from collections.abc import Sequence
 from typing import Final, Self
 
 from ..devices.record import Record
 from ..errors import ConfigError, ImageError, VmmError
-from ..memory import GuestMemory
-from .layout import CMDLINE_MAX, MIB, MMIO_HOLE
+from ..input_file import open_regular
+from ..memory import GuestMemory, Range
+from .layout import CMDLINE_MAX, HIGH_MEMORY, MIB, MMIO_HOLE
 
 # How a kernel may be entered: what the --boot-protocol of `vmm run` takes.
 LINUX64: Final = "linux64"
@@ -31,21 +31,14 @@ class ImageFile:
         self.role = role
         self.path = os.fspath(path)
         self.fd = self._open() if fd is None else fd
-        status = os.fstat(self.fd)
-        self.size = status.st_size
-        problem = ""
-        if not stat.S_ISREG(status.st_mode):
-            problem = "is not a regular file"
-        elif self.size == 0:
-            problem = "is empty"
-        if problem:
+        self.size = os.fstat(self.fd).st_size
+        if self.size == 0:
             self.close()
-            raise self.error(problem)
+            raise self.error("is empty")
 
     def _open(self) -> int:
         try:
-            # A FIFO would block an open for reading until somebody writes.
-            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            return open_regular(self.path)
         except OSError as error:
             raise self.error(str(error.strerror).lower()) from None
 
@@ -58,7 +51,7 @@ class ImageFile:
         if offset >= self.size:  # it may be far beyond what pread takes
             return b""
         try:
-            return os.pread(self.fd, size, offset)
+            return os.pread(self.fd, min(size, self.size - offset), offset)
         except OSError as error:
             raise self.error(f"can't be read: {error.strerror}") from None
 
@@ -83,6 +76,17 @@ class ImageFile:
         self.close()
 
 
+def added_offset(size: int) -> int:
+    """Where an archive begins behind an initrd of `size` bytes, from its start.
+
+    Linux wants a multiple of four, and skips zeros between archives. Its LZ4, which
+    doesn't know its own end, takes four of them for it (since Linux 5.8), but fails
+    where the next archive follows at once. Sources: buffer-format.rst in
+    Documentation/driver-api/early-userspace; lib/decompress_unlz4.c.
+    """
+    return size + -size % 4 + 4 if size else 0
+
+
 class Segment(Record):
     """`file_size` bytes at `file_offset` that belong at guest `guest_addr`."""
 
@@ -96,9 +100,10 @@ class KernelImage(Record):
 
     Limits are bytes and inclusive. `end` is the first address after all that the
     kernel uses before it looks at the memory map: its segments, its .bss, and the
-    room it decompresses into. `entry` is a physical address, at which `protocol`
-    enters it. `linux` and `ring3` say whether it is a Linux, and one that runs in
-    ring 3 (CONFIG_RING3_KERNEL), as far as can be seen without unpacking it.
+    room it decompresses into; `ranges` are what of it is used, where there are gaps.
+    `entry` is a physical address, at which `protocol` enters it. `linux` and `ring3`
+    say whether it is a Linux, and one that runs in ring 3 (CONFIG_RING3_KERNEL), as
+    far as can be seen without unpacking it. `warnings` are what it may miss here.
     """
 
     file: ImageFile
@@ -113,6 +118,18 @@ class KernelImage(Record):
     protocol: str = LINUX64
     linux: bool = False
     ring3: bool = False
+    ranges: Sequence[Range] = ()
+    warnings: Sequence[str] = ()
+
+    @property
+    def occupied(self) -> Sequence[Range]:
+        """All of memory where nothing else may lie when it starts."""
+        return self.ranges or [Range(self.start, self.end - self.start)]
+
+    @property
+    def floor(self) -> int:
+        """From where on an initrd or a module may lie: above the kernel and 1 MiB."""
+        return max(self.end, HIGH_MEMORY)
 
     def check_fits(self, ram_end: int) -> None:
         """Raises ImageError, saying how much it needs, unless RAM holds it all."""
