@@ -150,6 +150,50 @@ def test_users_initramfs_keeps_its_symlinked_directories_in_any_thread(
     assert again.guest_status == 8
 
 
+def packed(name: str, *options: str) -> Callable[[bytes], bytes]:
+    """What a program of this name makes of its input."""
+
+    def pack(data: bytes) -> bytes:
+        command = [name, "-c", *options]
+        return subprocess.run(
+            command, input=data, capture_output=True, check=True
+        ).stdout
+
+    return pack
+
+
+EMPTY = cpio.write([])
+# Of what our kernel unpacks.
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": packed("gzip", "-1"),
+    "lz4": packed("lz4", "-l"),
+    "zstd": packed("zstd", "-1"),
+    "cpio, lz4": lambda data: EMPTY + packed("lz4", "-l")(data),
+    "lz4, lz4": lambda data: packed("lz4", "-l")(EMPTY) + packed("lz4", "-l")(data),
+    "gzip, zeros, lz4, a zero": lambda data: (
+        packed("gzip")(EMPTY) + bytes(4) + packed("lz4", "-l")(data) + bytes(1)
+    ),
+}
+
+
+@pytest.mark.parametrize("pack", PACKERS.values(), ids=PACKERS)
+def test_files_come_with_an_initrd_however_it_is_packed(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    initrd, added = tmp_path / "initrd", tmp_path / "added"
+    initrd.write_bytes(pack(built("initramfs-busybox.cpio").read_bytes()))
+    added.write_text("added")
+    result = vmm.run(
+        kernel=kernel("full"),
+        initrd=initrd,
+        command="cat /added",
+        files=[added],
+        append="quiet",
+        timeout=DEADLINE,
+    )
+    assert (result.exit_code, result.output) == (0, b"added"), result
+
+
 def test_script_has_what_a_script_expects(tmp_path: Path) -> None:
     script = tmp_path / "check.sh"
     script.write_text(

@@ -241,13 +241,15 @@ def test_without_initrd_its_fields_are_zero(make_boot: Make, load: Load) -> None
     assert initrd_of(load(make_boot())) == (0, 0)
 
 
-def test_added_files_follow_the_initrd_at_a_multiple_of_four(
-    make_boot: Make, load: Load
+@pytest.mark.parametrize(("size", "zeros"), [(5, 7), (6, 6), (7, 5), (8, 4)])
+def test_added_files_follow_the_initrd_at_a_multiple_of_four_after_four_zeros(
+    make_boot: Make, load: Load, size: int, zeros: int
 ) -> None:
-    memory = load(make_boot(initrd=b"R" * 5, added=b"A" * 8))
-    start, size = initrd_of(memory)
-    assert (start, size) == (64 * MIB - PAGE_SIZE, 16)
-    assert memory.read(start, 17) == b"R" * 5 + b"\0" * 3 + b"A" * 8 + b"\0"
+    memory = load(make_boot(initrd=b"R" * size, added=b"A" * 8))
+    start, whole = initrd_of(memory)
+    assert (start, whole) == (64 * MIB - PAGE_SIZE, size + zeros + 8)
+    expected = b"R" * size + b"\0" * zeros + b"A" * 8 + b"\0"
+    assert memory.read(start, whole + 1) == expected
 
 
 def test_added_files_alone_are_the_initrd(make_boot: Make, load: Load) -> None:
@@ -263,7 +265,7 @@ def test_added_files_are_loaded_again_after_discard(
     memory = load(boot)
     memory.discard()
     boot.load(memory)
-    assert memory.read(64 * MIB - PAGE_SIZE, 8) == b"RRRRAAAA"
+    assert memory.read(64 * MIB - PAGE_SIZE, 12) == b"RRRR\0\0\0\0AAAA"
 
 
 # What doesn't fit

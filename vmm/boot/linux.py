@@ -7,7 +7,7 @@ from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory, Range
 from .bootparam import boot_params, rng_seed
 from .cpu_state import set_boot_cpu, write_tables
-from .image import LINUX64, ImageFile, KernelImage
+from .image import LINUX64, ImageFile, KernelImage, added_offset
 from .layout import (
     ACPI,
     BOOT_PARAMS,
@@ -67,13 +67,9 @@ class LinuxBoot(Record):
 
     @property
     def _added_offset(self) -> int:
-        """From the initrd's start: archives begin at multiples of four bytes.
-
-        Source: Documentation/driver-api/early-userspace/buffer-format.rst.
-        """
-        if self.initrd is None:
-            return 0
-        return self.initrd.size + (-self.initrd.size % 4 if self.added else 0)
+        """From the initrd's start."""
+        size = 0 if self.initrd is None else self.initrd.size
+        return added_offset(size) if self.added else size
 
     def _initrd_error(self, problem: str) -> ConfigError:
         if self.initrd is None:

@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from ..kvm.abi import kvm_regs
 from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory, Range
-from .image import ImageFile, KernelImage
+from .image import ImageFile, KernelImage, added_offset
 from .layout import (
     BOOT_INFO_MAX,
     BOOT_PARAMS,
@@ -42,12 +42,9 @@ class Module(Record):
 
     @property
     def added_offset(self) -> int:
-        """From the start: archives begin at multiples of four bytes.
-
-        Source: Documentation/driver-api/early-userspace/buffer-format.rst.
-        """
+        """From the start."""
         size = 0 if self.file is None else self.file.size
-        return (size + 3) & -4 if self.added else size
+        return added_offset(size) if self.added else size
 
     @property
     def size(self) -> int:
