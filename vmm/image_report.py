@@ -1,5 +1,6 @@
 """What `vmm doctor IMAGE` tells: what a kernel image is, and how it is booted."""
 
+import re
 from contextlib import ExitStack
 from typing import Final
 
@@ -17,9 +18,11 @@ from .errors import ImageError, KvmUnavailable
 from .host import host_kind
 from .quirks import quirks_for
 
-BANNER: Final = b"Linux version "
-_BANNER_SIZE: Final = 256
+BANNER: Final = re.compile(rb"Linux version (\d[^\n\0]{,255})")
+_BANNER_SIZE: Final = 512
 _CHUNK: Final = 4 * MIB
+_SEARCHED_MAX: Final = 64 * MIB  # it lies behind the code, which is the file's begin
+_NOTES_SHOWN: Final = 64
 _BYTES_SHOWN: Final = 16  # of a note's value
 _TEXT_SHOWN: Final = 64
 
@@ -109,15 +112,11 @@ def _version(image: KernelImage) -> str:
     """What a bzImage's header says; of an ELF file, Linux's banner."""
     if image.setup_header:
         return kernel_version(image.file)
-    file = image.file
-    for at in range(0, file.size, _CHUNK):
-        data = file.read(at, _CHUNK + _BANNER_SIZE)
-        start = data.find(BANNER)
-        while start >= 0:
-            words = data[start : start + _BANNER_SIZE].split(b"\n")[0].split(b"\0")[0]
-            if words[len(BANNER) : len(BANNER) + 1].isdigit():  # no format string
-                return words.removeprefix(BANNER).decode("ascii", "replace")
-            start = data.find(BANNER, start + 1)
+    for at in range(0, min(image.file.size, _SEARCHED_MAX), _CHUNK):
+        # No format string: its number begins with a digit.
+        found = BANNER.search(image.file.read(at, _CHUNK + _BANNER_SIZE))
+        if found:
+            return found[1].decode("ascii", "replace")
     return ""
 
 
@@ -126,18 +125,23 @@ def _payload(image: KernelImage) -> str:
     if not has_payload(image):
         return ""
     try:
-        kind, start, length, size = find_payload(image.file)
+        found = find_payload(image.file)
     except ImageError as error:
         return _reason(error, image.file.path)
-    return f"{kind}, {length} bytes at {start:#x}, {size} unpacked"
+    return (
+        f"{found.kind}, {found.length} bytes at {found.start:#x}, {found.size} unpacked"
+    )
 
 
 def _notes(file: ImageFile) -> list[str]:
-    """Owner, type and value of each ELF note."""
+    """Owner, type and value of each ELF note, as far as anybody would read."""
     if not is_elf(file.read(0, 4)):
         return []
-    found = []
+    found: list[str] = []
     for name, kind, value in read_notes(read_elf(file)):
+        if len(found) == _NOTES_SHOWN:
+            found.append("... and more")
+            break
         owner = name.decode("ascii", "backslashreplace")
         found.append(f"{owner} {kind}: {_value(value)}")
     return found

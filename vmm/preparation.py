@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from .boot.image import LINUX32, LINUX64, ImageFile
 from .boot.kernel import open_kernel
+from .boot.layout import ram_ranges
 from .boot.linux import LinuxBoot
 from .config import BUILD_DIR, MachineConfig
 from .errors import ConfigError
@@ -39,7 +40,8 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
     Raises ConfigError, ImageError.
     """
     kernel_path, initrd_path = config.images()
-    image = open_kernel(kernel_path, config.boot_protocol)
+    ram_end = ram_ranges(config.memory_size)[0].size
+    image = open_kernel(kernel_path, config.boot_protocol, ram_end)
     stack.callback(image.file.close)
     kernel = quirks.kernel(image)
     stack.callback(kernel.file.close)

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -96,9 +97,39 @@ def test_printable_values_of_notes_are_text(tmp_path: Path) -> None:
     assert report.notes[:2] == ["Xen 7: '2.6'", f"Xen 9: {bytes(16).hex(' ')} ..."]
 
 
+def test_of_many_notes_the_first_are_listed(tmp_path: Path) -> None:
+    report = report_of(tmp_path, pvh_elf(xen_note(b"2.6\0", 7) * 100 + NOTE))
+    assert report.notes == ["Xen 7: '2.6'"] * 64 + ["... and more"]
+
+
+def test_of_a_sparse_file_the_begin_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(elf())
+    os.truncate(path, 200 << 30)
+    monkeypatch.setattr(image_report, "_SEARCHED_MAX", 8 * MIB)
+    read, pread = 0, os.pread
+
+    def count(fd: int, size: int, offset: int) -> bytes:
+        nonlocal read
+        read += size
+        return pread(fd, size, offset)
+
+    monkeypatch.setattr(os, "pread", count)
+    assert examine_image(str(path)).version == ""
+    assert read < 10 * MIB
+
+
+def test_bzimage_without_a_payload_is_not_called_damaged(tmp_path: Path) -> None:
+    report = report_of(tmp_path, bzimage())
+    assert report.payload == ""
+    assert report.refusals["pvh"].startswith("has no PVH entry: it names no payload")
+
+
 def test_what_no_run_would_take_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"require a video mode \(bit 2\)"):
-        report_of(tmp_path, multiboot_header(4))
+    with pytest.raises(ImageError, match="require what we don't know: 0x8 "):
+        report_of(tmp_path, multiboot_header(8))
 
 
 def test_report_for_people_says_each_protocol(tmp_path: Path) -> None:

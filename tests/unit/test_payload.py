@@ -83,7 +83,7 @@ def test_payload_is_the_kernel(kind: str, tmp_path: Path) -> None:
 
 
 def test_payload_of_several_mib_is_the_kernel(tmp_path: Path) -> None:
-    vmlinux = VMLINUX + bytes(range(256)) * 10_000
+    vmlinux = VMLINUX + bytes(range(256)) * 6_000
     packed = gzip.compress(vmlinux)
     with unpack_bzimage(image_of(tmp_path, packed)).file as file:
         assert file.read(0, 4 * MIB) == vmlinux
@@ -149,6 +149,51 @@ def test_program_that_has_much_more_to_say_is_ended(
     )
 
 
+@pytest.mark.parametrize("kind", ["gzip", "xz", "lzma", "bzip2"])
+def test_payload_that_says_it_grows_a_thousandfold_is_not_unpacked(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "_unpack", None)
+    packed = packed_by(kind)[:-4] + (300 * MIB).to_bytes(4, "little")
+    assert "is to unpack to 314572800: is it damaged?" in refusal(tmp_path, packed)
+
+
+def test_payload_that_init_size_has_no_room_for_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "_unpack", None)
+    packed = packed_by("gzip")[:-4] + (3 * MIB).to_bytes(4, "little")
+    assert refusal(tmp_path, packed) == (
+        "its gzip payload is to unpack to 3145728 bytes, and init_size has room for "
+        "2097152: is it damaged?"
+    )
+
+
+def test_memory_is_looked_at_before_anything_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_of(tmp_path, packed_by("gzip")).file.close()
+    monkeypatch.setattr(payload, "_unpack", None)
+    with pytest.raises(ImageError, match="memory of 17M is too small"):
+        open_kernel(tmp_path / "bzImage", "pvh", ram_end=17 * MIB)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "xz", "bzip2"])
+def test_one_stream_is_unpacked_as_by_the_kernel(kind: str, tmp_path: Path) -> None:
+    """Of empty ones there could be millions."""
+    pack = {"gzip": gzip, "xz": lzma, "bzip2": bz2}[kind].compress
+    packed = pack(b"") + pack(VMLINUX) + b"" * (kind == "gzip") + SIZE
+    assert refusal(tmp_path, packed) == (
+        f"its {kind} payload unpacks to 0, not {len(VMLINUX)} bytes"
+    )
+
+
+def test_lzma_window_larger_than_any_kernel_is_refused(tmp_path: Path) -> None:
+    packed = bytearray(packed_by("lzma"))
+    packed[1:5] = (1 << 31).to_bytes(4, "little")
+    assert "Memory usage limit" in refusal(tmp_path, bytes(packed))
+
+
 def test_payload_that_is_too_short_is_refused(tmp_path: Path) -> None:
     packed = packed_by("xz")[:-4] + (100_000).to_bytes(4, "little")
     assert refusal(tmp_path, packed) == (
@@ -159,7 +204,7 @@ def test_payload_that_is_too_short_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, payload.SIZE_MAX + 1])
 def test_payload_of_an_impossible_size_is_refused(size: int, tmp_path: Path) -> None:
     packed = packed_by("xz")[:-4] + size.to_bytes(4, "little")
-    assert f"is to unpack to {size} bytes" in refusal(tmp_path, packed)
+    assert f"is to unpack to {size}: is it damaged" in refusal(tmp_path, packed)
 
 
 @pytest.mark.parametrize("length", [1, 4, 1 << 20, 0xFFFF_FFFF])

@@ -14,7 +14,7 @@ XEN: Final = b"Xen"
 RING3: Final = b"ring3"  # ours: guest/linux/patches/0017
 RING3_ELFNOTE_VERSION: Final = 1
 
-_SIZE_MAX: Final = 1 << 20  # a distribution kernel's have a few hundred bytes
+_SIZE_MAX: Final = 1 << 18  # of all; a distribution kernel's have a few hundred bytes
 _HEADER: Final = struct.Struct("<III")  # n_namesz, n_descsz, n_type
 
 
@@ -27,12 +27,18 @@ class Note(NamedTuple):
 
 
 def read_notes(elf: ElfFile) -> Iterator[Note]:
-    """All notes. Raises ImageError where one is cut."""
+    """All notes. Raises ImageError where one is cut, or they are too many.
+
+    Segments may lie over each other: so it is their sum that counts.
+    """
+    total = sum(size for _, size, _ in elf.notes)
+    if total > _SIZE_MAX:
+        raise elf.file.error(f"its notes have {total} bytes, more than {_SIZE_MAX}")
     for offset, size, align in elf.notes:
-        if size > _SIZE_MAX or offset + size > elf.file.size:
+        if offset + size > elf.file.size:
             raise elf.file.error(
                 f"its notes, {size} bytes at {offset} of {elf.file.size}, can't be "
-                f"there, or are more than {_SIZE_MAX}"
+                "there"
             )
         yield from _notes(elf, elf.file.read(offset, size), 8 if align == 8 else 4)
 

@@ -20,22 +20,24 @@ _COMPRESSED: Final = {
 }
 
 
-def open_kernel(path: str | os.PathLike[str], protocol: str = "auto") -> KernelImage:
+def open_kernel(
+    path: str | os.PathLike[str], protocol: str = "auto", ram_end: int | None = None
+) -> KernelImage:
     """Open and parse a kernel image; its file stays open until closed.
 
-    `protocol` is how it is to be entered, or "auto": as the image says. Raises
-    ImageError, saying what the file is if it is no kernel of ours, or doesn't offer
-    the protocol.
+    `protocol` is how it is to be entered, or "auto": as the image says. What has to
+    be unpacked must fit below `ram_end`, which is looked at first. Raises ImageError,
+    saying what the file is if it is no kernel of ours, or doesn't offer the protocol.
     """
     file = ImageFile("kernel", path)
     try:
-        return _parse(file, protocol)
+        return _parse(file, protocol, ram_end)
     except BaseException:
         file.close()
         raise
 
 
-def _parse(file: ImageFile, protocol: str) -> KernelImage:
+def _parse(file: ImageFile, protocol: str, ram_end: int | None) -> KernelImage:
     head = file.read(0, HEAD_SIZE)
     if is_bzimage(head):
         image = parse_bzimage(file, protocol)
@@ -43,6 +45,8 @@ def _parse(file: ImageFile, protocol: str) -> KernelImage:
             return image
         from .payload import unpack_bzimage  # most runs have no use for it
 
+        if ram_end is not None:
+            image.check_fits(ram_end)
         return unpack_bzimage(image, protocol)
     if protocol == MULTIBOOT or (protocol == "auto" and MULTIBOOT_MAGIC in head):
         from .multiboot_image import find_header, parse_multiboot

@@ -8,19 +8,33 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
-from io import BytesIO
+from contextlib import ExitStack, contextmanager
 from typing import Final, Protocol
 
+from ..devices.record import Record
+from ..errors import ImageError
 from .bzimage import PAYLOAD_LENGTH, PAYLOAD_OFFSET, code_offset
 from .elf import is_elf, parse_elf
 from .image import PVH, ImageFile, KernelImage
 from .layout import MIB
 
 SIZE_MAX: Final = 512 * MIB  # the biggest distribution kernels have some 80 MiB
+RATIO_MAX: Final = 64  # kernels are packed to a third, or a seventh at best
+SIZE_SMALL: Final = 16 * MIB  # not worth to look at the ratio
 _SIZE_BYTES: Final = 4
 _CHUNK: Final = MIB
+
+
+class Payload(Record):
+    """Where in a bzImage its kernel is: `length` bytes at `start`, packed by `kind`.
+
+    Unpacked they are to be `size` bytes.
+    """
+
+    kind: str
+    start: int
+    length: int
+    size: int
 
 
 class _Stream(Protocol):
@@ -29,9 +43,14 @@ class _Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-_Opened = AbstractContextManager[_Stream]
-_Open = Callable[[bytes], _Opened]
-"""Takes what is packed."""
+class _Decompressor(Protocol):
+    """As bz2 and lzma have one, for a single stream."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 def unpack_bzimage(image: KernelImage, protocol: str = "auto") -> KernelImage:
@@ -41,15 +60,24 @@ def unpack_bzimage(image: KernelImage, protocol: str = "auto") -> KernelImage:
     that names no payload (payload_length is 0), as memtest86+, is `image` itself,
     but has no PVH entry.
 
-    Its file is one in memory; that of `image` is closed, upon errors, too.
+    Its file is one in memory; that of `image` is closed, upon errors, too. It has no
+    more bytes than init_size, so that there is RAM for it if there is for `image`.
     Raises ImageError, naming the decompressor that lacks or what is wrong.
     """
     length = int.from_bytes(image.file.read(PAYLOAD_LENGTH, 4), "little")
-    if not length and protocol != "pvh":
+    if not length and protocol != PVH:
         return image
     with image.file as file:
-        kind, start, length, size = find_payload(file)
-        unpacked = _unpack(file, kind, file.read(start, length), size)
+        if not length:
+            raise file.error("has no PVH entry: it names no payload that could have it")
+        payload = find_payload(file)
+        kind = payload.kind
+        if payload.size > image.end - image.start:
+            raise file.error(
+                f"its {kind} payload is to unpack to {payload.size} bytes, and "
+                f"init_size has room for {image.end - image.start}: is it damaged?"
+            )
+        unpacked = _unpack(file, payload)
     try:
         if not is_elf(unpacked.read(0, 4)):
             raise file.error(f"its {kind} payload is no ELF kernel")
@@ -66,8 +94,8 @@ def unpack_bzimage(image: KernelImage, protocol: str = "auto") -> KernelImage:
     )
 
 
-def find_payload(file: ImageFile) -> tuple[str, int, int, int]:
-    """How the kernel is packed, where, in how many bytes, and its size unpacked."""
+def find_payload(file: ImageFile) -> Payload:
+    """How the kernel is packed. Raises ImageError where that can't be."""
     head = file.read(0, PAYLOAD_LENGTH + 4)
     offset, length = (
         int.from_bytes(head[at : at + 4], "little")
@@ -82,11 +110,14 @@ def find_payload(file: ImageFile) -> tuple[str, int, int, int]:
     kind = _kind(file, file.read(start, min(length, 6)))
     end = start + length - _SIZE_BYTES
     size = int.from_bytes(file.read(end, _SIZE_BYTES), "little")
-    if not 0 < size <= SIZE_MAX:
-        raise file.error(f"its payload is to unpack to {size} bytes: is it damaged?")
+    if not 0 < size <= min(SIZE_MAX, max(RATIO_MAX * length, SIZE_SMALL)):
+        raise file.error(
+            f"its payload, {length} bytes, is to unpack to {size}: is it damaged?"
+        )
     # gzip itself ends with the size. The build appends it to all others, which
     # would take it for more of theirs (scripts/Makefile.lib, size_append).
-    return kind, start, length if kind == "gzip" else length - _SIZE_BYTES, size
+    packed = length if kind == "gzip" else length - _SIZE_BYTES
+    return Payload(kind, start, packed, size)
 
 
 def _kind(file: ImageFile, head: bytes) -> str:
@@ -99,15 +130,17 @@ def _kind(file: ImageFile, head: bytes) -> str:
     )
 
 
-def _unpack(file: ImageFile, kind: str, packed: bytes, size: int) -> ImageFile:
-    """What is in `packed`, `size` bytes, as a file in memory."""
-    open_stream = _opener(file, kind)
+def _unpack(file: ImageFile, payload: Payload) -> ImageFile:
+    """What is in it, as a file in memory."""
+    kind, size = payload.kind, payload.size
     with ExitStack() as upon_error:
         try:
             fd = os.memfd_create("vmlinux", os.MFD_CLOEXEC)
             upon_error.callback(os.close, fd)
-            with open_stream(packed) as stream:
+            with _opened(file, payload) as stream:
                 done = _copy(stream, fd, size + 1)
+        except ImageError:
+            raise
         except Exception as error:  # each library has its own
             raise file.error(f"its {kind} payload can't be unpacked: {error}") from None
         if done != size:
@@ -126,46 +159,95 @@ def _copy(stream: _Stream, fd: int, size: int) -> int:
     return done
 
 
-def _opener(file: ImageFile, kind: str) -> _Open:
-    if kind in _LIBRARIES:
-        return _LIBRARIES[kind]
-    if kind not in _PROGRAMS:
+@contextmanager
+def _opened(file: ImageFile, payload: Payload) -> Iterator[_Stream]:
+    kind = payload.kind
+    if kind in _PROGRAMS:
+        path = shutil.which(kind)
+        if path is None:
+            raise file.error(
+                f"its payload is packed with {kind}, which is not installed: "
+                f"install {kind} (Debian: apt-get install {kind}), or pass the vmlinux"
+            )
+        with _run(path, _pieces(file, payload)) as stream:
+            yield stream
+        return
+    if kind not in _LIBRARIES:
         raise file.error(
             f"its payload is packed with {kind}, which we don't unpack: "
             "pass the vmlinux"
         )
-    path = shutil.which(kind)
-    if path is None:
-        raise file.error(
-            f"its payload is packed with {kind}, which is not installed: "
-            f"install {kind} (Debian: apt-get install {kind}), or pass the vmlinux"
-        )
-    return partial(_run, path)
+    yield _OneStream(_LIBRARIES[kind](), _pieces(file, payload))
 
 
-def _gzip(packed: bytes) -> _Opened:
-    import gzip
+def _pieces(file: ImageFile, payload: Payload) -> Iterator[bytes]:
+    """What is packed, piece by piece."""
+    at, end = payload.start, payload.start + payload.length
+    while piece := file.read(at, min(_CHUNK, end - at)):
+        yield piece
+        at += len(piece)
 
-    return gzip.open(BytesIO(packed))
+
+class _OneStream:
+    """What one stream unpacks to; what follows it is ignored, as the kernel does.
+
+    Of streams that have nothing in them there could be millions.
+    """
+
+    def __init__(self, decompressor: _Decompressor, packed: Iterator[bytes]) -> None:
+        self._decompressor = decompressor
+        self._packed = packed
+
+    def read(self, size: int) -> bytes:
+        while size and not self._decompressor.eof:  # 0 would be no limit for zlib
+            piece = b""
+            if self._decompressor.needs_input:
+                piece = next(self._packed, b"")
+                if not piece:
+                    raise EOFError("it ended before its end-of-stream marker")
+            if data := self._decompressor.decompress(piece, size):
+                return data
+        return b""
 
 
-def _bzip2(packed: bytes) -> _Opened:
+class _Gunzip:
+    """zlib's, in the form of the others."""
+
+    def __init__(self) -> None:
+        import zlib
+
+        self._zlib = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)  # gzip alone
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._zlib.unconsumed_tail
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+
+def _bunzip2() -> _Decompressor:
     import bz2
 
-    return bz2.open(BytesIO(packed))
+    return bz2.BZ2Decompressor()
 
 
-def _xz_or_lzma(packed: bytes) -> _Opened:
+def _unxz() -> _Decompressor:
+    """Of xz and lzma; no window that is larger than all that it could hold."""
     import lzma
 
-    return lzma.open(BytesIO(packed))
+    return lzma.LZMADecompressor(memlimit=2 * SIZE_MAX)
 
 
 @contextmanager
-def _run(program: str, packed: bytes) -> Iterator[_Stream]:
+def _run(program: str, packed: Iterator[bytes]) -> Iterator[_Stream]:
     """What `program` unpacks, as a stream; OSError at its end if it failed."""
     with open(os.memfd_create("payload", os.MFD_CLOEXEC), "w+b") as source:
-        source.write(packed)
+        source.writelines(packed)
         source.seek(0)
         with subprocess.Popen(
             [program, "-dcq"],
@@ -181,11 +263,11 @@ def _run(program: str, packed: bytes) -> Iterator[_Stream]:
         raise OSError(f"{program} failed with status {process.returncode}")
 
 
-_LIBRARIES: Final[dict[str, _Open]] = {
-    "gzip": _gzip,
-    "bzip2": _bzip2,
-    "xz": _xz_or_lzma,
-    "lzma": _xz_or_lzma,
+_LIBRARIES: Final[dict[str, Callable[[], _Decompressor]]] = {
+    "gzip": _Gunzip,
+    "bzip2": _bunzip2,
+    "xz": _unxz,
+    "lzma": _unxz,
 }
 _PROGRAMS: Final = ("zstd", "lz4")
 _KINDS: Final = {
