@@ -66,7 +66,10 @@ class Machine:
         with ExitStack() as stack:
             self._quirks = chosen_quirks(self.config)
             boot = open_boot(self.config, self._quirks, stack)
-            self.warnings = self._quirks.warnings(boot.kernel, self.config.cpus)
+            self.warnings = [
+                *boot.kernel.warnings,
+                *self._quirks.warnings(boot.kernel, self.config.cpus),
+            ]
             kvm = stack.enter_context(Kvm())
             self._host = survey(kvm, self._quirks, self.config.cpus)
             memory = GuestMemory(ram_ranges(self.config.memory_size))

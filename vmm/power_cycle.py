@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .boot import layout
 from .boot.cpu_state import set_boot_msrs
 from .boot.cpuid import GuestCpuid
+from .boot.placement import Block, check_room
 from .device_manager import DeviceManager
 from .errors import ConfigError, KvmError
 from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
@@ -213,5 +214,6 @@ def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
         from .boot.acpi import acpi_tables
 
         tables = acpi_tables(boot.cpus, devices.acpi_devices())
+        check_room(boot.kernel, [Block("the ACPI tables", layout.ACPI, tables)])
         memory.write(layout.ACPI, tables)
     return start

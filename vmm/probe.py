@@ -4,7 +4,8 @@ from struct import Struct
 from typing import Final
 
 from .boot import layout
-from .boot.cpu_state import set_boot_cpu, write_tables
+from .boot.cpu_state import boot_blocks, set_boot_cpu
+from .boot.placement import write_blocks
 from .kvm._libc import ioctl
 from .kvm.abi import KVM_EXIT_HLT, KVM_RUN, KVM_RUN_EXIT_REASON
 from .kvm.kvm import Kvm
@@ -25,7 +26,7 @@ def runs_fwait(kvm: Kvm) -> bool:
     memory = GuestMemory([_RAM])
     try:
         memory.write(_CODE_ADDR, _CODE)
-        write_tables(memory)
+        write_blocks(memory, boot_blocks())
         with kvm.create_vm() as vm:
             vm.set_tss_addr(layout.TSS)
             vm.set_identity_map_addr(layout.IDENTITY_MAP)

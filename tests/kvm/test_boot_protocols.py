@@ -51,6 +51,10 @@ def test_multiboot_guest_gets_all_that_the_specification_promises(
     )
 
 
+def test_part_below_1_mib_runs_where_it_was_linked() -> None:
+    assert run("bare/multiboot-low.elf") == "multiboot-low: 00008000\n"
+
+
 def test_pvh_guest_gets_its_start_info(modules: tuple[str, str]) -> None:
     one, two = modules
     output = run(

@@ -144,9 +144,61 @@ def test_virtual_entry_of_a_multiboot_elf_is_made_physical(tmp_path: Path) -> No
     assert opened(tmp_path, bytes(contents)).entry == ENTRY
 
 
+def test_video_mode_that_is_not_there_is_warned_of(tmp_path: Path) -> None:
+    (warning,) = opened(tmp_path, flat(flags=7)).warnings
+    assert "asks for a video mode (multiboot flags 0x10007, bit 2)" in warning
+
+
 def test_flags_that_may_be_ignored_are(tmp_path: Path) -> None:
     contents = elf32(rest=multiboot_header(0xFFFE_0003))
     assert opened(tmp_path, contents).protocol == "multiboot"
+
+
+def test_image_below_1_mib_is_taken(tmp_path: Path) -> None:
+    """What of ours it must not lie over, the boot knows: see test_placement.py."""
+    image = opened(tmp_path, flat((0x7C08, 0x7C00, 0, 0x9000, 0x7C40)))
+    assert (image.start, image.end, image.entry) == (0x7C00, 0x9000, 0x7C40)
+
+
+def multiboot2_header(checksum: int = 0) -> bytes:
+    """Without tags but the last."""
+    words = 0xE85250D6, 0, 24, -(0xE85250D6 + 24) + checksum & 0xFFFF_FFFF, 0, 8
+    return struct.pack("<6I", *words)
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [
+        elf32(rest=bytes(4) + multiboot2_header()),
+        elf([program_header(16 * MIB, 16, 16, offset=120)])[:120] + multiboot2_header(),
+        bytes(16384) + multiboot2_header(),
+    ],
+    ids=["32-bit ELF", "64-bit ELF", "flat"],
+)
+def test_kernel_of_multiboot_2_alone_is_named(tmp_path: Path, contents: bytes) -> None:
+    with pytest.raises(ImageError, match="has a multiboot 2 header alone"):
+        opened(tmp_path, contents)
+
+
+BOTH = multiboot_header(3) + multiboot2_header()
+
+
+@pytest.mark.parametrize(
+    ("contents", "asked", "protocol"),
+    [
+        (elf32(rest=BOTH), "auto", "multiboot"),
+        (elf32(rest=bytes(4) + multiboot2_header()), "linux32", "linux32"),
+        (elf32(rest=bytes(4) + multiboot2_header(1)), "auto", "linux32"),
+        (elf32(rest=multiboot2_header()), "auto", "linux32"),  # not at 8 bytes
+        (pvh_elf(xen_note(PVH_ENTRY)) + multiboot2_header(), "auto", "pvh"),
+        (linux_elf(xen_note(b"2.6\0", 7)) + multiboot2_header(), "auto", "linux64"),
+    ],
+    ids=["both", "asked for", "checksum", "unaligned", "PVH", "Linux"],
+)
+def test_kernel_that_offers_more_than_multiboot_2_is_entered_by_that(
+    tmp_path: Path, contents: bytes, asked: str, protocol: str
+) -> None:
+    assert opened(tmp_path, contents, asked).protocol == protocol
 
 
 FAR = multiboot_header(3)
@@ -163,8 +215,7 @@ REFUSED = {
     ),
     "linux64 of a 32-bit ELF": (elf32(rest=FAR), "linux64", "has no 64-bit entry"),
     "linux32 of a 64-bit ELF": (elf(), "linux32", "has no 32-bit entry"),
-    "pvh of a bzImage without payload": (bzimage(), "pvh", "its payload, 0 bytes"),
-    "video mode": (flat(flags=4), "auto", "flags 0x10004 require a video mode (bit 2)"),
+    "pvh of a bzImage without payload": (bzimage(), "pvh", "it names no payload"),
     "unknown requirement": (
         flat(flags=0x8003),
         "auto",
@@ -206,11 +257,6 @@ REFUSED = {
         "auto",
         "entry_addr 0x100100 lies outside of its image [0x100000, 0x100100)",
     ),
-    "flat below 1 MiB": (
-        flat((0x7C08, 0x7C00, 0, 0, 0x7C00)),
-        "auto",
-        "load_addr 0x7c00 lies below 1 MiB",
-    ),
     "PVH entry outside": (
         pvh_elf(xen_note(bytes(4))),
         "auto",
@@ -234,7 +280,15 @@ REFUSED = {
     "notes of a gigabyte": (
         pvh_elf(xen_note(PVH_ENTRY), size=1 << 30),
         "auto",
-        "or are more than 1048576",
+        "its notes have 1073741824 bytes, more than 262144",
+    ),
+    "notes of many segments over each other": (
+        elf(
+            [program_header(16 * MIB, 16, 16)]
+            + [program_header(0, 2000, 0, kind=4)] * 200
+        ),
+        "auto",
+        "its notes have 400000 bytes, more than 262144",
     ),
     "32-bit segments that overlap": (
         elf32([program_header32(MIB, 1, 9), program_header32(MIB + 8, 1, 1)]),

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from vmm.boot import cpu_state
-from vmm.boot.layout import EBDA, EBDA_SIZE, GDT, GIB, PML4
+from vmm.boot.layout import BOOT_PARAMS, EBDA, EBDA_SIZE, GDT, GIB, PML4
 from vmm.boot.mptable import mp_table
-from vmm.boot.protected_mode import set_protected_mode_cpu, write_gdt32
+from vmm.boot.placement import write_blocks
+from vmm.boot.protected_mode import gdt32, set_protected_mode_cpu
 from vmm.config import CPUS_MAX
 from vmm.kvm.abi import kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def memory() -> Iterator[GuestMemory]:
     memory = GuestMemory([Range(0, 1 << 20)])
-    cpu_state.write_tables(memory)
+    write_blocks(memory, cpu_state.boot_blocks())
     yield memory
     memory.close()
 
@@ -126,7 +127,7 @@ def test_boot_cpu_enters_with_interrupts_off_and_rsi_at_boot_params(
     vcpu: RecordingVcpu,
 ) -> None:
     assert vcpu.regs.rip == 0x100_0200
-    assert vcpu.regs.rsi == 0x7000
+    assert vcpu.regs.rsi == BOOT_PARAMS
     assert vcpu.regs.rflags == 2
 
 
@@ -155,11 +156,8 @@ def test_protected_mode_has_neither_paging_nor_interrupts(
 def test_protected_mode_segments_are_flat_and_those_of_the_gdt(
     vcpu32: RecordingVcpu,
 ) -> None:
-    memory = GuestMemory([Range(0, 0x1000)])
-    write_gdt32(memory)
     sregs = vcpu32.sregs
-    gdt = struct.unpack("<5Q", memory.read(GDT, 40))
-    memory.close()
+    gdt = struct.unpack("<5Q", gdt32().data)
     assert (sregs.gdt.base, sregs.gdt.limit) == (GDT, 39)
     assert gdt[2:] == (0x00CF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x8B00_0000_0067)
     assert [sregs.cs.selector, sregs.ds.selector, sregs.tr.selector] == [16, 24, 32]

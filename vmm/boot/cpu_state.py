@@ -11,8 +11,16 @@ from typing import Final
 
 from ..kvm.abi import kvm_regs, kvm_segment
 from ..kvm.vcpu import Vcpu
-from ..memory import GuestMemory
-from .layout import BOOT_PARAMS, BOOT_STACK_TOP, GDT, GIB, PAGE_SIZE, PML4
+from .layout import (
+    BOOT_PARAMS,
+    BOOT_STACK,
+    BOOT_STACK_TOP,
+    GDT,
+    GIB,
+    PAGE_SIZE,
+    PML4,
+)
+from .placement import Block
 
 CR0_PE: Final = 1 << 0
 CR0_ET: Final = 1 << 4
@@ -74,31 +82,37 @@ def descriptor(segment: kvm_segment) -> int:
     )
 
 
-def write_tables(memory: GuestMemory) -> None:
-    """Put the GDT and the page tables, mapping the first 4 GiB, into RAM."""
+def boot_blocks() -> list[Block]:
+    """GDT, page tables that map the first 4 GiB, and a stack."""
     segments = code_segment(), data_segment(), task_segment()
     gdt = [0, 0, *map(descriptor, segments), 0]  # a 64-bit TSS takes two entries
-    memory.write(GDT, struct.pack(f"<{len(gdt)}Q", *gdt))
+    return [
+        Block("the GDT", GDT, struct.pack(f"<{len(gdt)}Q", *gdt)),
+        Block("the page tables", PML4, _page_tables()),
+        Block("the stack", BOOT_STACK, bytes(PAGE_SIZE)),
+    ]
 
+
+def _page_tables() -> bytes:
     pdpt, directory = PML4 + PAGE_SIZE, PML4 + 2 * PAGE_SIZE
     directories = range(
         directory, directory + IDENTITY_MAPPED // GIB * PAGE_SIZE, PAGE_SIZE
     )
     pages = range(0, IDENTITY_MAPPED, LARGE_PAGE)
-    _write_entries(memory, PML4, [pdpt], PTE_PRESENT_RW)
-    _write_entries(memory, pdpt, directories, PTE_PRESENT_RW)
-    _write_entries(memory, directory, pages, PTE_PRESENT_RW | PDE_PAGE_SIZE)
+    return (
+        _entries([pdpt], PTE_PRESENT_RW).ljust(PAGE_SIZE, b"\0")
+        + _entries(directories, PTE_PRESENT_RW).ljust(PAGE_SIZE, b"\0")
+        + _entries(pages, PTE_PRESENT_RW | PDE_PAGE_SIZE)
+    )
 
 
-def _write_entries(
-    memory: GuestMemory, at: int, addresses: Sequence[int], flags: int
-) -> None:
+def _entries(addresses: Sequence[int], flags: int) -> bytes:
     entries = (address | flags for address in addresses)
-    memory.write(at, struct.pack(f"<{len(addresses)}Q", *entries))
+    return struct.pack(f"<{len(addresses)}Q", *entries)
 
 
 def set_boot_cpu(vcpu: Vcpu, entry: int) -> None:
-    """Set every register that the protocol names; `write_tables` came before."""
+    """Set every register that the protocol names; `boot_blocks` are in RAM."""
     sregs = vcpu.get_sregs()
     sregs.cs = code_segment()
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data_segment()

@@ -9,8 +9,8 @@ from itertools import pairwise
 from typing import Final
 
 from ..devices.record import Record
+from ..memory import Range
 from .image import LINUX32, LINUX64, PVH, ImageFile, KernelImage, Segment
-from .layout import HIGH_MEMORY
 
 ELF_MAGIC: Final = b"\x7fELF"
 EI_CLASS: Final = 4
@@ -105,6 +105,7 @@ class ElfFile(Record):
             initrd_addr_max=INITRD_ADDR_MAX[self.bits],
             linux=self.is_linux,
             ring3=self.is_linux and self._is_ring3(),
+            ranges=[Range(item.paddr, item.size) for item in self.segments],
         )
 
     def _is_ring3(self) -> bool:
@@ -199,8 +200,6 @@ def _check_segments(file: ImageFile, segments: list[ElfSegment]) -> None:
                 f"truncated: its segment at {paddr:#x} ends "
                 f"{item.offset + item.file_size - file.size} bytes after the file"
             )
-        if paddr < HIGH_MEMORY:
-            raise file.error(f"its segment at {paddr:#x} lies below 1 MiB")
     ordered = sorted(segments, key=lambda item: item.paddr)
     for low, high in pairwise(ordered):
         if low.paddr + low.size > high.paddr:

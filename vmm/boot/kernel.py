@@ -1,6 +1,7 @@
 """Tell which kind of kernel image a file is, or what it is instead."""
 
 import os
+import struct
 from typing import Final
 
 from .bzimage import is_bzimage, parse_bzimage
@@ -9,6 +10,9 @@ from .image import MULTIBOOT, PVH, ImageFile, KernelImage
 
 HEAD_SIZE: Final = 8192  # within which a multiboot header has to lie
 MULTIBOOT_MAGIC: Final = b"\x02\xb0\xad\x1b"  # 0x1BADB002
+MULTIBOOT2_HEAD_SIZE: Final = 32768
+MULTIBOOT2_MAGIC: Final = b"\xd6\x50\x52\xe8"  # 0xE85250D6
+_MULTIBOOT2: Final = struct.Struct("<4I")  # magic, architecture, length, checksum
 
 _COMPRESSED: Final = {
     b"\x1f\x8b": "gzip",
@@ -41,12 +45,12 @@ def _parse(file: ImageFile, protocol: str, ram_end: int | None) -> KernelImage:
     head = file.read(0, HEAD_SIZE)
     if is_bzimage(head):
         image = parse_bzimage(file, protocol)
+        if ram_end is not None:
+            image.check_fits(ram_end)
         if protocol != PVH:
             return image
         from .payload import unpack_bzimage  # most runs have no use for it
 
-        if ram_end is not None:
-            image.check_fits(ram_end)
         return unpack_bzimage(image, protocol)
     if protocol == MULTIBOOT or (protocol == "auto" and MULTIBOOT_MAGIC in head):
         from .multiboot_image import find_header, parse_multiboot
@@ -57,10 +61,33 @@ def _parse(file: ImageFile, protocol: str, ram_end: int | None) -> KernelImage:
         if protocol == MULTIBOOT:
             raise file.error(f"has no multiboot header in its first {HEAD_SIZE} bytes")
     if is_elf(head):
-        return parse_elf(file, protocol)
+        image = parse_elf(file, protocol)
+        if protocol == "auto" and image.protocol != PVH and not image.linux:
+            _refuse_multiboot2(file)
+        return image
     if protocol != "auto":
         raise file.error("neither a bzImage nor an ELF file")
+    _refuse_multiboot2(file)
     raise file.error(_what_else(head))
+
+
+def _refuse_multiboot2(file: ImageFile) -> None:
+    """Raises ImageError for a kernel that only multiboot 2 can enter.
+
+    Source: Multiboot2 Specification 2.0, section 3.1.1, "The layout of header magic
+    fields".
+    """
+    head = file.read(0, MULTIBOOT2_HEAD_SIZE)
+    if MULTIBOOT2_MAGIC not in head:
+        return
+    for at in range(0, len(head) - _MULTIBOOT2.size + 1, 8):
+        words = _MULTIBOOT2.unpack_from(head, at)
+        if head.startswith(MULTIBOOT2_MAGIC, at) and sum(words) & 0xFFFF_FFFF == 0:
+            raise file.error(
+                "has a multiboot 2 header alone, and that protocol isn't offered: give "
+                "it a multiboot 1 header or a PVH note, or say how it is entered "
+                "(--boot-protocol linux32 or linux64)"
+            )
 
 
 def _what_else(head: bytes) -> str:

@@ -1,7 +1,8 @@
 """Where things are in guest physical memory. All addresses are in bytes.
 
 Below 1 MiB it looks like a PC after its firmware: what we place there, the
-kernel reads before it takes the memory for itself.
+kernel reads before it takes the memory for itself. Real-mode parts of other kernels
+lie there, too: 0x7C00 and 0x8000, where many are linked to, are left to them.
 """
 
 from typing import Final
@@ -13,10 +14,11 @@ MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
 GDT: Final = 0x500  # just above the BIOS data area
-BOOT_PARAMS: Final = 0x7000  # the "zero page", or what other protocols have for it
+BOOT_PARAMS: Final = 0x6000  # the "zero page", or what other protocols have for it
 BOOT_INFO_MAX: Final = 0x1000
-BOOT_STACK_TOP: Final = 0x8FF0
 PML4: Final = 0x9000  # then one PDPT and four page directories: 6 pages
+BOOT_STACK: Final = 0xF000  # a page
+BOOT_STACK_TOP: Final = 0xFFF0
 CMDLINE: Final = 0x20000
 CMDLINE_MAX: Final = 0x10000  # room for the string and its NUL
 STRINGS: Final = 0x30000  # of modules

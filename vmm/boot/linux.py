@@ -6,13 +6,14 @@ from ..kvm.abi import kvm_regs
 from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory, Range
 from .bootparam import boot_params, rng_seed
-from .cpu_state import set_boot_cpu, write_tables
+from .cpu_state import boot_blocks, set_boot_cpu
 from .image import LINUX64, ImageFile, KernelImage, added_offset
 from .layout import (
     ACPI,
     BOOT_PARAMS,
     CMDLINE,
     EBDA,
+    HIGH_MEMORY,
     MIB,
     MMIO_HOLE,
     PAGE_SIZE,
@@ -20,6 +21,7 @@ from .layout import (
     ram_ranges,
 )
 from .mptable import mp_table
+from .placement import Block, check_room, write_blocks
 
 
 class LinuxBoot(Record):
@@ -41,6 +43,27 @@ class LinuxBoot(Record):
         self.kernel.check_fits(low)
         self.kernel.check_cmdline(self.cmdline)
         self._initrd_range()
+        if self.kernel.start < HIGH_MEMORY:  # where what is ours lies
+            check_room(self.kernel, self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        """All that lies in RAM besides kernel, initrd and ACPI's tables."""
+        ram = ram_ranges(self.memory_size)
+        rsdp = ACPI if self.acpi else 0
+        params = boot_params(self.kernel, ram, self._initrd_range(), rsdp)
+        if self.kernel.protocol == LINUX64:
+            tables = boot_blocks()
+        else:
+            from .protected_mode import gdt32  # most runs have no use for it
+
+            tables = [gdt32()]
+        return [
+            Block("the command line", CMDLINE, self.cmdline + b"\0"),
+            Block("the random seed", SETUP_DATA, rng_seed()),
+            Block("boot_params", BOOT_PARAMS, bytes(params)),
+            Block("the MP table", EBDA, mp_table(EBDA, self.cpus)),
+            *tables,
+        ]
 
     def _initrd_range(self) -> Range | None:
         """As high as the kernel allows, out of the way of its decompression."""
@@ -49,7 +72,7 @@ class LinuxBoot(Record):
             return None
         low = ram_ranges(self.memory_size)[0].size
         ceiling = min(self.kernel.initrd_addr_max + 1, MMIO_HOLE)
-        room = ceiling - self.kernel.end - PAGE_SIZE
+        room = ceiling - self.kernel.floor - PAGE_SIZE
         if size > room:
             raise self._initrd_error(
                 f"{size} bytes are more than the {max(room, 0)} that "
@@ -57,8 +80,8 @@ class LinuxBoot(Record):
             )
         top = min(ceiling, low)
         start = (top - size) & -PAGE_SIZE
-        if start < self.kernel.end:
-            needed = -(-(self.kernel.end + size + PAGE_SIZE) // MIB)
+        if start < self.kernel.floor:
+            needed = -(-(self.kernel.floor + size + PAGE_SIZE) // MIB)
             raise self._initrd_error(
                 f"its {-(-size // MIB)} MiB don't fit above the kernel in "
                 f"memory of {self.memory_size // MIB}M: pass --memory {needed}M or more"
@@ -85,18 +108,7 @@ class LinuxBoot(Record):
             self.initrd.load(memory, 0, self.initrd.size, initrd.guest_addr)
         if self.added and initrd is not None:
             memory.write(initrd.guest_addr + self._added_offset, self.added)
-        memory.write(CMDLINE, self.cmdline + b"\0")
-        memory.write(SETUP_DATA, rng_seed())
-        rsdp = ACPI if self.acpi else 0
-        params = boot_params(self.kernel, ram_ranges(self.memory_size), initrd, rsdp)
-        memory.write(BOOT_PARAMS, params)
-        memory.write(EBDA, mp_table(EBDA, self.cpus))
-        if self.kernel.protocol == LINUX64:
-            write_tables(memory)
-        else:
-            from .protected_mode import write_gdt32  # most runs have no use for it
-
-            write_gdt32(memory)
+        write_blocks(memory, self._blocks())
         return self.kernel.entry
 
     def enter(self, vcpu: Vcpu, entry: int) -> None:

@@ -15,6 +15,7 @@ from .layout import (
     BOOT_PARAMS,
     CMDLINE,
     EBDA,
+    HIGH_MEMORY,
     MIB,
     PAGE_SIZE,
     STRINGS,
@@ -22,7 +23,8 @@ from .layout import (
     ram_ranges,
 )
 from .mptable import mp_table
-from .protected_mode import set_protected_mode_cpu, write_gdt32
+from .placement import Block, check_room, write_blocks
+from .protected_mode import gdt32, set_protected_mode_cpu
 
 
 class Module(Record):
@@ -86,14 +88,27 @@ class ModuleBoot(Record):
                 f"modules: {len(self.modules)} take {size} bytes to list, and "
                 f"{BOOT_INFO_MAX} are room"
             )
+        if self.kernel.start < HIGH_MEMORY:  # where what is ours lies
+            check_room(self.kernel, self._blocks())
+
+    def _blocks(self) -> list[Block]:
+        """All that lies in RAM besides kernel, modules and ACPI's tables."""
+        strings, addresses = self._strings()
+        return [
+            Block("the command line", CMDLINE, self.cmdline + b"\0"),
+            Block("the modules' strings", STRINGS, strings),
+            Block("the loader's information", BOOT_PARAMS, self.info(addresses)),
+            Block("the MP table", EBDA, mp_table(EBDA, self.cpus)),
+            gdt32(),
+        ]
 
     def places(self) -> list[Range]:
-        """Where each module goes: one after another from the kernel's end on.
+        """Where each module goes: one after another above the kernel.
 
         As loaders do: a kernel that maps its first few MiB finds them there.
         """
         low = ram_ranges(self.memory_size)[0].size
-        at, found = self.kernel.end, []
+        at, found = self.kernel.floor, []
         for index, module in enumerate(self.modules):
             at = (at + PAGE_SIZE - 1) & -PAGE_SIZE
             if at + module.size > low:
@@ -128,12 +143,7 @@ class ModuleBoot(Record):
         self.kernel.load(memory)
         for module, place in zip(self.modules, self.places(), strict=True):
             module.load(memory, place.guest_addr)
-        memory.write(CMDLINE, self.cmdline + b"\0")
-        strings, addresses = self._strings()
-        memory.write(STRINGS, strings)
-        memory.write(BOOT_PARAMS, self.info(addresses))
-        memory.write(EBDA, mp_table(EBDA, self.cpus))
-        write_gdt32(memory)
+        write_blocks(memory, self._blocks())
         return self.kernel.entry
 
     def enter(self, vcpu: Vcpu, entry: int) -> None:

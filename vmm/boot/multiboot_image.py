@@ -9,7 +9,7 @@ from typing import Final
 from ..devices.record import Record
 from .elf import is_elf, read_elf
 from .image import MULTIBOOT, ImageFile, KernelImage, Segment
-from .layout import CMDLINE_MAX, HIGH_MEMORY
+from .layout import CMDLINE_MAX
 
 HEADER_MAGIC: Final = 0x1BADB002
 PAGE_ALIGN: Final = 1 << 0  # modules begin at pages: ours always do
@@ -17,7 +17,7 @@ MEMORY_INFO: Final = 1 << 1  # mem_* and the map are wanted: they are always the
 VIDEO_MODE: Final = 1 << 2
 AOUT_KLUDGE: Final = 1 << 16
 REQUIREMENTS: Final = 0xFFFF  # flags that a loader either knows or refuses
-KNOWN: Final = PAGE_ALIGN | MEMORY_INFO
+KNOWN: Final = PAGE_ALIGN | MEMORY_INFO | VIDEO_MODE
 
 _HEADER: Final = struct.Struct("<III")  # magic, flags, checksum
 # header_addr, load_addr, load_end_addr, bss_end_addr, entry_addr
@@ -52,18 +52,28 @@ def _addresses(head: bytes, at: int) -> tuple[int, int, int, int, int] | None:
 
 
 def parse_multiboot(file: ImageFile, header: Header) -> KernelImage:
-    """As the header says. Raises ImageError, with the flags or addresses at fault."""
+    """As the header says. Raises ImageError, with the flags or addresses at fault.
+
+    A video mode is more than there is, and a loader may refuse; but kernels see in
+    the information's flags that they have none, and QEMU boots them, too.
+    """
     unknown = header.flags & REQUIREMENTS & ~KNOWN
-    if unknown & VIDEO_MODE:
-        raise file.error(
-            f"its multiboot flags {header.flags:#x} require a video mode (bit 2), "
-            "and this machine has no display"
-        )
     if unknown:
         raise file.error(
             f"its multiboot flags {header.flags:#x} require what we don't know: "
-            f"{unknown:#x} (of bits 0 to 15, 0 and 1 are known)"
+            f"{unknown:#x} (of bits 0 to 15, 0 to 2 are known)"
         )
+    image = _image(file, header)
+    if header.flags & VIDEO_MODE:
+        warning = (
+            f"kernel {file.path!r} asks for a video mode (multiboot flags "
+            f"{header.flags:#x}, bit 2), and this machine has no display"
+        )
+        image = image.replace(warnings=[warning])
+    return image
+
+
+def _image(file: ImageFile, header: Header) -> KernelImage:
     if header.flags & AOUT_KLUDGE:
         return _flat_image(file, header)
     if not is_elf(file.read(0, 4)):
@@ -101,8 +111,6 @@ def _flat_image(file: ImageFile, header: Header) -> KernelImage:
             f"its multiboot bss_end_addr {bss_end:#x} lies before the end of what is "
             f"loaded, {start + size:#x}"
         )
-    if start < HIGH_MEMORY:
-        raise file.error(f"its multiboot load_addr {start:#x} lies below 1 MiB")
     if not start <= entry < end:
         raise file.error(
             f"its multiboot entry_addr {entry:#x} lies outside of its image "

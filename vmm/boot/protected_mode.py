@@ -9,7 +9,6 @@ import struct
 
 from ..kvm.abi import kvm_regs, kvm_segment
 from ..kvm.vcpu import Vcpu
-from ..memory import GuestMemory
 from .cpu_state import (
     BOOT_CS,
     CR0_ET,
@@ -20,6 +19,7 @@ from .cpu_state import (
     task_segment,
 )
 from .layout import GDT
+from .placement import Block
 
 
 def code_segment32() -> kvm_segment:
@@ -29,15 +29,15 @@ def code_segment32() -> kvm_segment:
     )
 
 
-def write_gdt32(memory: GuestMemory) -> None:
-    """Put the GDT into RAM: the Linux protocol promises one."""
+def gdt32() -> Block:
+    """The GDT: the Linux protocol promises one."""
     segments = code_segment32(), data_segment(), task_segment()
     gdt = [0, 0, *map(descriptor, segments)]
-    memory.write(GDT, struct.pack(f"<{len(gdt)}Q", *gdt))
+    return Block("the GDT", GDT, struct.pack(f"<{len(gdt)}Q", *gdt))
 
 
 def set_protected_mode_cpu(vcpu: Vcpu, regs: kvm_regs) -> None:
-    """Enter at `regs`' RIP; `write_gdt32` came before."""
+    """Enter at `regs`' RIP; `gdt32` is in RAM."""
     sregs = vcpu.get_sregs()
     sregs.cs = code_segment32()
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data_segment()
