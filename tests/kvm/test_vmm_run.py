@@ -68,6 +68,18 @@ def test_result_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("place", ["/dev/stdout", "{log}"])
+def test_result_in_the_consoles_own_file_follows_it(tmp_path: Path, place: str) -> None:
+    """As by `--result /dev/stdout > log`."""
+    log = tmp_path / "log"
+    options = ("--quiet", "--result", place.format(log=log))
+    with log.open("wb") as stdout:
+        subprocess.run(command("hello", *options), stdout=stdout, check=True)
+    console, _, result = log.read_text().partition("\n")
+    assert console == "hello from the bare guest"
+    assert json.loads(result)["reason"] == "reset"
+
+
 def test_result_file_of_a_run_that_could_not_start(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     code, _, err = outcome("hello", "--memory", "12X", "--result", str(path))

@@ -52,6 +52,7 @@ def error_of(code: int, capsys: pytest.CaptureFixture[str], *arguments: str) -> 
 
 # Usage
 
+PIPE = os.pipe()
 USAGE = {
     "no command": ((), "the following arguments are required: COMMAND"),
     "unknown command": (("boot",), "invalid choice: 'boot'"),
@@ -64,7 +65,7 @@ USAGE = {
     "on-panic": (("run", "--on-panic", "halt"), "--on-panic: invalid choice: 'halt'"),
     "on-crash": (("run", "--on-crash", "halt"), "--on-crash: invalid choice: 'halt'"),
     "hang": (("run", "--hang", "abc"), "--hang: invalid float"),
-    "symbols": (("run", "--symbols", "/nowhere"), "symbols '/nowhere': No such file"),
+    "symbols": (("run", "--symbols", "/nowhere"), "symbols '/nowhere': no such file"),
     "hang 0": (("run", "--hang", "0"), "hang_s: 0.0 is no time in seconds"),
     "quirks": (("run", "--quirks", "xen"), "--quirks: invalid choice: 'xen'"),
     "serial-policy": (("run", "--serial-policy", "x"), "--serial-policy: invalid choi"),
@@ -83,6 +84,16 @@ USAGE = {
     "serial limit": (("run", "--serial-limit", "0"), "serial_limit: 0 is not above 0"),
     "serial rate": (("run", "--serial-rate", "x"), "serial_rate: 'x' is no size"),
     "result": (("run", "--result", "/nowhere/r"), "there is no directory '/nowhere'"),
+    "result in /proc": (("run", "--result", "/proc/x"), "'/proc/x' can't be written"),
+    "result over a console": (
+        ("run", "--result", "log", "--serial", "file:./log"),
+        "result: 'log' is where a console writes ('file:./log')",
+    ),
+    "profile over a tee": (
+        ("run", "--profile", "p.json", "--tee", "file:p.json"),
+        "profile: 'p.json' is where a console writes",
+    ),
+    "kernel from a pipe": (("run", "--kernel", f"/dev/fd/{PIPE[0]}"), "is a pipe, not"),
 }
 
 

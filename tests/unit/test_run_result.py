@@ -3,7 +3,9 @@
 import json
 import os
 import pickle
+import socket
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -68,7 +70,7 @@ def test_older_file_stays_whole_until_it_is_replaced(
     path = tmp_path / "result.json"
     path.write_text("old")
 
-    def fail(source: str, target: str) -> None:
+    def fail(source: str, target: str, **folders: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
@@ -123,6 +125,105 @@ def test_directory_without_permission_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Root may write everywhere, so the refusal itself is made up.
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(ConfigError, match=r"^result: no permission to write in"):
+    def deny(path: str, flags: int, mode: int = 0, *, dir_fd: int | None = None) -> int:
+        if flags & os.O_CREAT:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, flags, mode, dir_fd=dir_fd)
+
+    opened = os.open
+    monkeypatch.setattr(os, "open", deny)
+    with pytest.raises(ConfigError, match=r"^result: .* written: Permission denied$"):
         check_result_path(str(tmp_path / "result.json"))
+
+
+def test_directory_that_takes_no_files_is_found_out_before_the_run() -> None:
+    with pytest.raises(ConfigError, match=r"^result: '/proc/x' can't be written: "):
+        check_result_path("/proc/x")
+
+
+def test_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.touch(mode=0o600)
+    write_result(str(path), RESULT)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_link_is_followed_by_the_kernel_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fs.protected_symlinks has it for another user's link in /tmp."""
+    link, victim = tmp_path / "latest", tmp_path / "victim"
+    victim.write_text("precious")
+    link.symlink_to(victim)
+    judged = os.fspath(link)
+
+    def refuse(path: str, *rest: object, **more: object) -> object:
+        if os.fspath(path) == judged:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *rest, **more)  # type: ignore[arg-type]
+
+    opened = os.open
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        check_result_path(judged)
+    with pytest.raises(VmmError, match="Permission denied"):
+        write_result(judged, RESULT)
+    assert victim.read_text() == "precious"
+    assert link.is_symlink()
+
+
+def test_link_that_names_nothing_yet_makes_its_file(tmp_path: Path) -> None:
+    link, path = tmp_path / "latest", tmp_path / "result.json"
+    link.symlink_to(path)
+    check_result_path(str(link))
+    write_result(str(link), RESULT)
+    assert json.loads(path.read_text())["exit_code"] == 34
+
+
+@pytest.mark.parametrize("name", ["/dev/fd/{fd}", "{file}"])
+def test_open_file_is_written_on_by_any_of_its_names(tmp_path: Path, name: str) -> None:
+    """As /dev/stdout with `> FILE`: what the console wrote there stays."""
+    path = tmp_path / "log"
+    with path.open("wb", buffering=0) as log:
+        log.write(b"console\n")
+        place = name.format(fd=log.fileno(), file=path)
+        check_result_path(place)
+        write_result(place, RESULT)
+        log.write(b"more\n")
+    first, *middle, last = path.read_text().splitlines()
+    assert (first, last) == ("console", "more")
+    assert json.loads("".join(middle))["exit_code"] == 34
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_open_socket_is_written_to_by_its_name() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        write_result(f"/dev/fd/{here.fileno()}", RESULT)
+        assert json.loads(there.recv(4096))["exit_code"] == 34
+
+
+def test_fifo_that_nobody_reads_is_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    with pytest.raises(VmmError, match="fifo': nobody reads from it"):
+        write_result(str(path), RESULT)
+
+
+def test_slow_reader_of_a_stream_that_does_not_block_gets_all() -> None:
+    big = RESULT.replace(oops="x" * 300_000)
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    read = bytearray()
+    os.set_blocking(reader, True)
+
+    def drain() -> None:
+        while part := os.read(reader, 65536):
+            read.extend(part)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    write_result(f"/dev/fd/{writer}", big)
+    os.close(writer)
+    thread.join()
+    os.close(reader)
+    assert json.loads(read)["oops"] == big.oops
