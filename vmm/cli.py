@@ -3,14 +3,15 @@
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
 from .devices.errors import DeviceError
 from .errors import VmmError
-from .messages import say, show_traceback
+from .messages import say, show_traceback, tell
 from .terminal import in_foreground
 
 
@@ -30,6 +31,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for every other error."""
         self.exit(2, f"vmm: error: {message} (see '{self.prog} --help')\n")
+
+    def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401
+        """What --help and --version have to say."""
+        if message and file is sys.stdout:
+            tell(message.removesuffix("\n"))
+        else:
+            super()._print_message(message, file)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -219,8 +227,9 @@ def _add_command(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     _open_standard_streams()
-    options = _parser().parse_args(arguments)
+    options = argparse.Namespace(debug=False)
     try:
+        _parser().parse_args(arguments, options)
         if options.subcommand == "doctor":
             from .doctor import examine_and_print, run_doctor
 

@@ -8,6 +8,7 @@ from .host import (
     examine,
 )
 from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES
+from .messages import tell
 
 
 def examine_and_print(path: str, as_json: bool) -> int:
@@ -19,9 +20,9 @@ def examine_and_print(path: str, as_json: bool) -> int:
 
     report = examine_image(path)
     if as_json:
-        print(json.dumps(report.to_dict(), indent=2))
+        tell(json.dumps(report.to_dict(), indent=2))
     else:
-        print("\n".join(lines(report)))
+        tell("\n".join(lines(report)))
     return 0
 
 
@@ -29,9 +30,9 @@ def run_doctor(as_json: bool) -> int:
     """Print the report; returns 0 if guests can run here, else 1."""
     report = examine()
     if as_json:
-        print(json.dumps(report.to_dict(), indent=2))
+        tell(json.dumps(report.to_dict(), indent=2))
     else:
-        print("\n".join(_lines(report)))
+        tell("\n".join(_lines(report)))
     return 0 if report.usable else 1
 
 

@@ -1,6 +1,9 @@
-"""What `vmm` says to people, on stderr."""
+"""What `vmm` says to people, on stderr, and what it tells them on stdout."""
 
+import os
 import sys
+
+from .errors import VmmError
 
 
 def say(message: str) -> None:
@@ -9,6 +12,22 @@ def say(message: str) -> None:
         print(f"vmm: {message}", file=sys.stderr, flush=True)
     except OSError:  # nobody listens any more
         return
+
+
+def tell(text: str) -> None:
+    """What was asked for, on stdout, where a reader may leave when he has enough.
+
+    Raises VmmError if it can't be written.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Or Python would try again to write the rest at its end.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        if not isinstance(error, BrokenPipeError):
+            raise VmmError(f"stdout: {error.strerror}") from None
 
 
 def show_traceback(error: Exception | None) -> None:

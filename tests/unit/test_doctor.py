@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kernel_images import elf
 
 from vmm import cli, doctor, host
 from vmm.kvm import abi
@@ -14,6 +16,7 @@ from vmm.kvm import kvm as kvm_module
 from vmm.kvm.kvm import REQUIRED_CAPABILITIES
 
 Host = Callable[..., None]
+VMM = [sys.executable, "-m", "vmm"]
 
 
 @pytest.fixture
@@ -176,3 +179,31 @@ def test_run_loop_that_cannot_be_is_a_problem(
     fake_host()
     monkeypatch.setenv("VMM_RUN_LOOP", "rust")
     assert "VMM_RUN_LOOP: 'rust'" in host.examine().problems[0]
+
+
+# Where the report goes
+
+
+@pytest.mark.parametrize("arguments", [["doctor", "{image}"], ["--help"]])
+def test_reader_may_leave_early(tmp_path: Path, arguments: list[str]) -> None:
+    """As `| head` does."""
+    image = tmp_path / "kernel"
+    image.write_bytes(elf())
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [*VMM, *(word.format(image=image) for word in arguments)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["--help"], ["run", "--help"]])
+def test_report_that_cannot_be_written_is_an_error(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*VMM, *arguments], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        b"vmm: error: stdout: No space left on device\n",
+    )
