@@ -9,13 +9,14 @@ from .boot.elf import is_elf, read_elf
 from .boot.elf_notes import read_notes
 from .boot.image import ImageFile, KernelImage
 from .boot.kernel import HEAD_SIZE, open_kernel
-from .boot.layout import MIB
+from .boot.layout import MIB, MMIO_HOLE
 from .boot.multiboot_image import find_header
 from .boot.payload import find_payload
-from .config import BOOT_PROTOCOLS
+from .config import BOOT_PROTOCOLS, MachineConfig
 from .devices.record import Record
-from .errors import ImageError, KvmUnavailable
+from .errors import ConfigError, ImageError, KvmUnavailable
 from .host import host_kind
+from .preparation import open_boot
 from .quirks import quirks_for
 
 BANNER: Final = re.compile(rb"Linux version (\d[^\n\0]{,255})")
@@ -80,7 +81,7 @@ def examine_image(path: str) -> ImageReport:
             ],
             memory=(image.start, image.end),
             notes=_notes(unpacked),
-            here=_here(path, stack),
+            here=_here(path, image, stack),
         )
 
 
@@ -103,7 +104,7 @@ def _offers(
     return offered, refusals
 
 
-def _reason(error: ImageError, path: str) -> str:
+def _reason(error: ConfigError, path: str) -> str:
     """What is wrong; the file is known."""
     return str(error).removeprefix(f"kernel {path!r}: ")
 
@@ -155,17 +156,19 @@ def _value(value: bytes) -> str:
     return value[:_BYTES_SHOWN].hex(" ") + more
 
 
-def _here(path: str, stack: ExitStack) -> str:
+def _here(path: str, image: KernelImage, stack: ExitStack) -> str:
     """What a run on this host would enter."""
     try:
         kind = host_kind()
     except KvmUnavailable:
         return "there is no KVM to boot it on"
+    # More than enough of it, below the hole.
+    memory = min(MMIO_HOLE, -(-image.end // MIB) * MIB + 128 * MIB)
+    config = MachineConfig(kernel=path, memory=memory)
     try:
-        image = quirks_for(kind).kernel(open_kernel(path))
-    except ImageError as error:
+        image = open_boot(config, quirks_for(kind), stack).kernel
+    except ConfigError as error:
         return f"can't be booted: {_reason(error, path)}"
-    stack.callback(image.file.close)
     return f"{image.protocol} at {image.entry:#x} ({image.format})"
 
 

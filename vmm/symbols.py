@@ -21,7 +21,8 @@ STT_FUNC: Final = 2
 OFFSET_MAX: Final = 1 << 20  # from a symbol; beyond this it is a coincidence
 KASLR_ALIGN: Final = 2 << 20  # CONFIG_PHYSICAL_ALIGN is at least this on x86-64
 KASLR_MAX: Final = 1 << 30  # KERNEL_IMAGE_SIZE
-PART_MAX: Final = 64 << 20  # a table of symbols, or their names; Debian's have 10 MiB
+PART_MAX: Final = 64 << 20  # a System.map, or an ELF file's names: Debian's have 10 MiB
+SYMBOLS_MAX: Final = 2_000_000  # Debian's kernels have a tenth
 NAME_MAX: Final = 512  # KSYM_NAME_LEN
 
 # e_shoff, e_shentsize, e_shnum
@@ -29,20 +30,28 @@ _EHDR: Final = Struct("<40xQ10xHH").unpack_from
 # sh_flags, sh_offset, sh_size, sh_link of an entry; sh_type stands before sh_flags
 _SHDR: Final = Struct("<4xIQ8xQQI20x")
 _SYM: Final = Struct("<IBxHQQ")  # st_name, st_info, st_shndx, st_value, st_size
-_ADDRESS: Final = re.compile(rb"[0-9A-Fa-f]{1,16}")
-_TEXT_LETTERS: Final = b"tTwW"
+_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,16}) (?:([tTwW])|\S) (?=\S)[^\n]*(?:\n|\Z)"  # group 2: code
+)
+_NAME_BITS: Final = 27  # enough for PART_MAX
 
-_Symbol = tuple[int, bool, int]  # address, is it code, where its name begins
+
+def symbol(address: int, is_code: bool, name_at: int) -> int:
+    """A symbol as one number, of which a million take 48 MB; they sort by address.
+
+    `name_at` is where its name begins, below 1 << 27.
+    """
+    return (address << 1 | is_code) << _NAME_BITS | name_at
 
 
 class Symbols:
     """Looks up code addresses. `slide` is how far KASLR has moved the kernel.
 
-    `names` has the symbols' names, each up to `end`. A file can let them overlap as
-    it likes: so only those that are asked for are taken out.
+    `symbols` are what `symbol` makes, `names` their names, each up to `end`. A file
+    can let them overlap as it likes: so only those that are asked for are taken out.
     """
 
-    def __init__(self, symbols: list[_Symbol], names: bytes, end: bytes) -> None:
+    def __init__(self, symbols: list[int], names: bytes, end: bytes) -> None:
         symbols.sort()  # of several at one address the last is a function's
         self._symbols = symbols
         self._names = names
@@ -59,28 +68,36 @@ class Symbols:
 
     def find(self, address: int) -> str | None:
         """`name+0xoffset/0xsize` of the function at an address, as Linux writes it."""
-        last = address - self.slide, True, len(self._names)
+        last = symbol(address - self.slide, True, (1 << _NAME_BITS) - 1)
         at = bisect_right(self._symbols, last)
         if at == 0:
             return None
-        start, is_code, name_at = self._symbols[at - 1]
+        found = self._symbols[at - 1]
+        start, is_code = self._address(found), found >> _NAME_BITS & 1
         offset = address - self.slide - start
         if not is_code or offset >= OFFSET_MAX:
             return None
         size = ""
         if at < len(self._symbols):
-            size = f"/{self._symbols[at][0] - start:#x}"
-        return f"{self._name(name_at)}+{offset:#x}{size}"
+            size = f"/{self._address(self._symbols[at]) - start:#x}"
+        return f"{self._name(found)}+{offset:#x}{size}"
 
-    def _name(self, at: int) -> str:
+    @staticmethod
+    def _address(found: int) -> int:
+        return found >> _NAME_BITS + 1
+
+    def _name(self, found: int) -> str:
+        at = found & (1 << _NAME_BITS) - 1
         name = self._names[at : at + NAME_MAX].split(self._end, 1)[0]
         return name.strip().decode(errors="replace")
 
     def slide_to(self, lstar: int) -> None:
         """Learn how far the kernel was moved, from MSR LSTAR: its syscall entry."""
-        name = b"entry_SYSCALL_64" + self._end
+        name, at = b"entry_SYSCALL_64" + self._end, (1 << _NAME_BITS) - 1
         entry = [
-            start for start, _, at in self._symbols if self._names.startswith(name, at)
+            self._address(found)
+            for found in self._symbols
+            if self._names.startswith(name, found & at)
         ]
         slide = lstar - entry[0] if entry else 0
         if 0 < slide < KASLR_MAX and slide % KASLR_ALIGN == 0:
@@ -102,24 +119,30 @@ def symbols_of(kernel: str | os.PathLike[str]) -> Symbols | None:
     return None
 
 
-def _from_map(file: ImageFile) -> tuple[list[_Symbol], bytes]:
+def _from_map(file: ImageFile) -> tuple[list[int], bytes]:
     data = _part(file, "text", 0, file.size)
-    symbols: list[_Symbol] = []
+    _check_count(file, data.count(b"\n"))
+    symbols: list[int] = []
     at = 0
-    for line in data.splitlines(keepends=True):
-        address, letter, name = (*line.split(None, 2), b"", b"", b"")[:3]
-        if len(letter) != 1 or not name:
-            shown = line[:40].rstrip().decode("ascii", "replace")
-            raise file.error(f"neither a System.map nor an ELF file: {shown!r}")
-        if _ADDRESS.fullmatch(address) is None:
-            shown = address[:40].decode("ascii", "replace")
-            raise file.error(f"not a System.map: {shown!r} is no address")
-        at += len(line)
-        symbols.append((int(address, 16), letter in _TEXT_LETTERS, at - len(name)))
+    for line in _LINE.finditer(data):
+        if line.start() > at:
+            break
+        address = line[1]
+        name_at = at + len(address) + 3
+        symbols.append(symbol(int(address, 16), line[2] is not None, name_at))
+        at = line.end()
+    if at < len(data):
+        shown = data[at : at + 40].split(b"\n")[0].decode("ascii", "replace")
+        raise file.error(f"neither a System.map nor an ELF file: {shown!r}")
     return symbols, data
 
 
-def _from_elf(file: ImageFile) -> tuple[list[_Symbol], bytes]:
+def _check_count(file: ImageFile, count: int) -> None:
+    if count > SYMBOLS_MAX:
+        raise file.error(f"has {count} symbols, more than {SYMBOLS_MAX}")
+
+
+def _from_elf(file: ImageFile) -> tuple[list[int], bytes]:
     head = file.read(0, 64)
     if len(head) < 64 or head[EI_CLASS] != ELFCLASS64:
         raise file.error("not a 64-bit ELF file")
@@ -131,6 +154,7 @@ def _from_elf(file: ImageFile) -> tuple[list[_Symbol], bytes]:
     for kind, _, start, size, link in sections:
         if kind == SHT_SYMTAB and link < len(sections):
             _, _, names_start, names_size, _ = sections[link]
+            _check_count(file, size // _SYM.size)
             table = _part(file, "symbol table", start, size // _SYM.size * _SYM.size)
             names = _part(file, "symbols' names", names_start, names_size)
             flags = [section[1] for section in sections]
@@ -151,12 +175,12 @@ def _part(file: ImageFile, what: str, start: int, size: int) -> bytes:
     return data
 
 
-def _elf_symbols(table: bytes, names: bytes, flags: list[int]) -> list[_Symbol]:
-    symbols: list[_Symbol] = []
+def _elf_symbols(table: bytes, names: bytes, flags: list[int]) -> list[int]:
+    symbols: list[int] = []
     for name_at, info, section, value, _ in _SYM.iter_unpack(table):
         if section == SHN_UNDEF or section >= SHN_LORESERVE or section >= len(flags):
             continue
         if names[name_at : name_at + 1] not in (b"", b"\0"):
             code = bool(flags[section] & SHF_EXECINSTR) or info & 0xF == STT_FUNC
-            symbols.append((value, code, name_at))
+            symbols.append(symbol(value, code, name_at))
     return symbols

@@ -10,7 +10,7 @@ from vmm.errors import GuestAddressError, KvmError, VmmError
 from vmm.kvm.abi import kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
 from vmm.paused_guest import PausedGuest
-from vmm.symbols import Symbols
+from vmm.symbols import Symbols, symbol
 
 TEXT = 0xFFFF_FFFF_8100_0000  # mapped to the page at 0x1000
 STACK = 0xFFFF_C900_0000_0000  # to that at 0x2000
@@ -65,8 +65,8 @@ def memory() -> Iterator[GuestMemory]:
 
 def symbols() -> Symbols:
     names = b"start caller entry_SYSCALL_64 "
-    places = [(TEXT, True, 0), (TEXT + 0x80, True, 6), (TEXT + 0x100, True, 13)]
-    return Symbols(places, names, end=b" ")
+    places = (TEXT, 0), (TEXT + 0x80, 6), (TEXT + 0x100, 13)
+    return Symbols([symbol(at, True, name) for at, name in places], names, end=b" ")
 
 
 def test_report_shows_registers(vcpu: StoppedVcpu, memory: GuestMemory) -> None:

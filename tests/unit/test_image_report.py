@@ -54,6 +54,11 @@ def test_bzimage_offers_all_that_it_and_its_payload_have(tmp_path: Path) -> None
     assert report.here == "linux64 at 0x1000200 (bzImage, boot protocol 2.15)"
 
 
+def test_image_over_something_of_ours_is_told_not_to_boot(tmp_path: Path) -> None:
+    report = report_of(tmp_path, flat((0x508, 0x500, 0, 0, 0x540)))
+    assert report.here.startswith("can't be booted: what it has at [0x500, 0x600)")
+
+
 def test_on_pvm_the_payload_is_entered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
