@@ -10,8 +10,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from .config import MachineConfig, path_of
-from .errors import ConfigError
+from .config import MachineConfig
 from .guardian import Guardian
 from .machine import Machine
 from .messages import say, show_traceback
@@ -39,7 +38,6 @@ def run(options: argparse.Namespace) -> int:
         options.serial = "null" if options.capture else "stdio"
     report = _reporter(options.result)
     profile = _new_profile(options)
-    _check_apart(options)
     try:
         result, error = _run_machine(options, profile)
     except Exception as failure:
@@ -68,19 +66,6 @@ def _reporter(path: str | None) -> Callable[[RunResult], None]:
 
     check_result_path(path)
     return partial(write_result, path)
-
-
-def _check_apart(options: argparse.Namespace) -> None:
-    """Raises ConfigError for a report that would take a console's file's place."""
-    consoles = [options.serial, *options.tee, options.capture or ""]
-    for option in ("result", "profile"):
-        path = getattr(options, option)
-        for where in consoles:
-            if path is not None and os.path.realpath(path) == path_of(where):
-                raise ConfigError(
-                    f"{option}: {path!r} is where a console writes ({where!r}): each "
-                    "needs a file of its own"
-                )
 
 
 def _new_profile(options: argparse.Namespace) -> "Profile | None":

@@ -60,7 +60,10 @@ class Symbols:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Symbols":
-        """Read a file. Raises ConfigError, naming it, if it has no symbols."""
+        """Read a file. Raises ConfigError, naming it, if it has none, or no whole ones.
+
+        A System.map may end within a line.
+        """
         with ImageFile("symbols", path) as file:
             if is_elf(file.read(0, 4)):
                 return cls(*_from_elf(file), b"\0")
@@ -122,16 +125,17 @@ def symbols_of(kernel: str | os.PathLike[str]) -> Symbols | None:
 def _from_map(file: ImageFile) -> tuple[list[int], bytes]:
     data = _part(file, "text", 0, file.size)
     _check_count(file, data.count(b"\n"))
+    end = data.rfind(b"\n") + 1 or len(data)  # without a line that was cut
     symbols: list[int] = []
     at = 0
-    for line in _LINE.finditer(data):
+    for line in _LINE.finditer(data, 0, end):
         if line.start() > at:
             break
         address = line[1]
         name_at = at + len(address) + 3
         symbols.append(symbol(int(address, 16), line[2] is not None, name_at))
         at = line.end()
-    if at < len(data):
+    if at < end:
         shown = data[at : at + 40].split(b"\n")[0].decode("ascii", "replace")
         raise file.error(f"neither a System.map nor an ELF file: {shown!r}")
     return symbols, data
@@ -169,8 +173,7 @@ def _part(file: ImageFile, what: str, start: int, size: int) -> bytes:
     data = file.read(start, size)
     if len(data) < size:
         raise file.error(
-            f"truncated: its {what}, {size} bytes at {start} of {file.size}, can't be "
-            "there"
+            f"was cut: its {what}, {size} bytes at {start}, lie beyond its end"
         )
     return data
 

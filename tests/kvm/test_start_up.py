@@ -13,6 +13,7 @@ STANDARD = """
     stat struct sys termios threading time types typing
 """.split()
 OURS = """
+    boot.placement input_file
     board boot boot.acpi boot.aml boot.bootparam boot.bzimage boot.cpu_state
     boot.cpuid boot.cpuid_time boot.elf devices.acpi_device devices.acpi_pm
     boot.image boot.kernel boot.layout boot.linux boot.mptable cli config

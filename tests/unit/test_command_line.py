@@ -85,14 +85,6 @@ USAGE = {
     "serial rate": (("run", "--serial-rate", "x"), "serial_rate: 'x' is no size"),
     "result": (("run", "--result", "/nowhere/r"), "there is no directory '/nowhere'"),
     "result in /proc": (("run", "--result", "/proc/x"), "'/proc/x' can't be written"),
-    "result over a console": (
-        ("run", "--result", "log", "--serial", "file:./log"),
-        "result: 'log' is where a console writes ('file:./log')",
-    ),
-    "profile over a tee": (
-        ("run", "--profile", "p.json", "--tee", "file:p.json"),
-        "profile: 'p.json' is where a console writes",
-    ),
     "kernel from a pipe": (("run", "--kernel", f"/dev/fd/{PIPE[0]}"), "is a pipe, not"),
 }
 

@@ -188,22 +188,6 @@ def test_parts_of_a_sparse_terabyte_are_not_read(
         Symbols.load(path)
 
 
-@pytest.mark.parametrize("whole", [SYSTEM_MAP.encode(), elf(("main", 1, 0x1000))])
-def test_a_cut_file_is_refused_or_read_wherever_it_is_cut(
-    tmp_path: Path, whole: bytes
-) -> None:
-    refused = []
-    for size in range(len(whole)):
-        path = tmp_path / "cut"
-        path.write_bytes(whole[:size])
-        try:
-            Symbols.load(path).find(0x1000)
-        except ConfigError as error:
-            refused.append(str(error))
-    assert len(refused) > 50
-    assert all(message.startswith("symbols '") for message in refused)
-
-
 @settings(max_examples=cases(100, 5000), deadline=None)
 @given(at=st.integers(0, 64 + 5 * 64 + 60), patch=st.binary(min_size=1, max_size=8))
 def test_damage_raises_no_other_error(
