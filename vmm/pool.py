@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import ParamSpec, TypeVar
 
+from . import threads
 from .errors import WorkerDied
 
 P = ParamSpec("P")
@@ -29,7 +30,11 @@ class RunPool(ThreadPoolExecutor):
     """
 
     def __init__(self, size: int | None = None) -> None:
-        super().__init__(size or os.cpu_count(), thread_name_prefix="vmm-run")
+        super().__init__(
+            size or os.cpu_count(),
+            thread_name_prefix="vmm-run",
+            initializer=threads.block_signals,
+        )
         self._spawn = multiprocessing.get_context("spawn")
         self._start_lock = threading.Lock()  # guards the next two
         self._running: set[multiprocessing.process.BaseProcess] = set()
@@ -69,6 +74,7 @@ class RunPool(ThreadPoolExecutor):
                 if self._is_stopped:
                     raise CancelledError
                 process.start()
+                threads.block_signals()  # its resource tracker has let some through
                 self._running.add(process)
             try:
                 succeeded, value = receiver.recv()
@@ -101,7 +107,8 @@ def _work(
 ) -> None:
     """The process's whole life."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: our parent decides
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the thread's that has spawned us
+    threads.start(threading.Thread(target=_die_with_parent, daemon=True))
     try:
         outcome = (True, function(*args, **kwargs))
     except Exception as error:

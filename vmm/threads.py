@@ -29,8 +29,16 @@ def start(thread: threading.Thread) -> None:
     another thread.
     """
     # Blocked before, as the thread inherits it; a signal that comes now waits.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN)
+    before = block_signals()
     try:
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def block_signals() -> set[int]:
+    """Leave signals to other threads, from here on; returns what was blocked before.
+
+    For a thread that somebody else has started. Its children inherit it.
+    """
+    return signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN)

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from vmm import threads
 from vmm.errors import KvmUnavailable
 from vmm.kvm.kvm import Kvm
 from vmm.machine import Machine, open_machines
@@ -59,7 +60,7 @@ class _Deadline:
             factory.stop(self.message)
 
     def __enter__(self) -> "_Deadline":
-        self._timer.start()
+        threads.start(self._timer)
         return self
 
     def __exit__(self, *_: object) -> None:
