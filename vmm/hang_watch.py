@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .devices.clock import Clock
+from .looks import Looks
 
 LOOKS: Final = 16  # within the limit
 LOOK_MIN_NS: Final = 10_000_000
@@ -16,7 +17,8 @@ class HangWatch:
     `progress` is anything that compares unequal once the guest has done
     something. It is looked at now and then on the clock's thread, so that the
     silence was at least as long as the limit, and at most a look longer. While it
-    goes on, `on_hang` is called again after each further limit.
+    goes on, `on_hang` is called again after each further limit. Time in which this
+    process was stopped isn't the guest's, and doesn't count.
     """
 
     def __init__(
@@ -26,25 +28,21 @@ class HangWatch:
         progress: Callable[[], object],
         on_hang: Callable[[], None],
     ) -> None:
-        self._clock = clock
         self._limit_ns = int(limit_s * 1e9)
-        self._look_ns = min(max(self._limit_ns // LOOKS, LOOK_MIN_NS), LOOK_MAX_NS)
         self._progress = progress
         self._on_hang = on_hang
         self._seen = progress()
-        self._since_ns = clock.now_ns()
-        self._set_timer()
+        self._silent_ns = 0
+        period = min(max(self._limit_ns // LOOKS, LOOK_MIN_NS), LOOK_MAX_NS)
+        Looks(clock, period, self._look)
 
-    def _set_timer(self) -> None:
-        self._timer = self._clock.call_at(
-            self._clock.now_ns() + self._look_ns, self._look
-        )
-
-    def _look(self) -> None:
-        now, seen = self._clock.now_ns(), self._progress()
+    def _look(self, passed_ns: int) -> bool:
+        seen = self._progress()
         if seen != self._seen:
-            self._seen, self._since_ns = seen, now
-        elif now - self._since_ns >= self._limit_ns:
-            self._since_ns = now
+            self._seen, self._silent_ns = seen, 0
+            return True
+        self._silent_ns += passed_ns
+        if self._silent_ns >= self._limit_ns:
+            self._silent_ns = 0
             self._on_hang()
-        self._set_timer()
+        return True

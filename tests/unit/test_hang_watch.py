@@ -1,6 +1,7 @@
 """HangWatch: what stands still for too long is found, and nothing else."""
 
-from vmm.devices.clock import VirtualClock
+from stopped_clock import StoppedClock
+
 from vmm.hang_watch import HangWatch
 
 SECOND = 1_000_000_000
@@ -10,7 +11,7 @@ class Rig:
     """A watch of two seconds over a number."""
 
     def __init__(self) -> None:
-        self.clock = VirtualClock()
+        self.clock = StoppedClock()
         self.progress = 0
         self.hangs_ns: list[int] = []
         HangWatch(self.clock, 2, lambda: self.progress, self._on_hang)
@@ -49,3 +50,13 @@ def test_hang_that_goes_on_is_told_again() -> None:
     rig = Rig()
     rig.clock.advance(9 * SECOND)
     assert len(rig.hangs_ns) == 4
+
+
+def test_time_in_which_we_were_stopped_is_not_the_guests() -> None:
+    rig = Rig()
+    for _ in range(2):
+        rig.clock.advance(SECOND // 2)
+        rig.clock.stand_still(60 * SECOND)
+    assert rig.hangs_ns == []
+    rig.clock.advance(SECOND)
+    assert len(rig.hangs_ns) == 1
