@@ -10,15 +10,22 @@ from .errors import VmmError
 from .event_loop import EventLoop
 from .power_cycle import Parts, PowerCycle
 from .result import EXIT_CODES, ExitReason, RunResult
-from .run_control import End, failure
+from .run_control import LOOK, End, failure
 
 if TYPE_CHECKING:  # most runs don't import them
     from .command_port import CommandPort
+    from .panic_signs import PanicSigns
     from .paused_guest import PausedGuest
     from .symbols import Symbols
 
-# How a boot that has panicked may end: at once, by its own reset, by reboot=t.
-_AFTER_A_PANIC: Final = (ExitReason.PANIC, ExitReason.RESET, ExitReason.CRASH)
+# How a boot that has panicked may end, beside at once: by its own reset, by reboot=t,
+# or not at all. Where only words tell of the panic, this is a second sign.
+_SIGNS: Final = {
+    ExitReason.RESET: "a reset follows",
+    ExitReason.CRASH: "a crash follows",
+    ExitReason.HANG: "nothing follows",
+}
+_AFTER_A_PANIC: Final = (ExitReason.PANIC, *_SIGNS)
 _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 
@@ -68,6 +75,7 @@ class Life:
         self._resets = 0
         self._powered = False
         self._report = ""
+        self._signs: PanicSigns | None = None
         self._thread = threading.Thread(target=self._main, name="vmm-vcpu0")
 
     # For the machine, on any thread
@@ -141,7 +149,7 @@ class Life:
     def _live(self) -> bool:
         """Run one boot after another; whether the last one's result is made."""
         while True:
-            self.cycle.run()
+            self._run()
             self._look_back()
             policy = self._policy()
             if policy == "pause":
@@ -155,10 +163,43 @@ class Life:
                 return False
             self._boot_again()
 
+    def _run(self) -> None:
+        """Run until the control has an end, with looks at the vCPUs in between."""
+        self._signs = None
+        while True:
+            self.cycle.run()
+            if self._control.end is not LOOK:
+                return
+            self._look_for_panic()
+            if not self._control.go_on():
+                return
+
+    def _look_for_panic(self) -> None:
+        """Words of a panic were printed: whether the kernel has panicked shows here."""
+        from .panic_signs import PanicSigns
+
+        watch, turn = self._outside.console.watch, self._control.turn
+        signs = self._signs = self._signs or PanicSigns()
+        signs.look(self.cycle.vcpus, self._parts.memory, by_printk=watch.by_printk)
+        if signs.is_refuted:
+            watch.dismiss()
+            self._signs = None  # the next words are a case of their own
+        if signs.sign is not None:
+            watch.prove(signs.sign)
+        if watch.has_crash_kernel:
+            return
+        if watch.is_proven:
+            self._control.finish(End(ExitReason.PANIC, watch.detail), turn)
+        elif watch.line is not None:
+            loop = self._outside.loop
+            due = loop.now_ns() + signs.next_look_ns
+            loop.call_at(due, lambda: self._control.look(turn))
+
     def _look_back(self) -> None:
         """Note what is lost once the VM is gone."""
         end = self._control.end
         assert end is not None
+        self._weigh_words(end)
         if end.reason is ExitReason.RESET:
             self._resets += 1
         if end.reason in _REPORTED:
@@ -168,13 +209,24 @@ class Life:
             report = crash_report(self.cycle.vcpus, parts.memory, self._find_symbols())
             self._report = "\n".join([report, *parts.devices.reports()])
 
+    def _weigh_words(self, end: End) -> None:
+        """Words of a panic that nobody has been sure of: its end may tell."""
+        console = self._outside.console
+        sign = _SIGNS.get(end.reason)
+        if sign is None or console.panic_line is None or console.watch.is_proven:
+            return
+        if console.watch.restarts_in_order:
+            console.watch.dismiss()
+        else:
+            console.watch.prove(sign)
+
     def _verdict(self) -> End:
         """Why the boot has ended; the end of one that has panicked is a panic."""
         end = self._control.end
         assert end is not None
-        panic = self._outside.console.panic_line
-        if panic is not None and end.reason in _AFTER_A_PANIC:
-            return End(ExitReason.PANIC, panic)
+        watch = self._outside.console.watch
+        if watch.is_proven and end.reason in _AFTER_A_PANIC:
+            return End(ExitReason.PANIC, watch.detail)
         return end
 
     def _policy(self) -> str:

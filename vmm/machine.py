@@ -268,17 +268,20 @@ class Machine:
         self._outside.abandon()
 
     def _on_panic(self) -> None:
-        """A panic was printed: don't wait for what the guest does then.
+        """A panic was told of: don't wait for what the guest does then.
 
-        But shortly, for the rest of its report.
+        But shortly, for the rest of its report. Words alone may be a program's: the
+        vCPUs are to show whether the kernel has panicked.
         """
-        turn = self._control.turn
+        turn, watch = self._control.turn, self.console.watch
 
         def panicked() -> None:
-            if self.console.watch.has_crash_kernel:
+            if watch.has_crash_kernel:
                 return  # it is to have its time
-            end = End(ExitReason.PANIC, self.console.watch.line or "")
-            self._control.finish(end, turn)
+            if watch.is_proven:
+                self._control.finish(End(ExitReason.PANIC, watch.detail), turn)
+            else:
+                self._control.look(turn)
 
         when_silent(self._loop, lambda: self.console.sink.accepted, panicked)
 

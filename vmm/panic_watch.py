@@ -21,6 +21,12 @@ _OOPS: Final = re.compile(
     rb"(?<![A-Za-z])BUG: |kernel BUG at |Oops: |general protection fault[,:]"
     rb"|: [0-9a-f]{4} \[#\d+\]|" + PANIC
 )
+CUT: Final = b"\0"  # stands for the beginning of a line that we haven't kept
+BEFORE_MAX: Final = 48  # bytes, of what printk puts in front of its lines
+# What stands between a line's beginning, or whatever a program left there, and the
+# words: kernel/printk/printk.c, info_print_prefix().
+_OF_PRINTK: Final = re.compile(rb"((^|\n)(<\d+>)?|\[ *\d+\.\d+\](\[ *[CT]\d+\])? )\Z")
+_IN_ORDER: Final = re.compile(rb"reboot: Restarting system|sysrq: (SysRq : )?Resetting")
 
 
 class _Log:
@@ -45,11 +51,12 @@ class _Log:
 
 
 class PanicWatch:
-    """Reads one boot's output; `on_panic` is called once, at the first panic.
+    """Reads one boot's output; `on_panic` is called at the words of a panic.
 
-    A guest may tell of one by pvpanic, too. Thread-safe: bytes carry their position
-    in the stream, so that those that wait in a buffer may be shown ahead of their turn
-    and again when it comes.
+    They are a panic's once `prove` has said so; until then, or until `dismiss`, nobody
+    knows. A guest may tell of one by pvpanic, too, which needs no words. Thread-safe:
+    bytes carry their position in the stream, so that those that wait in a buffer may be
+    shown ahead of their turn and again when it comes.
     """
 
     def __init__(self) -> None:
@@ -61,10 +68,15 @@ class PanicWatch:
 
     def _begin(self) -> None:
         self._line: str | None = None
+        self._open_line: bytes | None = None  # of which more may come
+        self._by_printk = False
+        self._signs: list[str] = []
+        self._in_order = False
         self._told = False
         self._has_crash_kernel = False
         self._log: _Log | None = None
-        self._tail = b""
+        self._log_is_of_words = False
+        self._tail = b""  # the last line, as far as it has come
 
     def restart(self, position: int) -> None:
         """The guest boots again; its output begins at `position`."""
@@ -104,7 +116,7 @@ class PanicWatch:
 
     @property
     def line(self) -> str | None:
-        """None until a panic was printed, then its line as far as it has come.
+        """None until the words of a panic came, then their line as far as it has come.
 
         Or what we know of one that was told by pvpanic alone.
         """
@@ -112,6 +124,49 @@ class PanicWatch:
             if self._line is None and self._told:
                 return TOLD
             return self._line
+
+    @property
+    def by_printk(self) -> bool:
+        """Whether the words stand where the kernel's do: behind a time, or in front."""
+        return self._by_printk
+
+    @property
+    def restarts_in_order(self) -> bool:
+        """Whether the kernel has said since that it restarts because it was told to.
+
+        It doesn't after a panic. kernel/reboot.c, drivers/tty/sysrq.c.
+        """
+        return self._in_order
+
+    def prove(self, sign: str) -> None:
+        """The words were a panic's: `sign` shows it."""
+        with self._lock:
+            self._signs.append(sign)
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether there is more than words."""
+        return self._told or bool(self._signs)
+
+    @property
+    def detail(self) -> str:
+        """The panic's line, and what else shows that it is one; "" if there is none."""
+        with self._lock:
+            if self._line is None:
+                return TOLD if self._told else ""
+            signs = [*(["pvpanic tells of it"] if self._told else []), *self._signs]
+            return f"{self._line} ({', '.join(signs)})" if signs else self._line
+
+    def dismiss(self) -> None:
+        """The words were none of a panic's: forget them. The next may be."""
+        with self._lock:
+            if self.is_proven:
+                return
+            self._line = self._open_line = None
+            self._in_order = False
+            self._tail = CUT
+            if self._log_is_of_words:
+                self._log = None
 
     @property
     def oops(self) -> str:
@@ -128,29 +183,50 @@ class PanicWatch:
         return self._oops if self._log is None else self._log.text()
 
     def _look(self, data: bytes) -> None:
-        if self._log is None:
-            text = self._tail + data
-            found = _OOPS.search(text)
-            if found is None:
-                line = text.rfind(b"\n") + 1
-                self._tail = text[max(line, len(text) - LINE_MAX) :]
-                return
-            data = text[text.rfind(b"\n", 0, found.start()) + 1 :]
-            self._tail = b""
-            self._log = _Log()
-        self._log.add(data)
-        self._look_for_panic(data)
-
-    def _look_for_panic(self, data: bytes) -> None:
-        if self._line is not None and b"\n" in self._tail:
-            return
         text = self._tail + data
+        self._look_for_oops(text, data)
+        start = 0
+        if self._open_line is not None:
+            self._add_to_line(data)
+        elif self._line is None:
+            start = self._look_for_panic(text)
+        if self._line is not None:
+            self._in_order |= _IN_ORDER.search(text, start) is not None
+        self._tail = text[text.rfind(b"\n") + 1 :]
+        if len(self._tail) > LINE_MAX:
+            self._tail = CUT + self._tail[-LINE_MAX:]
+
+    def _look_for_oops(self, text: bytes, data: bytes) -> None:
+        if self._log is not None:
+            self._log.add(data)
+            return
+        found = _OOPS.search(text)
+        if found is not None:
+            start = text.rfind(b"\n", 0, found.start()) + 1
+            self._log = _Log()
+            self._log.add(text[start:].removeprefix(CUT))
+            self._log_is_of_words = found[0] == PANIC
+
+    def _look_for_panic(self, text: bytes) -> int:
+        """Where the words are; -1 if they aren't."""
         at = text.find(PANIC)
         if at < 0:
-            self._tail = text[1 - len(PANIC) :]
-            return
-        self._tail = text[at : at + LINE_MAX]
-        self._line = self._tail.split(b"\n")[0].strip().decode(errors="replace")
+            return at
+        before = text[max(0, at - BEFORE_MAX) : at]
+        if at > BEFORE_MAX:  # no line begins where we have cut
+            before = CUT + before
+        self._by_printk = _OF_PRINTK.search(before) is not None
+        self._open_line = b""
+        self._add_to_line(text[at:])
+        return at
+
+    def _add_to_line(self, data: bytes) -> None:
+        assert self._open_line is not None
+        text = self._open_line + data
+        line, newline, _ = text[:LINE_MAX].partition(b"\n")
+        self._line = line.strip().decode(errors="replace")
+        is_whole = newline or len(text) >= LINE_MAX
+        self._open_line = None if is_whole else text
 
 
 def when_silent(

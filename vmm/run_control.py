@@ -6,7 +6,7 @@ the end, and every vCPU is made to leave KVM_RUN and look.
 
 import signal
 import threading
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .errors import VmmError
 from .kvm._libc import KICK_SIGNAL
@@ -30,6 +30,9 @@ def failure(error: Exception) -> End:
     detail = str(error) if known else f"{type(error).__name__}: {error}"
     return End(ExitReason.ERROR, detail, error=error)
 
+
+# No end: the vCPUs stand still for a moment, to be looked at. Any other comes first.
+LOOK: Final = End(ExitReason.PANIC, "a look at the vCPUs")
 
 # What ends a run, though a boot may have ended by itself just before.
 _OF_THE_RUN = (ExitReason.STOPPED, ExitReason.TIMEOUT, ExitReason.ERROR)
@@ -56,16 +59,37 @@ class RunControl:
         with self._lock:
             if turn is not None and turn != self.turn:
                 return
-            if self.end is None:
+            if self.end is None or self.end is LOOK:
                 self.end = end
             elif self._next is None and end.reason in _OF_THE_RUN:
                 self._next = end
                 self._changed.notify_all()
-            for vcpu, thread in self._running.items():
-                # The flag for a vCPU that is just about to enter KVM_RUN, the
-                # signal for one that is inside: either alone loses the stop.
-                vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = 1
-                signal.pthread_kill(thread, KICK_SIGNAL)
+            self._kick()
+
+    def look(self, turn: int) -> None:
+        """Make the guest stand still, with `end` LOOK, until it ends or may `go_on`.
+
+        Not if it has ended, nor another turn than `turn`.
+        """
+        with self._lock:
+            if turn == self.turn and self.end is None:
+                self.end = LOOK
+                self._kick()
+
+    def go_on(self) -> bool:
+        """The look is over: let the guest run on; False if it has ended meanwhile."""
+        with self._lock:
+            if self.end is not LOOK:
+                return False
+            self.end = None
+            return True
+
+    def _kick(self) -> None:
+        for vcpu, thread in self._running.items():
+            # The flag for a vCPU that is just about to enter KVM_RUN, the
+            # signal for one that is inside: either alone loses the stop.
+            vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = 1
+            signal.pthread_kill(thread, KICK_SIGNAL)
 
     def poke(self) -> None:
         """Make a vCPU for which KVM has collected writes come and take them."""

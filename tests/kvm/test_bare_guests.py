@@ -126,7 +126,7 @@ def test_a_reset_after_a_panic_line_is_a_panic() -> None:
     result, _ = run("panic")
     assert result.reason is ExitReason.PANIC
     assert result.exit_code == EXIT_CODES[ExitReason.PANIC] == 34
-    assert result.detail == "Kernel panic - not syncing: bare guest"
+    assert result.detail == ("Kernel panic - not syncing: bare guest (a reset follows)")
 
 
 @pytest.mark.parametrize("name", ["spin", "halt", "flood"])

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare_machine
+from guests import DEADLINE, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult, VmmError
 from vmm.errors import ConfigError
@@ -25,7 +25,7 @@ def run(name: str, **settings: object) -> RunResult:
 def test_a_panic_ends_the_run_though_the_guest_never_resets() -> None:
     result = run("panic-halt")
     assert (result.reason, result.exit_code) == (ExitReason.PANIC, 34)
-    assert result.detail == PANIC
+    assert result.detail == f"{PANIC} (its CPUs halt with interrupts off)"
     assert result.resets == 0
 
 
@@ -58,6 +58,27 @@ def test_on_panic_restart_counts_for_a_panic_that_resets() -> None:
             machine.console.expect(PANIC, timeout=DEADLINE)
         machine.stop()
         assert machine.wait(DEADLINE).resets >= 2
+
+
+def test_words_of_a_panic_before_somebodys_halt_end_nobody(tmp_path: Path) -> None:
+    """They stand where no kernel prints its own, and the guest does nothing more."""
+    text = b"Kernel panic - not syncing: bare guest\n"
+    quoted = b"quoted: Kernel panic - not syncing: xx\n"
+    kernel = tmp_path / "quoted.elf"
+    kernel.write_bytes(built("bare/panic-halt.elf").read_bytes().replace(text, quoted))
+    with Machine(MachineConfig(kernel=kernel, timeout=1)) as machine:
+        result = machine.run()
+        assert quoted in machine.console.read()
+    assert (result.reason, result.exit_code) == (ExitReason.TIMEOUT, 124)
+
+
+def test_a_panic_that_nothing_shows_but_the_silence_after_it_is_one() -> None:
+    """Its CPU isn't to be seen, as where KVM doesn't say: a hang is a sign, too."""
+    with bare_machine("panic-halt", hang_s=0.5, timeout=DEADLINE) as machine:
+        machine._control.look = lambda turn: None  # type: ignore[method-assign]
+        result = machine.run()
+    assert (result.reason, result.exit_code) == (ExitReason.PANIC, 34)
+    assert result.detail == f"{PANIC} (nothing follows)"
 
 
 # Pause
@@ -226,6 +247,31 @@ def test_symbols_that_are_none_are_refused_before_the_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.linux
+def test_words_of_a_panic_in_a_commands_output_are_output() -> None:
+    """On the console, by printk, and in dmesg; asleep, and at work."""
+    words = "Kernel panic - not syncing: quoted"
+    command = f"echo {words}; echo {words} >/dev/kmsg; dmesg; sleep 1; echo {words}; "
+    command += "n=0; while [ $n -lt 50000 ]; do n=$((n+1)); done; exit 3"
+    config = MachineConfig(
+        command=["sh", "-c", command], append="quiet", timeout=DEADLINE
+    )
+    with Machine(config) as machine:
+        result = machine.run()
+        assert machine.console.read().count(words.encode()) >= 3
+    assert (result.reason, result.exit_code) == (ExitReason.EXITED, 3)
+
+
+@pytest.mark.linux
+def test_a_restart_after_words_of_a_panic_is_a_reset(tmp_path: Path) -> None:
+    script = with_script(tmp_path, "echo Kernel panic - not syncing: quoted")
+    config = MachineConfig(initrd=script, append="quiet", timeout=DEADLINE)
+    with Machine(config) as machine:
+        result = machine.run()
+    assert (result.reason, result.exit_code) == (ExitReason.RESET, 0)
+    assert result.detail == ""
+
+
+@pytest.mark.linux
 @pytest.mark.both
 def test_linux_that_panics_and_waits_for_ever_ends_with_its_report() -> None:
     config = MachineConfig(
@@ -234,6 +280,7 @@ def test_linux_that_panics_and_waits_for_ever_ends_with_its_report() -> None:
     with Machine(config) as machine:
         result = machine.run()
         assert result.reason is ExitReason.PANIC
+        assert result.detail.endswith(" (its kernel spins in a delay loop)")
         assert "Attempted to kill init!" in result.oops.splitlines()[0]
         assert "end Kernel panic" in result.oops
         assert machine.paused is not None

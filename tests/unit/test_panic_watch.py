@@ -6,6 +6,7 @@ import threading
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stopped_clock import StoppedClock
 
 from vmm.devices.clock import VirtualClock
 from vmm.panic_watch import (
@@ -188,6 +189,87 @@ def test_patience_ends_though_the_guest_prints_on() -> None:
     printer = Printer(clock, QUIET_NS // 2, 1000)
     clock.advance(PATIENCE_NS * 2)
     assert printer.done_ns == [PATIENCE_NS]
+
+
+def test_a_report_is_not_over_because_we_were_stopped() -> None:
+    clock = StoppedClock()
+    printer = Printer(clock, QUIET_NS // 2, 4)
+    clock.advance(QUIET_NS // 2)
+    clock.stand_still(0)
+    clock._now_ns += 10 * PATIENCE_NS  # all that was due runs now, in its order
+    clock.advance(0)
+    assert (printer.printed, printer.done_ns) == (4, [])
+
+
+# Words, and what else there is
+
+
+def test_words_alone_prove_nothing() -> None:
+    watch = Fed(LOG)
+    assert (watch.line, watch.detail, watch.is_proven) == (MESSAGE, MESSAGE, False)
+
+
+def test_the_detail_has_every_sign() -> None:
+    watch = Fed(LOG)
+    watch.panic_told()
+    watch.prove("a reset follows")
+    assert watch.is_proven
+    assert watch.detail == f"{MESSAGE} (pvpanic tells of it, a reset follows)"
+
+
+def test_words_that_are_dismissed_were_none_and_the_next_are_news() -> None:
+    watch = Fed(b"# echo Kernel panic - not syncing: quoted")
+    watch.dismiss()
+    assert (watch.line, watch.detail, watch.oops, watch.news) == (None, "", "", 1)
+    watch.add(b" still the same\r\nand more\r\n")
+    assert (watch.line, watch.news) == (None, 1)
+    watch.add(LOG)
+    assert (watch.line, watch.oops, watch.news) == (MESSAGE, KEPT, 2)
+
+
+def test_a_log_that_an_oops_began_outlives_words_that_are_dismissed() -> None:
+    watch = Fed(b"BUG: real\nKernel panic - not syncing: quoted\n")
+    watch.dismiss()
+    assert watch.line is None
+    assert watch.oops.startswith("BUG: real\n")
+
+
+def test_a_panic_that_is_proven_is_not_dismissed() -> None:
+    watch = Fed(LOG)
+    watch.prove("its interrupts stay off")
+    watch.dismiss()
+    assert watch.line == MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("before", "by_printk"),
+    [
+        (b"", True),
+        (b"a line\r\n", True),
+        (b"<0>", True),
+        (b"[    1.234567] ", True),
+        (b"# a prompt[    1.234567] ", True),
+        (b"[    1.234567][   T12] ", True),
+        (b"user text: ", False),
+        (b"grep '", False),
+        (b"x" * 1000, False),
+    ],
+)
+def test_the_kernels_lines_are_told_from_others(before: bytes, by_printk: bool) -> None:
+    line = b"Kernel panic - not syncing: gone\n"
+    for cut in range(len(before + line) + 1):
+        data = before + line
+        assert Fed(data[:cut], data[cut:]).by_printk == by_printk
+
+
+@pytest.mark.parametrize(
+    "line", [b"[    2.0] reboot: Restarting system\n", b"sysrq: Resetting\n"]
+)
+def test_a_restart_in_order_is_what_follows_the_words(line: bytes) -> None:
+    assert not Fed(line, LOG).restarts_in_order
+    assert not Fed(line + LOG).restarts_in_order
+    for cut in range(len(line)):
+        assert Fed(LOG + line[:cut], line[cut:]).restarts_in_order
 
 
 # Told by pvpanic

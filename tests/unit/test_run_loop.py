@@ -22,7 +22,7 @@ from vmm.kvm import abi
 from vmm.kvm._libc import KICK_SIGNAL, install_kick_handler
 from vmm.memory import GuestMemory, Range
 from vmm.result import ExitReason
-from vmm.run_control import End, RunControl
+from vmm.run_control import LOOK, End, RunControl
 from vmm.run_loop import RunLoop
 
 PORT = 0x500
@@ -508,6 +508,36 @@ def test_the_runs_end_ends_a_hold_for_good(reason: ExitReason) -> None:
     thread.join(10)
     assert told == [False]
     assert not control.resume()
+
+
+# A look
+
+
+def test_look_stops_the_guest_until_it_may_go_on(rig: Rig) -> None:
+    rig.control.look(rig.control.turn)
+    assert rig.run(plain(abi.KVM_EXIT_SHUTDOWN)) is LOOK
+    assert rig.control.go_on()
+    assert rig.control.end is None
+    assert rig.run(plain(abi.KVM_EXIT_SHUTDOWN)).reason is ExitReason.CRASH
+
+
+@pytest.mark.parametrize("reason", ExitReason)
+def test_every_end_comes_before_a_look(reason: ExitReason) -> None:
+    control = RunControl()
+    control.look(control.turn)
+    control.finish(End(reason))
+    assert control.end == End(reason)
+    assert not control.go_on()
+    control.look(control.turn)
+    assert control.end == End(reason)
+
+
+def test_look_at_an_earlier_turn_comes_too_late() -> None:
+    control = RunControl()
+    control.finish(End(ExitReason.RESET))
+    control.rearm()
+    control.look(control.turn - 1)
+    assert control.end is None
 
 
 # What stops a vCPU in the end: the signal

@@ -112,6 +112,11 @@ class kvm_msr_filter(Structure):
     ]
 
 
+class kvm_mp_state(Structure):
+    mp_state: int
+    _fields_ = [("mp_state", c_uint32)]
+
+
 class kvm_regs(Structure):
     rip: int
     rflags: int
@@ -324,6 +329,7 @@ KVM_TRANSLATE: Final = _IOWR(0x85, sizeof(kvm_translation))  # API 4.15
 KVM_GET_MSRS: Final = _IOWR(0x88, _MSRS_HEADER)  # API 4.18
 KVM_SET_MSRS: Final = _IOW(0x89, _MSRS_HEADER)  # API 4.19
 KVM_SET_CPUID2: Final = _IOW(0x90, _CPUID2_HEADER)  # API 4.20
+KVM_GET_MP_STATE: Final = _IOR(0x98, sizeof(kvm_mp_state))  # API 4.38
 KVM_SET_GUEST_DEBUG: Final = _IOW(0x9B, sizeof(kvm_guest_debug))  # API 4.87
 KVM_GET_VCPU_EVENTS: Final = _IOR(0x9F, sizeof(kvm_vcpu_events))  # API 4.31
 KVM_SET_VCPU_EVENTS: Final = _IOW(0xA0, sizeof(kvm_vcpu_events))  # API 4.32
@@ -384,6 +390,12 @@ KVM_EXIT_INTR: Final = 10
 KVM_EXIT_INTERNAL_ERROR: Final = 17
 KVM_EXIT_SYSTEM_EVENT: Final = 24
 KVM_EXIT_X86_WRMSR: Final = 30
+
+KVM_MP_STATE_RUNNABLE: Final = 0
+KVM_MP_STATE_UNINITIALIZED: Final = 1
+KVM_MP_STATE_INIT_RECEIVED: Final = 2
+KVM_MP_STATE_HALTED: Final = 3
+KVM_MP_STATE_SIPI_RECEIVED: Final = 4
 
 KVM_SYSTEM_EVENT_SHUTDOWN: Final = 1
 KVM_SYSTEM_EVENT_RESET: Final = 2

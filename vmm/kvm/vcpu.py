@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from ._fd import KvmFd
 from ._libc import ioctl
 from .abi import (
+    KVM_GET_MP_STATE,
     KVM_GET_MSRS,
     KVM_GET_REGS,
     KVM_GET_SREGS,
@@ -24,6 +25,7 @@ from .abi import (
     KVM_TRANSLATE,
     kvm_cpuid2,
     kvm_guest_debug,
+    kvm_mp_state,
     kvm_msr_entry,
     kvm_msrs,
     kvm_regs,
@@ -93,6 +95,12 @@ class Vcpu(KvmFd):
     def set_sregs(self, sregs: kvm_sregs) -> None:
         """Replace the segment, table and control registers."""
         ioctl(self.fd, KVM_SET_SREGS, sregs)
+
+    def get_mp_state(self) -> int:
+        """Whether it runs, halts or waits to be started: KVM_MP_STATE_..."""
+        state = kvm_mp_state()
+        ioctl(self.fd, KVM_GET_MP_STATE, state)
+        return state.mp_state
 
     def set_cpuid2(self, cpuid: kvm_cpuid2) -> None:
         """Define what the CPUID instruction answers, before the first run."""

@@ -1,0 +1,126 @@
+"""What a guest's CPUs show of a panic: a second sign, beside words on its console.
+
+A kernel that has panicked runs no program any more and waits for no interrupt. One CPU
+resets at once, or spins in mdelay(), with interrupts off (panic=N) or on (panic=0);
+the others halt with interrupts off. Sources: kernel/panic.c, panic(); arch/x86/
+kernel/process.c, stop_this_cpu(); arch/x86/lib/delay.c.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from .boot.layout import PAGE_SIZE
+from .errors import VmmError
+from .kvm.abi import (
+    KVM_MP_STATE_HALTED,
+    KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_SIPI_RECEIVED,
+    KVM_MP_STATE_UNINITIALIZED,
+)
+from .kvm.vcpu import Vcpu
+from .memory import GuestMemory
+from .virtual_memory import read_virtual
+
+HALTED: Final = "its CPUs halt with interrupts off"
+MASKED: Final = "its interrupts stay off"
+DELAYS: Final = "its kernel spins in a delay loop"
+
+LOOK_NS: Final = 8_000_000  # between two looks, at first
+LOOK_MAX_NS: Final = 500_000_000
+ROUND: Final = 6  # looks, of which
+DELAYS_MIN: Final = 4  # must show the delay loop: others may be of a timer's interrupt
+MASKED_MIN: Final = 12  # in a row; a healthy kernel has interrupts off for shorter
+
+_RFLAGS_IF: Final = 1 << 9
+_KERNEL_HALF: Final = 1 << 63  # of the addresses: where Linux is, whatever its ring
+_NOT_STARTED: Final = (
+    KVM_MP_STATE_UNINITIALIZED,
+    KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_SIPI_RECEIVED,
+)
+_AROUND: Final = 24  # bytes before RIP, in its page, and after that tell of a delay
+# rdtsc and pause of delay_tsc(), tpause, mwaitx, and dec %rax; jnz of delay_loop()
+_OF_A_DELAY: Final = (
+    b"\x0f\x31",
+    b"\xf3\x90",
+    b"\x66\x0f\xae",
+    b"\x0f\x01\xfb",
+    b"\x48\xff\xc8\x75",
+)
+
+
+class _Does(Enum):
+    """What a vCPU does at the moment."""
+
+    LIVES = "runs a program, or waits for an interrupt"
+    HALTS = "halts with interrupts off"
+    DELAYS = "is in a delay loop of the kernel"
+    IS_MASKED = "runs with interrupts off"
+    WORKS = "is elsewhere in the kernel"
+
+
+def _what_it_does(vcpu: Vcpu, memory: GuestMemory) -> _Does | None:
+    """None: it was never started. Raises KvmError."""
+    state = vcpu.get_mp_state()
+    if state in _NOT_STARTED:
+        return None
+    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    masked = not regs.rflags & _RFLAGS_IF
+    if state == KVM_MP_STATE_HALTED:
+        return _Does.HALTS if masked else _Does.LIVES
+    if sregs.cs.selector & 3 == 3 and not regs.rip & _KERNEL_HALF:
+        return _Does.LIVES
+    start = max(regs.rip - _AROUND, regs.rip - regs.rip % PAGE_SIZE)
+    code = read_virtual(vcpu, memory, start, 2 * _AROUND)
+    if any(piece in code for piece in _OF_A_DELAY):
+        return _Does.DELAYS
+    return _Does.IS_MASKED if masked else _Does.WORKS
+
+
+class PanicSigns:
+    """What looks at a guest come to that has printed the words of a panic.
+
+    The vCPUs stand still at each, and it is made on the thread of the first. `sign` is
+    what shows the panic, once it is shown; `is_refuted` that the guest lives.
+    """
+
+    def __init__(self) -> None:
+        self.sign: str | None = None
+        self.is_refuted = False
+        self.next_look_ns = LOOK_NS
+        """After this it is to be looked at again, unless all is clear."""
+        self._looks = 0
+        self._delays = 0
+        self._masked_in_a_row = 0
+
+    def look(
+        self, vcpus: Sequence[Vcpu], memory: GuestMemory, *, by_printk: bool
+    ) -> None:
+        """Note what they do. `by_printk`: the words stand where the kernel's do.
+
+        Else they may be a program's before somebody's HLT, and more is asked.
+        """
+        self._looks += 1
+        if self._looks % ROUND == 0:  # for long it is one that works, silently
+            self._delays = 0
+            self.next_look_ns = min(2 * self.next_look_ns, LOOK_MAX_NS)
+        try:
+            all_do = {_what_it_does(vcpu, memory) for vcpu in vcpus} - {None}
+        except VmmError:
+            return  # KVM doesn't say
+        if _Does.LIVES in all_do:
+            self.is_refuted = True
+        elif all_do == {_Does.HALTS}:  # for good: but for an NMI nothing wakes them
+            self.sign = HALTED if by_printk else None
+        else:
+            self._count(all_do)
+
+    def _count(self, all_do: "set[_Does | None]") -> None:
+        works = _Does.WORKS in all_do
+        self._delays += _Does.DELAYS in all_do and not works
+        self._masked_in_a_row = 0 if works else self._masked_in_a_row + 1
+        if self._delays >= DELAYS_MIN:
+            self.sign = DELAYS
+        elif self._masked_in_a_row >= MASKED_MIN:
+            self.sign = MASKED
