@@ -106,9 +106,9 @@ class DeviceManager:
             self._vm = None
 
     def reports(self) -> list[str]:
-        """What the devices have to say about a crash or a hang."""
+        """What the devices have to say about a crash or a hang; never raises."""
         with self._lock:
-            return [line for device in self._wirings if (line := device.get_report())]
+            return [line for device in self._wirings if (line := _report_of(device))]
 
     def acpi_devices(self) -> list[AcpiDevice]:
         """How the devices that are plugged in now describe themselves, in order."""
@@ -131,3 +131,10 @@ class DeviceManager:
             for wiring in self._wirings.values():
                 wiring.close()
             self._wirings.clear()
+
+
+def _report_of(device: DeviceIo) -> str:
+    try:
+        return device.get_report()
+    except Exception as error:  # a user's: it is no reason to lose the others
+        return f"{type(device).__name__} has no report: {type(error).__name__}: {error}"

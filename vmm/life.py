@@ -203,11 +203,7 @@ class Life:
         if end.reason is ExitReason.RESET:
             self._resets += 1
         if end.reason in _REPORTED:
-            from .crash_report import crash_report
-
-            parts = self._parts
-            report = crash_report(self.cycle.vcpus, parts.memory, self._find_symbols())
-            self._report = "\n".join([report, *parts.devices.reports()])
+            self._report = self._make_report()
 
     def _weigh_words(self, end: End) -> None:
         """Words of a panic that nobody has been sure of: its end may tell."""
@@ -219,6 +215,20 @@ class Life:
             console.watch.dismiss()
         else:
             console.watch.prove(sign)
+
+    def _make_report(self) -> str:
+        """Registers, code and stack, and what the devices have to say.
+
+        It only adorns the result, so that nothing in it may fail the run.
+        """
+        parts = self._parts
+        try:
+            from .crash_report import crash_report
+
+            report = crash_report(self.cycle.vcpus, parts.memory, self._find_symbols())
+        except Exception as error:  # no descriptor is left for a module's file, for one
+            report = f"there is no report: {type(error).__name__}: {error}"
+        return "\n".join([report, *parts.devices.reports()])
 
     def _verdict(self) -> End:
         """Why the boot has ended; the end of one that has panicked is a panic."""

@@ -1,6 +1,8 @@
 """How a run ends: policies, panics at once, hangs, and what a report shows."""
 
 import re
+import struct
+import subprocess
 import time
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from guests import DEADLINE, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult, VmmError
+from vmm.devices.device_io import DeviceIo
 from vmm.errors import ConfigError
 
 PANIC = "Kernel panic - not syncing: bare guest"
@@ -241,6 +244,63 @@ def test_symbols_that_are_none_are_refused_before_the_run(tmp_path: Path) -> Non
     path.write_text("buy milk\n")
     with pytest.raises(ConfigError, match=r"^symbols '.*notes': neither a System.map"):
         bare_machine("hello", symbols=path)
+
+
+class Confused(DeviceIo):
+    """Has nothing to say about a crash, and not even that."""
+
+    def get_report(self) -> str:
+        raise ValueError("out of ink")
+
+
+def test_a_report_that_can_not_be_made_changes_no_ones_course() -> None:
+    with bare_machine("bad-jump", on_crash="restart") as machine:
+        machine.plug(Confused())
+        machine.start()
+        for _ in range(3):
+            machine.console.expect("bad jump", timeout=DEADLINE)
+        machine.stop()
+        result = machine.wait(DEADLINE)
+    assert result.resets >= 2
+    lines = result.report.splitlines()
+    assert lines[1].startswith("RIP: 0010:00000000e8000000")
+    assert "Confused has no report: ValueError: out of ink" in lines
+
+
+def cut_symbols(path: Path) -> Path:
+    """A kernel that crashes, whose symbol table ends behind the file."""
+    source = Path(__file__).parents[2] / "guest/bare/triple-fault.S"
+    gcc = "gcc -static -nostdlib -no-pie -Wl,-N,-Ttext=0x100000,--build-id=none -o"
+    subprocess.run([*gcc.split(), path, source], check=True)
+    image = bytearray(path.read_bytes())
+    (headers,) = struct.unpack_from("<Q", image, 40)
+    (count,) = struct.unpack_from("<H", image, 60)
+    for start in range(headers, headers + 64 * count, 64):
+        if struct.unpack_from("<I", image, start + 4)[0] == 2:  # SHT_SYMTAB
+            struct.pack_into("<Q", image, start + 32, 24_000_000)
+    path.write_bytes(image + b"x")
+    return path
+
+
+@pytest.mark.parametrize("table", [None, "0000000000100000 T _start\n00000000001000"])
+def test_symbols_that_were_cut_spoil_neither_report_nor_policy(
+    tmp_path: Path, table: str | None
+) -> None:
+    kernel = cut_symbols(tmp_path / "vmlinux")
+    if table is not None:
+        (tmp_path / "System.map").write_text(table)
+    with Machine(MachineConfig(kernel=kernel, on_crash="restart")) as machine:
+        machine.start()
+        for _ in range(3):
+            machine.console.expect("triple fault", timeout=DEADLINE)
+        machine.stop()
+        assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+    with Machine(MachineConfig(kernel=kernel)) as machine:
+        report = machine.run().report
+    assert re.search(r"^RIP: 0010:0000000000100\w+", report, re.MULTILINE)
+    assert ("_start+0x" in report) == (table is not None)
+    with pytest.raises(ConfigError, match=r"vmlinux': was cut: its symbols lie beyond"):
+        Machine(MachineConfig(kernel=kernel, symbols=kernel))
 
 
 # Linux

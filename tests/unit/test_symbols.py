@@ -116,6 +116,10 @@ BAD = {
     "no headers": (b"\x7fELF\x02".ljust(64, b"\0"), "no usable section headers"),
     "stripped": (elf()[:128].replace(b"\x05\0\0\0", b"\x01\0\0\0"), "was stripped"),
     "cut": (elf(("main", 1, 0))[:200], "no usable section headers"),
+    "cut names": (elf(("main", 1, 0))[:-2], "was cut"),
+    "cut symbols": (elf(("main", 1, 0))[:-7], "was cut"),
+    "cut between symbols": (elf(("main", 1, 0))[: -6 - 24], "was cut"),
+    "within a line": (b"0000000000001000 T", "neither a System.map"),
 }
 
 
@@ -206,6 +210,27 @@ def test_fifo_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a pipe, not a file"):
         Symbols.load(tmp_path / "System.map")
     assert symbols_of(tmp_path / "vmlinux") is None
+
+
+@pytest.mark.parametrize("cut", range(len(SYSTEM_MAP) + 1))
+def test_a_system_map_that_was_cut_has_what_is_whole(tmp_path: Path, cut: int) -> None:
+    """Or it has no symbols, and says so."""
+    path = tmp_path / "map"
+    path.write_text(SYSTEM_MAP[:cut])
+    if cut > SYSTEM_MAP.index(" panic\n") + 6:
+        assert str(Symbols.load(path).find(BASE + 0x100)).startswith("panic+0x0")
+        return
+    with suppress(ConfigError):
+        assert Symbols.load(path).find(BASE) in ("_text+0x0", None)
+
+
+def test_no_cut_of_an_elf_file_is_more_than_a_bad_file(tmp_path: Path) -> None:
+    whole = elf(("main", 1, 0x1000))
+    path = tmp_path / "vmlinux"
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ConfigError):
+            Symbols.load(path)
 
 
 # Found without asking
