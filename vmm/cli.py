@@ -81,9 +81,10 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = "Boot a kernel with ttyS0 on this terminal."
     parser.epilog = (
         "Exit codes: 0 reset or poweroff, 1 the VMM failed, 2 bad usage or image, "
-        "with --exec or --script the command's status, with --debug-exit the guest's, "
         "33 the guest crashed, 34 it panicked, 35 it hangs, 124 timed out, "
-        "130/143 stopped by SIGINT or Ctrl-A x / SIGTERM. "
+        "130/143 stopped by SIGINT or Ctrl-A x / SIGTERM. With --exec or --script the "
+        "command's status, or 125 if it never came; with --debug-exit the guest's, "
+        "which is odd, or of ours the even 4, 32, 34, 36, 124, 130/142. "
         "On a terminal, Ctrl-A x quits and Ctrl-A h helps."
     )
     parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
@@ -239,12 +240,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .run_command import run
 
         return run(options)
-    except (VmmError, DeviceError) as error:
-        return _report(error, options.debug)
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except Exception as error:  # ours: still one line, and nothing left behind
-        return _report(error, options.debug)
+        return _own_exit_code(128 + signal.SIGINT, options)
+    except Exception as error:  # if ours: still one line, and nothing left behind
+        return _own_exit_code(_report(error, options.debug), options)
+
+
+def _own_exit_code(code: int, options: argparse.Namespace) -> int:
+    """One that nobody takes for the status of a guest."""
+    from .result import told_apart
+    from .run_command import passed_on
+
+    return told_apart(code, **passed_on(options))
 
 
 def _report(error: Exception, debug: bool) -> int:

@@ -8,6 +8,7 @@ from typing import Final, Literal, get_args
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
 from .devices.record import Record
 from .errors import ConfigError
+from .result import told_apart
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
@@ -143,6 +144,12 @@ class MachineConfig(Record):
     def runs_command(self) -> bool:
         """Whether the guest is to run a command, whose status it then tells."""
         return self.command is not None or self.script is not None
+
+    def own_exit_code(self, code: int) -> int:
+        """`code`, which stands for an end of ours, told apart from a guest's status."""
+        return told_apart(
+            code, command=self.runs_command, debug_exit=self.debug_exit is not None
+        )
 
     def _check_times(self) -> None:
         for field in ("timeout", "hang_s"):

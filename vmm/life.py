@@ -309,10 +309,12 @@ class Life:
         ended_early = end.reason in (ExitReason.RESET, ExitReason.POWEROFF)
         if self._outside.command is not None and ended_early:
             detail = "but its command's status never came"
-            end = end._replace(exit_code=1)
+            end = end._replace(exit_code=self.config.own_exit_code(1))
         if end.reason is ExitReason.CRASH:
             detail += self._parts.host.quirks.note()
-        code = EXIT_CODES[end.reason] if end.exit_code is None else end.exit_code
+        code = end.exit_code
+        if code is None:
+            code = self.config.own_exit_code(EXIT_CODES[end.reason])
         first_ns = self._outside.console.first_output_ns
         exits, insn_emulation = self._totals()
         self.result = RunResult(

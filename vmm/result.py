@@ -30,6 +30,22 @@ EXIT_CODES = {
     ExitReason.TIMEOUT: 124,
     ExitReason.STOPPED: 130,
 }
+NOT_THE_COMMANDS = 125  # as env, timeout and docker end where it isn't the command's
+_NOT_DEBUG_EXITS = {1: 4, 33: 32, 35: 36}
+
+
+def told_apart(code: int, *, command: bool, debug_exit: bool) -> int:
+    """What to end with instead of `code`, an end of ours, where a guest has its say.
+
+    A command's status may be anything: all but success and bad usage, after which
+    nothing has run, is 125. What is written to a debug-exit port gives an odd one: ours
+    are even.
+    """
+    if code in (0, 2):
+        return code
+    if command:
+        return NOT_THE_COMMANDS
+    return _NOT_DEBUG_EXITS.get(code, code & ~1) if debug_exit else code
 
 
 class RunResult(Record):
@@ -37,7 +53,8 @@ class RunResult(Record):
 
     `exit_code` is what `vmm run` ends with. `guest_status` is the status of a
     guest's command, or of its write to `debug_exit` (value << 1 | 1), where one is
-    passed on, and None where the code is ours.
+    passed on, and None where the code is ours: no code of ours is such a status'
+    (`told_apart`).
     `resets` counts the guest's own, and those by which a policy restarted it.
     `exits` counts exits to us by kind, over all vCPUs and boots;
     `console_dropped` is output that the sink's limits threw away;

@@ -14,7 +14,7 @@ from .config import MachineConfig
 from .guardian import Guardian
 from .machine import Machine
 from .messages import say, show_traceback
-from .result import ExitReason, RunResult
+from .result import ExitReason, RunResult, told_apart
 from .terminal import HELP, EscapeFilter, raw_terminal
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         result, error = _run_machine(options, profile)
     except Exception as failure:
-        code = getattr(failure, "exit_code", 1)
+        code = told_apart(getattr(failure, "exit_code", 1), **passed_on(options))
         report(RunResult(ExitReason.ERROR, code, detail=str(failure)))
         raise
     report(result)
@@ -56,6 +56,15 @@ def run(options: argparse.Namespace) -> int:
     elif not options.quiet:
         _tell(result)
     return result.exit_code
+
+
+def passed_on(options: argparse.Namespace) -> dict[str, bool]:
+    """Whose status the exit code may be: what `told_apart` is to know."""
+    given = {name for name, value in vars(options).items() if value is not None}
+    return {
+        "command": not given.isdisjoint(("command", "script")),
+        "debug_exit": "debug_exit" in given,
+    }
 
 
 def _reporter(path: str | None) -> Callable[[RunResult], None]:
@@ -177,7 +186,8 @@ def _signals_stop(machine: Machine) -> Iterator[None]:
     def stop(number: int, _: FrameType | None) -> None:
         for other in numbers:  # a second one must not come into the first's locks
             signal.signal(other, signal.SIG_IGN)
-        machine.stop(signal.Signals(number).name, exit_code=128 + number)
+        code = machine.config.own_exit_code(128 + number)
+        machine.stop(signal.Signals(number).name, exit_code=code)
 
     numbers = [
         number

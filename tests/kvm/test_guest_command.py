@@ -96,7 +96,7 @@ def test_output_goes_to_the_console_unless_captured(
 def test_guest_that_resets_before_the_status_is_a_failure(program: Path) -> None:
     result = run(program, "reboot")
     assert result.reason is ExitReason.RESET
-    assert (result.exit_code, result.guest_status) == (1, None)
+    assert (result.exit_code, result.guest_status) == (125, None)
     assert "its command's status never came" in result.detail
 
 

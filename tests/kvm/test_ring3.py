@@ -136,7 +136,7 @@ def crashed(command: str) -> RunResult:
         append="quiet oops=panic",
         timeout=DEADLINE,
     )
-    assert (result.reason, result.exit_code) == (ExitReason.PANIC, 34)
+    assert (result.reason, result.exit_code) == (ExitReason.PANIC, 125)
     return result
 
 

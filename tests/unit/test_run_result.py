@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vmm.errors import ConfigError, GuestEnded, KvmError, VmmError
-from vmm.result import EXIT_CODES, ExitReason, RunResult
+from vmm.result import EXIT_CODES, ExitReason, RunResult, told_apart
 from vmm.result_file import check_result_path, write_result
 
 RESULT = RunResult(
@@ -47,6 +47,33 @@ def test_kvm_error_survives_pickling() -> None:
 
 def test_every_reason_has_an_exit_code() -> None:
     assert set(EXIT_CODES) == set(ExitReason)
+
+
+@pytest.mark.parametrize("code", sorted({*EXIT_CODES.values(), 1, 129, 130, 143}))
+def test_no_end_of_ours_is_a_status_of_debug_exit(code: int) -> None:
+    """Those are value << 1 | 1."""
+    ours = told_apart(code, command=False, debug_exit=True)
+    assert ours % 2 == 0
+    assert (ours == 0) == (code == 0)
+
+
+def test_ends_of_ours_stay_apart_from_each_other_beside_debug_exit() -> None:
+    codes = {0, 1, 2, 33, 34, 35, 124, 129, 130, 143}
+    ours = {told_apart(code, command=False, debug_exit=True) for code in codes}
+    assert len(ours) == len(codes)
+
+
+@pytest.mark.parametrize("debug_exit", [False, True])
+def test_beside_a_command_an_end_of_ours_is_125(debug_exit: bool) -> None:
+    for code in (1, 33, 34, 35, 124, 129, 130, 143):
+        assert told_apart(code, command=True, debug_exit=debug_exit) == 125
+    for code in (0, 2):
+        assert told_apart(code, command=True, debug_exit=debug_exit) == code
+
+
+def test_without_a_guests_status_codes_are_what_they_were() -> None:
+    for code in range(256):
+        assert told_apart(code, command=False, debug_exit=False) == code
 
 
 def test_result_file_is_the_dict_as_json(tmp_path: Path) -> None:
