@@ -223,8 +223,11 @@ class Console(SerialEvents):
         self._drained.clear()
         self._loop.call_soon(self.endpoint_ready)
         self._drained.wait(HURRY_S if self._abandoned else timeout)
-        if self._tees is not None:
-            self._tees.finish(HURRY_S if self._abandoned else TEE_PATIENCE_S)
+        if self._tees is None:
+            return
+        patience = HURRY_S if self._abandoned else TEE_PATIENCE_S
+        if not self._tees.finish(patience) and not self._abandoned:
+            self._tees.give_up(patience)
 
     def abandon(self) -> None:
         """Don't let `finish` wait for a reader that takes its time."""

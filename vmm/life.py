@@ -26,6 +26,8 @@ _SIGNS: Final = {
     ExitReason.HANG: "nothing follows",
 }
 _AFTER_A_PANIC: Final = (ExitReason.PANIC, *_SIGNS)
+# Where there is a command, before its status.
+_ENDED_EARLY: Final = (ExitReason.RESET, ExitReason.POWEROFF)
 _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 
@@ -35,6 +37,8 @@ class Outside(NamedTuple):
     loop: EventLoop
     console: Console
     command: "CommandPort | None"
+    failures: list[str]
+    """What could not be written, once for each place that output goes to."""
 
     @property
     def consoles(self) -> list[Console]:
@@ -143,6 +147,8 @@ class Life:
         try:
             if not concluded:
                 self._conclude()
+        except Exception as error:  # who waits gets a result, whatever happens
+            self._end(self._result_of(failure(error)))
         finally:
             self._done.set()
 
@@ -239,6 +245,20 @@ class Life:
             return End(ExitReason.PANIC, watch.detail)
         return end
 
+    def _with_failures(self, end: End) -> End:
+        """The end, with what could not be written; a success is none then."""
+        lost = [text for text in self._outside.failures if text not in end.detail]
+        if not lost:
+            return end
+        if self._is_success(end):
+            return End(ExitReason.ERROR, "; ".join(lost))
+        return end._replace(detail="; ".join(filter(None, [end.detail, *lost])))
+
+    def _is_success(self, end: End) -> bool:
+        if end.reason is ExitReason.EXITED:  # which other statuses are, nobody knows
+            return end.exit_code == 0 or not self.config.runs_command
+        return end.reason in _ENDED_EARLY
+
     def _policy(self) -> str:
         policies: dict[ExitReason, str] = {
             ExitReason.RESET: self.config.on_reset,
@@ -277,9 +297,11 @@ class Life:
             return
         if self._parts.profile is not None:
             self._parts.profile.power_off()
-        self._exits, self._insn_emulation = self._totals()
-        self._powered = False
-        self.cycle.close()
+        try:
+            self._exits, self._insn_emulation = self._totals()
+        finally:
+            self._powered = False
+            self.cycle.close()
 
     def _totals(self) -> tuple[dict[str, int], int]:
         """Exits by kind and emulated instructions, over all boots."""
@@ -300,49 +322,55 @@ class Life:
     def _conclude(self) -> None:
         """Let the console finish, and make the result that `wait` waits for."""
         end = self._verdict()
-        assert self.started_ns is not None
-        wall_ns = self._outside.loop.now_ns() - self.started_ns
         hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
+        now_ns = self._outside.loop.now_ns()
         for console in self._outside.consoles:
             console.finish(HURRY_S if hurried else None)
-        detail = end.detail
-        ended_early = end.reason in (ExitReason.RESET, ExitReason.POWEROFF)
-        if self._outside.command is not None and ended_early:
-            detail = "but its command's status never came"
-            end = end._replace(exit_code=self.config.own_exit_code(1))
-        if end.reason is ExitReason.CRASH:
-            detail += self._parts.host.quirks.note()
-        code = end.exit_code
+        end = self._with_failures(end)  # of which there may be more only now
+        self._end(self._full_result(end, now_ns))
+
+    def _end(self, result: RunResult) -> None:
+        self.result = result
+        for console in self._outside.consoles:
+            console.end(result)
+
+    def _result_of(self, end: End) -> RunResult:
+        """What is known whatever has failed: the reason, the exit code, the detail."""
+        detail, code = end.detail, end.exit_code
         if code is None:
             code = self.config.own_exit_code(EXIT_CODES[end.reason])
-        first_ns = self._outside.console.first_output_ns
+        if self._outside.command is not None and end.reason in _ENDED_EARLY:
+            detail = "but its command's status never came"
+            code = self.config.own_exit_code(1)
+        if end.reason is ExitReason.CRASH:
+            detail += self._parts.host.quirks.note()
+        status = code if end.reason is ExitReason.EXITED else None
+        return RunResult(end.reason, code, guest_status=status, detail=detail)
+
+    def _full_result(self, end: End, ended_ns: int) -> RunResult:
+        """And all that was counted and kept."""
+        console, command = self._outside.console, self._outside.command
         exits, insn_emulation = self._totals()
-        self.result = RunResult(
-            reason=end.reason,
-            exit_code=code,
-            guest_status=code if end.reason is ExitReason.EXITED else None,
-            detail=detail,
+        return self._result_of(end).replace(
             resets=self._resets,
-            wall_s=round(wall_ns / 1e9, 6),
+            wall_s=self._since_start_s(ended_ns),
             first_output_s=(
                 None
-                if first_ns is None
-                else round((first_ns - self.started_ns) / 1e9, 6)
+                if console.first_output_ns is None
+                else self._since_start_s(console.first_output_ns)
             ),
             exits=exits,
             insn_emulation=insn_emulation,
             quirks=self._parts.host.quirks.counts,
             cmdline=self._parts.boot.cmdline.decode(errors="surrogateescape"),
-            console_bytes=self._outside.console.sink.accepted,
-            console_dropped=sum(
-                console.sink.dropped for console in self._outside.consoles
-            ),
+            console_bytes=console.sink.accepted,
+            console_dropped=sum(each.sink.dropped for each in self._outside.consoles),
             unclaimed_accesses=self._parts.devices.io_manager.unclaimed_accesses,
-            oops=self._outside.console.watch.oops,
+            oops=console.watch.oops,
             report=self._report,
-            output=None
-            if self._outside.command is None
-            else self._outside.command.kept_output(),
+            output=None if command is None else command.kept_output(),
         )
-        for console in self._outside.consoles:
-            console.end(self.result)
+
+    def _since_start_s(self, when_ns: int) -> float:
+        assert self.started_ns is not None
+        return round((when_ns - self.started_ns) / 1e9, 6)

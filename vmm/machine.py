@@ -93,7 +93,7 @@ class Machine:
             self.console.watch.on_panic = self._on_panic
             command = self._plug_command_port(stack)
             self._plug_debug_exit()
-            self._outside = Outside(self._loop, self.console, command)
+            self._outside = Outside(self._loop, self.console, command, failures=[])
             parts = Parts(
                 self._host, memory, boot, self._devices, self._control, profile
             )
@@ -302,8 +302,9 @@ class Machine:
         self._outside.abandon()
 
     def _fail(self, detail: str) -> None:
+        """An output can't be written; the others are still to get what is theirs."""
+        self._outside.failures.append(detail)
         self._control.finish(End(ExitReason.ERROR, detail))
-        self._outside.abandon()
 
     def _poke(self) -> None:
         """Now and then: what a guest has written without an exit is to be seen."""

@@ -29,7 +29,7 @@ DELAYS: Final = "its kernel spins in a delay loop"
 LOOK_NS: Final = 8_000_000  # between two looks, at first
 LOOK_MAX_NS: Final = 500_000_000
 ROUND: Final = 6  # looks, of which
-DELAYS_MIN: Final = 4  # must show the delay loop: others may be of a timer's interrupt
+DELAYS_MIN: Final = 3  # must show the delay loop: others may be of a timer's interrupt
 MASKED_MIN: Final = 12  # in a row; a healthy kernel has interrupts off for shorter
 
 _RFLAGS_IF: Final = 1 << 9
@@ -39,10 +39,11 @@ _NOT_STARTED: Final = (
     KVM_MP_STATE_INIT_RECEIVED,
     KVM_MP_STATE_SIPI_RECEIVED,
 )
-_AROUND: Final = 24  # bytes before RIP, in its page, and after that tell of a delay
-# rdtsc and pause of delay_tsc(), tpause, mwaitx, and dec %rax; jnz of delay_loop()
+_AROUND: Final = 40  # bytes before RIP, in its page, and after that tell of a delay
+# rdtsc or rdtscp and pause of delay_tsc(), tpause, mwaitx, dec %rax; jnz of delay_loop()
 _OF_A_DELAY: Final = (
     b"\x0f\x31",
+    b"\x0f\x01\xf9",
     b"\xf3\x90",
     b"\x66\x0f\xae",
     b"\x0f\x01\xfb",

@@ -146,10 +146,17 @@ class PowerCycle:
 
     @property
     def insn_emulation(self) -> int:
-        """Guest instructions that KVM emulated; 0 where it doesn't count them."""
+        """Guest instructions that KVM emulated; 0 where it doesn't tell them.
+
+        It takes a descriptor to ask, of which there may be none left.
+        """
         if not self._counts_instructions:
             return 0
-        return sum(loop.vcpu.stats().get("insn_emulation", 0) for loop in self._loops)
+        try:
+            counts = [loop.vcpu.stats() for loop in self._loops]
+        except OSError:
+            return 0
+        return sum(stats.get("insn_emulation", 0) for stats in counts)
 
     def run(self) -> None:
         """Run all vCPUs, the first on this thread, until the control has an end.

@@ -10,7 +10,8 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from .config import MachineConfig
+from .config import MachineConfig, path_of
+from .errors import ConfigError
 from .guardian import Guardian
 from .machine import Machine
 from .messages import say, show_traceback
@@ -36,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
     """Run a machine as the arguments say; returns the exit code."""
     if options.serial is None:
         options.serial = "null" if options.capture else "stdio"
+    _check_places(options)
     report = _reporter(options.result)
     profile = _new_profile(options)
     try:
@@ -65,6 +67,16 @@ def passed_on(options: argparse.Namespace) -> dict[str, bool]:
         "command": not given.isdisjoint(("command", "script")),
         "debug_exit": "debug_exit" in given,
     }
+
+
+def _check_places(options: argparse.Namespace) -> None:
+    """Raises ConfigError where a report would replace what the console has written."""
+    places = [options.serial, options.capture, *options.tee]
+    taken = {path_of(where) for where in places if where is not None} - {None}
+    for name in ("result", "profile"):
+        path = getattr(options, name)
+        if path is not None and os.path.realpath(path) in taken:
+            raise ConfigError(f"{name}: {path!r} is where the guest's output goes")
 
 
 def _reporter(path: str | None) -> Callable[[RunResult], None]:

@@ -40,7 +40,7 @@ class _Tee:
         self, tees: "Tees", loop: EventLoop, where: str, cleanup: ExitStack
     ) -> None:
         self._tees = tees
-        self._where = where
+        self.where = where
         self.is_file = False
         self._endpoint = self._open(loop, where, cleanup)
         cleanup.callback(self._endpoint.close)
@@ -67,7 +67,7 @@ class _Tee:
             try:
                 taken = self._endpoint.write(data)
             except OSError as error:
-                self._tees.on_failure(f"tee {self._where!r} can't be written: {error}")
+                self._tees.on_failure(f"tee {self.where!r} can't be written: {error}")
                 self._endpoint = NullEndpoint()
                 continue
             self._reader.skip(taken)
@@ -119,8 +119,17 @@ class Tees:
         if all(tee.is_done for tee in self._tees):
             self._done.set()
 
-    def finish(self, timeout: float) -> None:
+    def finish(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds until all is written; for when no more comes."""
         self._done.clear()
         self._loop.call_soon(self.write)
-        self._done.wait(timeout)
+        return self._done.wait(timeout)
+
+    def give_up(self, timeout: float) -> None:
+        """Fail the run for those who haven't taken all within `timeout` seconds."""
+        for tee in self._tees:
+            if not tee.is_done:
+                self.on_failure(
+                    f"tee {tee.where!r}: its reader was too slow: some of the output "
+                    f"was still to be written {timeout:g} s after the guest's end"
+                )

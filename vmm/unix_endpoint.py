@@ -4,10 +4,13 @@ import os
 import select
 import socket
 import stat
+from typing import Final
 
 from .endpoint import Host, Input, Output, send_nonblocking
 from .errors import ConfigError
 from .event_loop import READ, EventLoop
+
+RETRY_NS: Final = 100_000_000  # where there is no descriptor left for a client
 
 
 class UnixEndpoint:
@@ -38,7 +41,15 @@ class UnixEndpoint:
         self._input: Input | None = None
         self._output: Output | None = None
         self._listener = listen(path, field)
-        loop.watch(self._listener.fileno(), READ, self._on_connect)
+        self._listen()
+
+    def _listen(self) -> None:
+        self._loop.watch(self._listener.fileno(), READ, self._on_connect)
+
+    def _wait_for_descriptors(self) -> None:
+        """A client waits whom we can't serve: don't be told of it without pause."""
+        self._loop.unwatch(self._listener.fileno())
+        self._loop.call_at(self._loop.now_ns() + RETRY_NS, self._listen)
 
     def write(self, data: bytes) -> int:
         taken = 0
@@ -63,16 +74,23 @@ class UnixEndpoint:
     def _on_connect(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:  # it went away before we came
+        except (BlockingIOError, ConnectionError):  # it went away before we came
+            return
+        except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
+            self._wait_for_descriptors()
             return
         if self._client is not None and not _is_hung_up(self._client):
             client.close()
             return
+        try:  # a descriptor of its own, so that both directions are watched apart
+            own = os.dup(client.fileno())
+        except OSError:
+            client.close()
+            self._wait_for_descriptors()
+            return
         self._hang_up()
         self._client = client
         self._input = Input(self._loop, client.fileno(), self._host, self._on_gone)
-        # A descriptor of its own, so that both directions are watched apart.
-        own = os.dup(client.fileno())
         self._output = Output(self._loop, own, send_nonblocking, self._on_room)
         self._on_room()
 

@@ -24,6 +24,7 @@ from vmm import (
     RunResult,
     VmmError,
 )
+from vmm.errors import KvmError
 
 GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
 
@@ -200,3 +201,39 @@ def test_a_flood_that_nobody_reads_neither_blocks_nor_grows_us(tmp_path: Path) -
         machine.stop()
         assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
     os.close(reader)
+
+
+# A result, whatever fails
+
+
+def test_counts_that_nobody_tells_fail_no_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes a descriptor to ask KVM for them, and there may be none left."""
+
+    def refuse(vcpu: object) -> dict[str, int]:
+        raise KvmError(24, "KVM_GET_STATS_FD failed: Too many open files")
+
+    monkeypatch.setattr("vmm.kvm.vcpu.Vcpu.stats", refuse)
+    with bare_machine("hello") as machine:
+        result = machine.run()
+    assert (result.reason, result.insn_emulation) == (ExitReason.RESET, 0)
+
+
+@pytest.mark.parametrize("part", ["life.Life._totals", "console.Console.finish"])
+def test_who_waits_gets_a_result_whatever_fails_and_no_vm_is_left(
+    monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("out of order")
+
+    def kvm_descriptors() -> int:
+        return sum("kvm" in link for link in open_descriptors())
+
+    before = kvm_descriptors()
+    monkeypatch.setattr(f"vmm.{part}", fail)
+    with bare_machine("hello") as machine:
+        result = machine.run()
+    assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
+    assert result.detail == "ValueError: out of order"
+    assert kvm_descriptors() == before

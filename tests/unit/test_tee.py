@@ -90,6 +90,28 @@ def test_client_behind_by_the_limit_holds_the_output(slow: SlowTee) -> None:
     assert len(slow.rig.console.sink) == 0
 
 
+def test_client_that_has_not_read_all_after_the_end_fails_the_run(
+    slow: SlowTee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.console.TEE_PATIENCE_S", 0.05)
+    for _ in range(4):
+        slow.print(b"x" * MIB)
+    slow.rig.console.finish(DEADLINE)
+    assert [failure[:6] for failure in slow.rig.failures] == ["tee 'u"]
+    assert "its reader was too slow" in slow.rig.failures[0]
+
+
+def test_nobody_is_told_of_readers_that_a_stop_has_abandoned(
+    slow: SlowTee, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.console.HURRY_S", 0.05)
+    for _ in range(4):
+        slow.print(b"x" * MIB)
+    slow.rig.console.abandon()
+    slow.rig.console.finish(DEADLINE)
+    assert slow.rig.failures == []
+
+
 def test_what_is_typed_at_a_tee_goes_nowhere(start: Start, tmp_path: Path) -> None:
     rig = start("capture", f"unix:{tmp_path}/sock")
     with connect(tmp_path / "sock") as client:

@@ -1,5 +1,7 @@
 """UnixEndpoint: one client at a time, and what is kept for the next."""
 
+import errno
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +116,47 @@ def test_input_of_a_client_that_left_is_still_read(rig: Rig, path: Path) -> None
     rig.write(endpoint, b"to nobody")
     rig.resume(endpoint)
     assert rig.input() == b"last words"
+
+
+class Exhausted:
+    """A call that finds no descriptor left, a few times; counts how often."""
+
+    def __init__(self, call: Callable[..., object], failures: int) -> None:
+        self.calls = 0
+        self._call = call
+        self._failures = failures
+
+    def __call__(self, *arguments: object) -> object:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return self._call(*arguments)
+
+
+def test_client_for_whom_there_is_no_descriptor_waits_and_we_do_not_spin(
+    rig: Rig, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept = Exhausted(socket.socket.accept, 3)
+    monkeypatch.setattr(socket.socket, "accept", lambda self: accept(self))
+    monkeypatch.setattr("vmm.unix_endpoint.RETRY_NS", 1_000_000)
+    endpoint = rig.listen(path)
+    client = rig.connect(path)
+    client.send(b"here")
+    assert rig.input() == b"here"
+    rig.write(endpoint, b"x")
+    assert client.recv(1) == b"x"
+    assert accept.calls == 4
+
+
+def test_client_for_whom_there_is_but_one_descriptor_is_hung_up_on(
+    rig: Rig, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vmm.unix_endpoint.RETRY_NS", 1_000_000)
+    monkeypatch.setattr(os, "dup", Exhausted(os.dup, 1))
+    endpoint = rig.listen(path)
+    assert rig.connect(path).recv(1) == b""
+    rig.write(endpoint, b"kept")
+    assert rig.connect(path).recv(10) == b"kept"
 
 
 def test_stale_socket_is_replaced(rig: Rig, path: Path) -> None:
