@@ -48,7 +48,10 @@ class EventLoop:
         self._purge_at = PURGE_MIN
         self._stopping = False
         self._order = count()
-        self._thread = threading.Thread(target=self._main, name="vmm-events")
+        # A daemon, as a vCPU's: see life.py.
+        self._thread = threading.Thread(
+            target=self._main, name="vmm-events", daemon=True
+        )
 
     # The Clock protocol
 

@@ -80,7 +80,10 @@ class Life:
         self._powered = False
         self._report = ""
         self._signs: PanicSigns | None = None
-        self._thread = threading.Thread(target=self._main, name="vmm-vcpu0")
+        # A daemon: a program that ends without close() is not to wait for the guest.
+        self._thread = threading.Thread(
+            target=self._main, name="vmm-vcpu0", daemon=True
+        )
 
     # For the machine, on any thread
 

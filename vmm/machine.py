@@ -1,8 +1,10 @@
 """Machine: one virtual machine, from its configuration to its result."""
 
+import atexit
+import os
 from _weakref import ref  # weakref imports a lot more
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from .board import Board, acpi_pm
 from .boot.layout import ram_ranges
@@ -41,13 +43,45 @@ def open_machines() -> "list[Machine]":
     return [machine for machine in machines if machine is not None]
 
 
+@atexit.register
+def _close_all() -> None:
+    """What nobody has closed, before the interpreter goes, and its threads with it."""
+    for machine in open_machines():
+        machine.close()
+
+
+def _disown_all() -> None:
+    for machine in open_machines():
+        machine._disown()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+
+class _Elsewhere:
+    """Stands for the parts of a machine that another process has."""
+
+    def __init__(self, process: int) -> None:
+        self._process = process
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise VmmError(
+            f"this machine belongs to process {self._process}: a forked child has no "
+            "part in it"
+        )
+
+
 class Machine:
     """A machine that runs once, over as many boots as its guest resets.
 
     The constructor checks everything that can be checked: it raises ConfigError
     (a field of the configuration), ImageError (a file), KvmUnavailable (the
     host). `start`, `wait`, `stop` and `close` may be called from any thread;
-    leaving the `with` block stops the guest and releases everything. `warnings`
+    leaving the `with` block stops the guest and releases everything. So does the end
+    of the program, for a machine that nobody has closed. In a forked child there is no
+    machine: it raises VmmError, but for `close`, `join` and `stop`, which do nothing.
+    `warnings`
     are lines about what may not work, or take long, on this host. A `profile`
     records where the time goes; such a run uses the run loop in Python.
 
@@ -62,6 +96,7 @@ class Machine:
         self._profile = profile
         self._control = RunControl()
         self._closed = False
+        self._is_disowned = False
         symbols = asked_symbols(self.config)
         with ExitStack() as stack:
             self._quirks = chosen_quirks(self.config)
@@ -143,6 +178,8 @@ class Machine:
 
         The result of a paused guest stays what it is.
         """
+        if self._is_disowned:
+            return
         self._control.finish(End(ExitReason.STOPPED, detail, exit_code))
         self._outside.abandon()
 
@@ -160,7 +197,8 @@ class Machine:
 
     def join(self) -> None:
         """Wait until the guest is gone; a paused one until `stop` or its timeout."""
-        self._life.join()
+        if not self._is_disowned:
+            self._life.join()
 
     def plug(self, device: DeviceIo) -> None:
         """Put a device of the user's on the buses, before start or while it runs.
@@ -195,6 +233,18 @@ class Machine:
         self.join()
         self._cleanup.close()
         _open.pop(id(self), None)
+
+    def _disown(self) -> None:
+        """In a forked child: the threads aren't here, and all else is the parent's.
+
+        Its locks may be held for ever, its epoll object is shared, its socket's path
+        is in use. So nothing is undone; what is dropped closes itself.
+        """
+        self._is_disowned = True
+        self._cleanup.pop_all()
+        gone: Any = _Elsewhere(os.getppid())
+        self.console = self._control = self._life = self._outside = gone
+        self._devices = self._loop = self._board = self._host = gone
 
     def __enter__(self) -> Self:
         return self

@@ -165,7 +165,10 @@ class PowerCycle:
         """
         others = [
             threading.Thread(
-                target=self._run_vcpu, args=(loop,), name=f"vmm-vcpu{loop.vcpu.index}"
+                target=self._run_vcpu,
+                args=(loop,),
+                name=f"vmm-vcpu{loop.vcpu.index}",
+                daemon=True,  # as the first's: see life.py
             )
             for loop in self._loops[1:]
         ]

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,3 +239,84 @@ def test_who_waits_gets_a_result_whatever_fails_and_no_vm_is_left(
     assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
     assert result.detail == "ValueError: out of order"
     assert kvm_descriptors() == before
+
+
+# A program that doesn't close its machine, or forks
+
+
+def script(text: str) -> subprocess.CompletedProcess[str]:
+    """Run Python lines that have a `kernel(name)`."""
+    head = f"""
+import os, sys
+from vmm import Machine, MachineConfig
+from vmm.errors import VmmError
+kernel = {str(bare("spin").parent)!r} + "/{{}}.elf"
+"""
+    return subprocess.run(
+        [sys.executable, "-c", head + text],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+    )
+
+
+def test_a_program_that_raises_with_its_machine_open_ends_and_the_guest_with_it(
+    tmp_path: Path,
+) -> None:
+    done = script(f"""
+machine = Machine(MachineConfig(kernel=kernel.format("spin"), tee="unix:{tmp_path}/s"))
+machine.start()
+machine.console.expect("spin", timeout={DEADLINE})
+assert os.path.exists("{tmp_path}/s")
+raise SystemExit("an assertion of my script failed")
+""")
+    assert (done.returncode, done.stderr) == (1, "an assertion of my script failed\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_child_has_no_part_in_the_machine(tmp_path: Path) -> None:
+    """It leaves the block, and its end is its own; the parent's console listens on."""
+    done = script(f"""
+config = MachineConfig(kernel=kernel.format("echo"), tee="unix:{tmp_path}/s")
+with Machine(config) as machine:
+    machine.start()
+    machine.console.expect("ready", timeout={DEADLINE})
+    child = os.fork()
+    if child == 0:
+        machine.stop()
+        machine.join()
+        for call in (machine.wait, lambda: machine.console.send("x"), machine.start):
+            try:
+                call()
+            except VmmError as error:
+                print(error, flush=True)
+        links = [os.path.realpath(f"/proc/self/fd/{{fd}}") for fd in range(100)]
+        print("kvm" if any("kvm" in link for link in links) else "no kvm", flush=True)
+        sys.exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    print(child, os.getpid())
+    assert os.path.exists("{tmp_path}/s")
+    machine.console.send("abc")
+    machine.console.expect("abc", timeout={DEADLINE})
+    machine.console.send("q")
+    print(machine.wait({DEADLINE}).reason.value)
+""")
+    *refusals, kvm, pids, reason = done.stdout.splitlines()
+    parent = pids.split()[1]
+    text = f"this machine belongs to process {parent}: a forked child has no part in it"
+    assert (refusals, done.stderr) == ([text] * 3, "")
+    assert (kvm, reason) == ("no kvm", "reset")
+
+
+def test_a_machine_that_never_ran_has_nothing_to_close_in_a_child() -> None:
+    with Machine(MachineConfig(kernel=bare("hello"))) as machine:
+        child = os.fork()
+        if child == 0:
+            try:
+                machine.close()
+                machine.start()
+            except VmmError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert machine.run().reason is ExitReason.RESET

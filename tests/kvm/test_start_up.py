@@ -8,8 +8,8 @@ from guests import bare
 
 # What a run of a vmlinux on a terminal, a pipe or a file has to have.
 STANDARD = """
-    __future__ _cffi_backend argparse bisect collections.abc contextlib ctypes enum
-    errno fcntl functools heapq itertools locale mmap os re select selectors signal
+    __future__ _cffi_backend argparse atexit bisect collections.abc contextlib ctypes
+    enum errno fcntl functools heapq itertools locale mmap os re select selectors signal
     stat struct sys termios threading time types typing
 """.split()
 OURS = """

@@ -27,6 +27,11 @@ class CoalescedRing:
         self.ends = page[:_RING_HEADER].cast("I")
         self.taken = 0
 
+    def close(self) -> None:
+        """Let go of the page."""
+        self.ends.release()
+        self._page.release()
+
     def take(self) -> Iterator[tuple[bool, int, memoryview]]:
         """Each write, the oldest first: whether to a port, address, data.
 

@@ -2,6 +2,7 @@
 
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 
 from ._fd import KvmFd
 from ._libc import ioctl
@@ -61,10 +62,14 @@ class Vcpu(KvmFd):
     def close(self) -> None:
         """Unmap kvm_run and close the descriptor."""
         if self.fd >= 0:
+            posted, self.posted = self.posted, None
+            if posted is not None:
+                posted.close()
             self.run.release()
-            self.posted = None
-            # Dropped, not closed: the traceback of a device that raised may still
-            # hold a view, which would make mmap.close() fail.
+            # The mapping has a descriptor of its own. The traceback of a device that
+            # raised may still hold a view: then they go when it does.
+            with suppress(BufferError):
+                self._mmap.close()
             del self._mmap
         super().close()
 
