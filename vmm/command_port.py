@@ -42,6 +42,7 @@ class CommandPort:
             serial=config.capture, serial_limit=limit, tee=(), capture=None
         )
         self.output = Console(loop, settings, on_failure)
+        self.output.owner = "the command"
         line = InterruptLine()
         serial = Serial(line, self.output.sink, clock=loop, events=self.output)
         self.output.connect(serial)

@@ -68,6 +68,8 @@ class Console(SerialEvents):
         """
         self._loop = loop
         self._on_failure = on_failure
+        self.owner = "the console"
+        """Whose output it is, for messages."""
         self.watch = PanicWatch()
         self._consumed = 0  # bytes of the sink that the endpoint has taken
         self.first_output_ns: int | None = None
@@ -201,7 +203,7 @@ class Console(SerialEvents):
             try:
                 taken = self._endpoint.write(data)
             except OSError as error:
-                self._on_failure(f"the console's output can't be written: {error}")
+                self._on_failure(f"{self.owner}'s output can't be written: {error}")
                 self._endpoint = NullEndpoint()
                 continue
             self._consumed += taken

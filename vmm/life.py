@@ -11,21 +11,13 @@ from .event_loop import EventLoop
 from .power_cycle import Parts, PowerCycle
 from .result import EXIT_CODES, ExitReason, RunResult
 from .run_control import LOOK, End, failure
+from .verdict import Verdict
 
 if TYPE_CHECKING:  # most runs don't import them
     from .command_port import CommandPort
-    from .panic_signs import PanicSigns
     from .paused_guest import PausedGuest
     from .symbols import Symbols
 
-# How a boot that has panicked may end, beside at once: by its own reset, by reboot=t,
-# or not at all. Where only words tell of the panic, this is a second sign.
-_SIGNS: Final = {
-    ExitReason.RESET: "a reset follows",
-    ExitReason.CRASH: "a crash follows",
-    ExitReason.HANG: "nothing follows",
-}
-_AFTER_A_PANIC: Final = (ExitReason.PANIC, *_SIGNS)
 # Where there is a command, before its status.
 _ENDED_EARLY: Final = (ExitReason.RESET, ExitReason.POWEROFF)
 _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
@@ -79,7 +71,7 @@ class Life:
         self._resets = 0
         self._powered = False
         self._report = ""
-        self._signs: PanicSigns | None = None
+        self._verdict = Verdict(parts.control, outside.console, outside.loop)
         # A daemon: a program that ends without close() is not to wait for the guest.
         self._thread = threading.Thread(
             target=self._main, name="vmm-vcpu0", daemon=True
@@ -174,56 +166,24 @@ class Life:
 
     def _run(self) -> None:
         """Run until the control has an end, with looks at the vCPUs in between."""
-        self._signs = None
+        self._verdict.begin()
         while True:
             self.cycle.run()
             if self._control.end is not LOOK:
                 return
-            self._look_for_panic()
+            self._verdict.look(self.cycle.vcpus, self._parts.memory)
             if not self._control.go_on():
                 return
-
-    def _look_for_panic(self) -> None:
-        """Words of a panic were printed: whether the kernel has panicked shows here."""
-        from .panic_signs import PanicSigns
-
-        watch, turn = self._outside.console.watch, self._control.turn
-        signs = self._signs = self._signs or PanicSigns()
-        signs.look(self.cycle.vcpus, self._parts.memory, by_printk=watch.by_printk)
-        if signs.is_refuted:
-            watch.dismiss()
-            self._signs = None  # the next words are a case of their own
-        if signs.sign is not None:
-            watch.prove(signs.sign)
-        if watch.has_crash_kernel:
-            return
-        if watch.is_proven:
-            self._control.finish(End(ExitReason.PANIC, watch.detail), turn)
-        elif watch.line is not None:
-            loop = self._outside.loop
-            due = loop.now_ns() + signs.next_look_ns
-            loop.call_at(due, lambda: self._control.look(turn))
 
     def _look_back(self) -> None:
         """Note what is lost once the VM is gone."""
         end = self._control.end
         assert end is not None
-        self._weigh_words(end)
+        self._verdict.weigh(end)
         if end.reason is ExitReason.RESET:
             self._resets += 1
         if end.reason in _REPORTED:
             self._report = self._make_report()
-
-    def _weigh_words(self, end: End) -> None:
-        """Words of a panic that nobody has been sure of: its end may tell."""
-        console = self._outside.console
-        sign = _SIGNS.get(end.reason)
-        if sign is None or console.panic_line is None or console.watch.is_proven:
-            return
-        if console.watch.restarts_in_order:
-            console.watch.dismiss()
-        else:
-            console.watch.prove(sign)
 
     def _make_report(self) -> str:
         """Registers, code and stack, and what the devices have to say.
@@ -238,15 +198,6 @@ class Life:
         except Exception as error:  # no descriptor is left for a module's file, for one
             report = f"there is no report: {type(error).__name__}: {error}"
         return "\n".join([report, *parts.devices.reports()])
-
-    def _verdict(self) -> End:
-        """Why the boot has ended; the end of one that has panicked is a panic."""
-        end = self._control.end
-        assert end is not None
-        watch = self._outside.console.watch
-        if watch.is_proven and end.reason in _AFTER_A_PANIC:
-            return End(ExitReason.PANIC, watch.detail)
-        return end
 
     def _with_failures(self, end: End) -> End:
         """The end, with what could not be written; a success is none then."""
@@ -268,7 +219,7 @@ class Life:
             ExitReason.PANIC: self.config.on_panic,
             ExitReason.CRASH: self.config.on_crash,
         }
-        return policies.get(self._verdict().reason, "exit")
+        return policies.get(self._verdict.end.reason, "exit")
 
     def _pause(self) -> bool:
         """Show the result and the guest until it is resumed: True, or stopped."""
@@ -324,7 +275,7 @@ class Life:
 
     def _conclude(self) -> None:
         """Let the console finish, and make the result that `wait` waits for."""
-        end = self._verdict()
+        end = self._verdict.end
         hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
         now_ns = self._outside.loop.now_ns()
         for console in self._outside.consoles:

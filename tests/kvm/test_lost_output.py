@@ -45,6 +45,17 @@ def test_output_lost_after_the_guests_end_is_no_success(
     assert err.startswith(f"vmm: error: {words}")
 
 
+@pytest.mark.linux
+def test_a_commands_output_that_is_lost_is_no_success() -> None:
+    command = "vmm run --append quiet --quiet --capture"
+    code, _, err = shell(f"{command} --exec 'echo lost' >/dev/full")
+    assert (code, err) == (
+        125,
+        "vmm: error: the command's output can't be written: [Errno 28] No space left "
+        "on device\n",
+    )
+
+
 def test_a_copy_that_fails_takes_nothing_from_the_others(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code, out, err = shell(
