@@ -92,6 +92,7 @@ class Console(SerialEvents):
         limit, rate = config.serial_limit, config.serial_rate
         # The configuration has made numbers of them.
         assert not isinstance(capacity, str)
+        self._capacity = capacity
         assert not isinstance(limit, str)
         assert not isinstance(rate, str)
         if limit is None and fills_a_disk:
@@ -170,6 +171,16 @@ class Console(SerialEvents):
         self._cleanup.close()
 
     # Output
+
+    @property
+    def printed(self) -> int:
+        """Bytes that the guest has printed, and we have taken or dropped."""
+        return self.sink.accepted + self.sink.dropped
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a slow reader holds the guest, or would with its next byte."""
+        return len(self.sink) >= self._capacity
 
     def _on_data(self) -> None:
         if self.first_output_ns is None:

@@ -333,15 +333,15 @@ class Machine:
             else:
                 self._control.look(turn)
 
-        when_silent(self._loop, lambda: self.console.sink.accepted, panicked)
+        when_silent(self._loop, lambda: self.console.printed, panicked)
 
     def _progress(self) -> object:
         """Something that changes whenever the guest does something."""
-        if len(self.console.sink) == self.config.serial_buffer:  # it waits for us
+        if self.console.is_held:  # it waits for us
             return object()
         exits = self._life.cycle.exits
         del exits["intr"]  # kicks of ours
-        return self._control.turn, self.console.sink.accepted, exits
+        return self._control.turn, self.console.printed, exits
 
     def _on_hang(self) -> None:
         detail = f"no console output and no exit for {self.config.hang_s:g} s"

@@ -92,16 +92,25 @@ class PanicSigns:
         self.next_look_ns = LOOK_NS
         """After this it is to be looked at again, unless all is clear."""
         self._looks = 0
+        self._printed = -1
         self._delays = 0
         self._masked_in_a_row = 0
 
     def look(
-        self, vcpus: Sequence[Vcpu], memory: GuestMemory, *, by_printk: bool
+        self,
+        vcpus: Sequence[Vcpu],
+        memory: GuestMemory,
+        *,
+        by_printk: bool = True,
+        printed: int = 0,
     ) -> None:
         """Note what they do. `by_printk`: the words stand where the kernel's do.
 
-        Else they may be a program's before somebody's HLT, and more is asked.
+        Else they may be a program's before somebody's HLT, and more is asked. `printed`
+        is how much the guest has: a kernel that prints has interrupts off, and waits
+        for its UART by udelay(), however healthy it is.
         """
+        is_silent, self._printed = printed == self._printed, printed
         self._looks += 1
         if self._looks % ROUND == 0:  # for long it is one that works, silently
             self._delays = 0
@@ -112,6 +121,8 @@ class PanicSigns:
             return  # KVM doesn't say
         if _Does.LIVES in all_do:
             self.is_refuted = True
+        elif not is_silent:
+            self._delays = self._masked_in_a_row = 0
         elif all_do == {_Does.HALTS}:  # for good: but for an NMI nothing wakes them
             self.sign = HALTED if by_printk else None
         else:

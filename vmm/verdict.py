@@ -45,7 +45,9 @@ class Verdict:
 
         watch, turn = self._console.watch, self._control.turn
         signs = self._signs = self._signs or PanicSigns()
-        signs.look(vcpus, memory, by_printk=watch.by_printk)
+        if not self._console.is_held:
+            printed = self._console.printed
+            signs.look(vcpus, memory, by_printk=watch.by_printk, printed=printed)
         if signs.is_refuted:
             watch.dismiss()
             self._signs = None  # the next words are a case of their own

@@ -95,7 +95,7 @@ def test_a_kernel_that_spins_in_mdelay_has_panicked(
 def test_cpus_that_halt_with_interrupts_off_have_stopped_for_good(
     memory: GuestMemory,
 ) -> None:
-    assert looks(memory, halted(0), halted(0), count=1).sign == HALTED
+    assert looks(memory, halted(0), halted(0), count=2).sign == HALTED
     assert looks(memory, halted(0), by_printk=False).sign is None
 
 
@@ -142,9 +142,20 @@ def test_interrupts_that_are_off_now_and_then_prove_nothing(
     assert signs.sign is None
 
 
+@pytest.mark.parametrize("flags", [0, IF])
+def test_a_kernel_that_prints_is_no_sign(memory: GuestMemory, flags: int) -> None:
+    """Interrupts off, and udelay() until its UART takes the next byte."""
+    memory.write(0x1000, DELAY_TSC)
+    signs = PanicSigns()
+    with cpu(rip=KERNEL + 8, flags=flags) as vcpu:
+        for number in range(100):
+            signs.look([vcpu], memory, printed=number // 3)
+    assert signs.sign is None
+
+
 def test_cpus_that_were_never_started_do_not_count(memory: GuestMemory) -> None:
     parked = cpu(flags=IF, state=KVM_MP_STATE_UNINITIALIZED)
-    assert looks(memory, halted(0), parked, count=1).sign == HALTED
+    assert looks(memory, halted(0), parked, count=2).sign == HALTED
 
 
 def test_a_kvm_that_does_not_say_is_no_sign(memory: GuestMemory) -> None:
