@@ -40,7 +40,7 @@ _NOT_STARTED: Final = (
     KVM_MP_STATE_SIPI_RECEIVED,
 )
 _AROUND: Final = 40  # bytes before RIP, in its page, and after that tell of a delay
-# rdtsc or rdtscp and pause of delay_tsc(), tpause, mwaitx, dec %rax; jnz of delay_loop()
+# rdtsc, rdtscp and pause of delay_tsc(), tpause, mwaitx; dec %rax, jnz of delay_loop()
 _OF_A_DELAY: Final = (
     b"\x0f\x31",
     b"\x0f\x01\xf9",
