@@ -53,8 +53,6 @@ def file_pairs(
 ) -> tuple[tuple[str, str], ...]:
     """(HOST, GUEST) of each file: a mapping of GUEST to HOST, or such pairs the other
     way round, or "HOST[:GUEST]". Raises ConfigError."""
-    if isinstance(files, (str, bytes)):
-        raise ConfigError("files: one path isn't a list of them")
     if isinstance(files, Mapping):
         files = [(host, guest) for guest, host in files.items()]
     pairs = []

@@ -186,7 +186,9 @@ def test_rdinit_of_the_users() -> None:
 
 
 def test_one_path_in_place_of_many() -> None:
-    with pytest.raises(ConfigError, match="one path isn't a list"):
+    with pytest.raises(
+        ConfigError, match=r"^files: 'prog' is not a mapping .* or a list"
+    ):
         MachineConfig(files="prog")
 
 

@@ -20,6 +20,7 @@ from .factory import TestMachine, VmFactory
 from .settings import (
     Settings,
     add_options,
+    check_marker,
     check_names,
     read_settings,
     refuse_unknown_options,
@@ -118,7 +119,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: Sequence[pytest.Item]
 ) -> None:
-    """Let pytest-timeout, where it is, end what isn't a machine's fault."""
+    """Check markers; let pytest-timeout, where it is, end what isn't a machine's."""
+    for item in items:
+        for mark in item.iter_markers("vmm"):
+            check_marker(mark)
     if not config.pluginmanager.has_plugin("timeout"):
         return
     if config.getoption("timeout") is not None or config.getini("timeout"):
