@@ -198,9 +198,14 @@ def _write_if_ready(fd: int, data: bytes) -> int:
 
 
 def open_output_file(path: str, field: str = "serial") -> int:
-    """Create or truncate the file of `file:P`. Raises ConfigError, naming `field`."""
+    """Create or truncate the file of `file:P`. Raises ConfigError, naming `field`.
+
+    Appending: what logrotate's copytruncate empties goes on at its start then, not
+    behind a hole of its former size.
+    """
     # Non-blocking, or a FIFO would hold us here until somebody reads it.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+    flags |= os.O_APPEND
     try:
         return os.open(path, flags, 0o666)
     except OSError as error:
