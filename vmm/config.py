@@ -56,7 +56,8 @@ class MachineConfig(Record):
     `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout",
     "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
-    and sockets, each of which gets a copy of the output. A reader who is too
+    and sockets, each of which gets a copy of the output. `socket_mode` is that of all
+    our sockets' files, 0..0o777: who may connect has the console. A reader who is too
     slow, by more than `serial_buffer` bytes, holds the guest ("block") or loses
     output ("drop"); `serial_rate` is in bytes per second, and what comes after
     `serial_limit` bytes is dropped (None: 1 GiB where the output is a file, else no
@@ -90,6 +91,7 @@ class MachineConfig(Record):
     quirks: WhichQuirks = "auto"
     serial: str = "capture"
     tee: str | Sequence[str] = ()
+    socket_mode: int = 0o600
     serial_buffer: int | str = "1M"
     serial_policy: Literal["block", "drop"] = "block"
     serial_limit: int | str | None = None
@@ -116,6 +118,10 @@ class MachineConfig(Record):
         if self.debug_exit is not None and not 0 <= self.debug_exit <= 0xFFFC:
             raise ConfigError(
                 f"debug_exit: port {self.debug_exit:#x} is not within 0..0xfffc"
+            )
+        if not 0 <= self.socket_mode <= 0o777:
+            raise ConfigError(
+                f"socket_mode: {self.socket_mode:#o} is not within 0..0o777"
             )
         self._check_modules()
         _check_output("serial", self.serial, "stdio")
