@@ -11,19 +11,23 @@ Errors form one tree: `vmm.errors.VmmError`, and `vmm.devices.errors.DeviceError
 for the device model.
 """
 
-from .config import MachineConfig
-from .errors import (
-    ConfigError,
-    ExpectTimeout,
-    GuestEnded,
-    ImageError,
-    KvmError,
-    KvmUnavailable,
-    VmmError,
-)
-from .machine import Machine
-from .result import ExitReason, RunResult
-from .run_once import run
+from importlib import import_module
+
+TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from .config import MachineConfig
+    from .errors import (
+        ConfigError,
+        ExpectTimeout,
+        GuestEnded,
+        ImageError,
+        KvmError,
+        KvmUnavailable,
+        VmmError,
+    )
+    from .machine import Machine
+    from .result import ExitReason, RunResult
+    from .run_once import run
 
 __version__ = "0.1.0"
 
@@ -41,3 +45,29 @@ __all__ = [
     "VmmError",
     "run",
 ]
+
+_HOMES = {
+    "MachineConfig": "config",
+    "Machine": "machine",
+    "ExitReason": "result",
+    "RunResult": "result",
+    "run": "run_once",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import it now: the command `vmm` has SIGINT to see to before all that."""
+    if name in __all__:
+        value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
+        globals()[name] = value
+        return value
+    try:
+        return import_module(f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
