@@ -9,15 +9,14 @@ from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
 from .devices.record import Record
 from .errors import ConfigError
 from .field_types import fitting
+from .installation import ROOT, is_checkout, script
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
 CPUS_MAX: Final = 254  # APIC ids that xAPIC has, and one for the IOAPIC
 
 # Where scripts/build-guest puts its results, when we run from a checkout.
-BUILD_DIR: Final = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "guest", "build"
-)
+BUILD_DIR: Final = os.path.join(ROOT, "guest", "build")
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE: Final = re.compile(r"(\d{1,20})([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
@@ -222,9 +221,14 @@ def path_of(where: str) -> str | None:
 
 
 def _not_built(field: str, option: str, guest: str) -> ConfigError:
+    if not is_checkout():
+        return ConfigError(
+            f"{field}: none was given, and an installed minivmm has no guests of its "
+            f"own: pass {option}"
+        )
     return ConfigError(
         f"{field}: none was given and the {guest} guest isn't built: pass {option}, "
-        f"or run 'scripts/build-guest {guest}' in a checkout"
+        f"or run {script(f'build-guest {guest}')}"
     )
 
 

@@ -15,6 +15,7 @@ from . import cpio
 from .config import path_of
 from .errors import ConfigError
 from .guest_files import GuestFiles, split_spec
+from .installation import is_checkout, script
 
 if TYPE_CHECKING:
     from .config import MachineConfig, StrPath
@@ -164,11 +165,13 @@ def _helper(build_dir: str) -> bytes:
                 return program.read()
         except FileNotFoundError:
             continue
-    raise ConfigError(
-        f"exec: the guest's {HELPER} isn't built: run 'scripts/build-guest busybox' in "
-        "a checkout, or install a C compiler and then minivmm again "
+    how = (
+        f"run {script('build-guest busybox')}"
+        if is_checkout()
+        else "install a C compiler and then minivmm again "
         "(pip install --force-reinstall --no-cache-dir minivmm)"
     )
+    raise ConfigError(f"exec: the guest's {HELPER} isn't built: {how}")
 
 
 def _joined(words: Iterable[str]) -> bytes:

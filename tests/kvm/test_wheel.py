@@ -79,6 +79,14 @@ def test_package_is_the_installed_one(stranger: Path) -> None:
     assert where.startswith(f"{stranger}/venv/")
 
 
+def test_hints_are_for_whoever_has_no_checkout(stranger: Path) -> None:
+    done = python(stranger, "-m", "vmm", "run")
+    assert done.returncode == 2
+    assert "an installed minivmm has no guests of its own: pass --kernel" in done.stderr
+    report = python(stranger, "-m", "vmm", "doctor").stdout
+    assert "scripts/" not in report
+
+
 def test_plugin_as_a_project_of_strangers_has_it(stranger: Path) -> None:
     project = shutil.copytree(ROOT / "tests/stranger", stranger / "project")
     option = f"--vmm-kernel={kernel('tiny')}"

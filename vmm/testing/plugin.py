@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from vmm.errors import KvmUnavailable
+from vmm.installation import script
 from vmm.kvm.kvm import Kvm
 from vmm.machine import Machine, open_machines
 
@@ -34,7 +35,7 @@ MARKER: Final = (
 )
 REMEDIES: Final = (
     "make /dev/kvm usable (on a hosted runner by the udev rule of minivmm's README, "
-    "'In your CI'), or run pytest by minivmm's 'scripts/with-kvm'"
+    f"'In your CI'), or run pytest by {script('with-kvm')}"
 )
 _session = pytest.StashKey["_Session"]()
 _made = pytest.StashKey[set[Machine]]()
