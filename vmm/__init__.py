@@ -11,8 +11,6 @@ Errors form one tree: `vmm.errors.VmmError`, and `vmm.devices.errors.DeviceError
 for the device model.
 """
 
-from importlib import import_module
-
 TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
@@ -55,18 +53,24 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import it now: the command `vmm` has SIGINT to see to before all that."""
-    if name in __all__:
-        value = getattr(import_module(f".{_HOMES.get(name, 'errors')}", __name__), name)
-        globals()[name] = value
-        return value
-    try:
-        return import_module(f".{name}", __name__)
-    except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{name}":
-            raise
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # or type checkers would take any name
+
+    def __getattr__(name: str) -> object:
+        """Import it now: the command `vmm` has SIGINT to see to before all that."""
+        from importlib import import_module
+
+        if name in __all__:
+            value = getattr(
+                import_module(f".{_HOMES.get(name, 'errors')}", __name__), name
+            )
+            globals()[name] = value
+            return value
+        try:
+            return import_module(f".{name}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -64,8 +64,8 @@ class ListeningSocket:
             # What it will have from its first moment on; the umask takes from it.
             os.fchmod(self.socket.fileno(), mode)
             self.socket.bind(path)
+            self.socket.listen()  # at once: until then it looks like a stale one
             self._note(os.path.abspath(path), mode)
-            self.socket.listen()
         except OSError as error:
             self.close()
             problem = error.strerror or str(error)
