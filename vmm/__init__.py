@@ -11,6 +11,8 @@ Errors form one tree: `vmm.errors.VmmError`, and `vmm.devices.errors.DeviceError
 for the device model.
 """
 
+import sys
+
 TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
@@ -57,20 +59,18 @@ if not TYPE_CHECKING:  # or type checkers would take any name
 
     def __getattr__(name: str) -> object:
         """Import it now: the command `vmm` has SIGINT to see to before all that."""
-        from importlib import import_module
-
-        if name in __all__:
-            value = getattr(
-                import_module(f".{_HOMES.get(name, 'errors')}", __name__), name
-            )
-            globals()[name] = value
-            return value
+        home = f"{__name__}.{_HOMES.get(name, 'errors') if name in __all__ else name}"
         try:
-            return import_module(f".{name}", __name__)
+            __import__(home)
         except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":
+            if error.name != home:
                 raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message) from None
+        if name in __all__:
+            globals()[name] = getattr(sys.modules[home], name)
+            return globals()[name]
+        return sys.modules[home]
 
 
 def __dir__() -> list[str]:

@@ -18,6 +18,7 @@ from .errors import ConfigError
 PRIVATE: Final = 0o600  # who may connect has the guest's console
 
 # Path, device and inode of each that this process has: plain, for a Guardian's pipe.
+# Inode 0 is one that is just being made.
 Identity = tuple[str, int, int]
 
 _lock: Final = threading.Lock()  # guards the next two
@@ -35,17 +36,13 @@ def reported_to(tell: Callable[[list[Identity]], None]) -> Iterator[None]:
         _told.remove(tell)
 
 
-def _report() -> None:
-    for tell in _told:
-        tell(_ours)
-
-
 def remove(files: list[Identity]) -> None:
     """Remove those that are still what they were."""
     for path, device, inode in files:
         with suppress(OSError):  # it is gone, or its folder
             status = os.lstat(path)
-            if (status.st_dev, status.st_ino) == (device, inode):
+            is_same = (status.st_dev, status.st_ino) == (device, inode)
+            if is_same or (inode == 0 and _is_stale(path)):
                 os.unlink(path)
 
 
@@ -59,13 +56,9 @@ class ListeningSocket:
     def __init__(self, path: str, mode: int = PRIVATE, field: str = "serial") -> None:
         kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
         self.socket = socket.socket(socket.AF_UNIX, kind)
+        self._file: Identity | None = None
         try:
-            _remove_stale(path, field)
-            # What it will have from its first moment on; the umask takes from it.
-            os.fchmod(self.socket.fileno(), mode)
-            self.socket.bind(path)
-            self.socket.listen()  # at once: until then it looks like a stale one
-            self._note(os.path.abspath(path), mode)
+            self._make(path, mode, field)
         except OSError as error:
             self.close()
             problem = error.strerror or str(error)
@@ -74,45 +67,67 @@ class ListeningSocket:
             self.close()
             raise
 
-    _file: Identity | None = None
-
-    def _note(self, path: str, mode: int) -> None:
+    def _make(self, path: str, mode: int, field: str) -> None:
+        _make_room(path, field)
+        # What the file will have from its first moment on; the umask takes from it.
+        os.fchmod(self.socket.fileno(), mode)
+        where = os.path.abspath(path)
+        self._know((where, 0, 0))
+        self.socket.bind(path)
+        self.socket.listen()  # at once: until then it looks like a stale one
         fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(fd)
-            self._file = path, status.st_dev, status.st_ino
-            with _lock:
-                _ours.append(self._file)
-                _report()
+            self._know((where, status.st_dev, status.st_ino))
             if stat.S_IMODE(status.st_mode) != mode:  # more than the umask leaves
                 os.chmod(f"/proc/self/fd/{fd}", mode)
         finally:
             os.close(fd)
 
+    def _know(self, file: Identity | None) -> None:
+        with _lock:
+            if self._file is not None:
+                _ours.remove(self._file)
+            if file is not None:
+                _ours.append(file)
+            self._file = file
+            for tell in _told:
+                tell(_ours)
+
     def close(self) -> None:
         """Stop listening, and remove the file if it is still ours. Idempotent."""
-        file, self._file = self._file, None
-        if file is not None:
-            remove([file])  # before the inode is free for others
-            with _lock:
-                _ours.remove(file)
-                _report()
+        if self._file is None:
+            self.socket.close()
+            return
+        is_known = self._file[2] != 0
+        is_bound = bool(self.socket.getsockname())
+        if is_known:
+            remove([self._file])  # before the inode is free for others
         self.socket.close()
+        if is_bound and not is_known:  # something failed after bind
+            remove([self._file])
+        self._know(None)
 
 
-def _remove_stale(path: str, field: str) -> None:
+def _make_room(path: str, field: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise ConfigError(f"{field}: {path!r} exists and is not a socket")
     except FileNotFoundError:
         return
+    if not _is_stale(path):
+        raise ConfigError(f"{field}: unix socket {path!r} is served by another")
+    os.unlink(path)
+
+
+def _is_stale(path: str) -> bool:
+    """Whether it is a socket that nobody serves. Raises OSError if one can't ask."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)  # somebody's queue may be full
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
-            return
+            return stat.S_ISSOCK(os.lstat(path).st_mode)  # as for what is no socket
         except BlockingIOError:
             pass
-        raise ConfigError(f"{field}: unix socket {path!r} is served by another")
+        return False

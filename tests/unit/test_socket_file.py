@@ -1,5 +1,6 @@
 """Our sockets' files: who may connect, and that nothing but them is removed."""
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -111,7 +112,50 @@ def test_whoever_removes_them_is_told_of_each_change(path: Path) -> None:
         second.close()
         second.close()
     one, two = str(path), f"{path}-2"
-    assert told == [[one], [one, two], [two], []]
+    # Each is told of before it is made, and when it is known.
+    assert told == [[one], [one], [one, two], [one, two], [two], []]
+
+
+def test_one_that_was_just_being_made_is_removed_after_a_kill(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    remove([(str(path), 0, 0)])
+    assert not path.exists()
+
+
+def test_what_another_has_made_meanwhile_stays_after_a_kill(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(path))
+        another.listen()
+        remove([(str(path), 0, 0)])
+        assert path.exists()
+    path.unlink()
+    path.write_text("precious")
+    remove([(str(path), 0, 0)])
+    assert path.exists()
+
+
+def test_one_that_fails_after_bind_is_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vmm.socket_file.os.open", fail)
+        with pytest.raises(ConfigError, match="Too many open files"):
+            ListeningSocket(str(path))
+    assert not path.exists()
+
+
+def test_what_could_not_be_made_is_forgotten(tmp_path: Path) -> None:
+    told: list[Identity] = []
+    with (
+        reported_to(lambda files: told.__setitem__(slice(None), files)),
+        pytest.raises(ConfigError, match="No such file or directory"),
+    ):
+        ListeningSocket(str(tmp_path / "none/ttyS0"))
+    assert told == []
 
 
 @pytest.mark.parametrize("queue", [0, 1])
