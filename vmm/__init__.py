@@ -11,19 +11,23 @@ Errors form one tree: `vmm.errors.VmmError`, and `vmm.devices.errors.DeviceError
 for the device model.
 """
 
-from .config import MachineConfig
-from .errors import (
-    ConfigError,
-    ExpectTimeout,
-    GuestEnded,
-    ImageError,
-    KvmError,
-    KvmUnavailable,
-    VmmError,
-)
-from .machine import Machine
-from .result import ExitReason, RunResult
-from .run_once import run
+import sys
+
+TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
+if TYPE_CHECKING:
+    from .config import MachineConfig
+    from .errors import (
+        ConfigError,
+        ExpectTimeout,
+        GuestEnded,
+        ImageError,
+        KvmError,
+        KvmUnavailable,
+        VmmError,
+    )
+    from .machine import Machine
+    from .result import ExitReason, RunResult
+    from .run_once import run
 
 __version__ = "0.1.0"
 
@@ -41,3 +45,33 @@ __all__ = [
     "VmmError",
     "run",
 ]
+
+_HOMES = {
+    "MachineConfig": "config",
+    "Machine": "machine",
+    "ExitReason": "result",
+    "RunResult": "result",
+    "run": "run_once",
+}
+
+
+if not TYPE_CHECKING:  # or type checkers would take any name
+
+    def __getattr__(name: str) -> object:
+        """Import it now: the command `vmm` has SIGINT to see to before all that."""
+        home = f"{__name__}.{_HOMES.get(name, 'errors') if name in __all__ else name}"
+        try:
+            __import__(home)
+        except ModuleNotFoundError as error:
+            if error.name != home:
+                raise
+            message = f"module {__name__!r} has no attribute {name!r}"
+            raise AttributeError(message) from None
+        if name in __all__:
+            globals()[name] = getattr(sys.modules[home], name)
+            return globals()[name]
+        return sys.modules[home]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

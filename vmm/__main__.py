@@ -1,7 +1,31 @@
-"""`python -m vmm` is `vmm`."""
+"""The `vmm` command, and `python -m vmm`."""
 
+# What signal imports takes longer than all of this.
+import _signal as signal  # type: ignore[import-not-found]
+import os
 import sys
 
-from .cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command; returns its exit code.
+
+    Until a machine runs, Ctrl-C ends us as it ends a program in C: a traceback out of
+    some import would tell nobody anything.
+    """
+    try:
+        _let_sigint_end_us()
+    except KeyboardInterrupt:  # it came before that
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    from .cli import main as command
+
+    return command()
+
+
+def _let_sigint_end_us() -> None:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -12,7 +12,6 @@ from .config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
 from .devices.errors import DeviceError
 from .errors import VmmError
 from .messages import say, show_traceback, tell
-from .terminal import in_foreground
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -75,6 +74,13 @@ def _port(text: str) -> int:
         return int(text, 0)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0x501, 1281") from None
+
+
+def _mode(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no mode: 660, 0600") from None
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -173,6 +179,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="a copy of ttyS0's output, too: file:P or unix:P; may be repeated",
     )
     add(
+        "--socket-mode",
+        metavar="MODE",
+        type=_mode,
+        default=0o600,
+        help="of the files of unix:P, octal: who may connect (600)",
+    )
+    add(
         "--serial-policy",
         choices=("block", "drop"),
         default="block",
@@ -264,17 +277,12 @@ def _report(error: Exception, debug: bool) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Put /dev/null where a standard stream is closed, or else we may not read.
+    """Put /dev/null where a standard stream is closed.
 
-    A descriptor that we open would take its number, and be taken for it. And a
-    job in the background that reads its terminal is stopped.
+    A descriptor that we open would take its number, and be taken for it.
     """
     for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: fd
-    if os.isatty(0) and not in_foreground(0):
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)

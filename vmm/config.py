@@ -8,6 +8,8 @@ from typing import Final, Literal, get_args
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
 from .devices.record import Record
 from .errors import ConfigError
+from .field_types import fitting
+from .installation import ROOT, is_checkout, script
 from .result import told_apart
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
@@ -15,9 +17,7 @@ MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
 CPUS_MAX: Final = 254  # APIC ids that xAPIC has, and one for the IOAPIC
 
 # Where scripts/build-guest puts its results, when we run from a checkout.
-BUILD_DIR: Final = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "guest", "build"
-)
+BUILD_DIR: Final = os.path.join(ROOT, "guest", "build")
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _SIZE: Final = re.compile(r"(\d{1,20})([KMG]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
@@ -56,7 +56,8 @@ class MachineConfig(Record):
     `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout",
     "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
-    and sockets, each of which gets a copy of the output. A reader who is too
+    and sockets, each of which gets a copy of the output. `socket_mode` is that of all
+    our sockets' files, 0..0o777: who may connect has the console. A reader who is too
     slow, by more than `serial_buffer` bytes, holds the guest ("block") or loses
     output ("drop"); `serial_rate` is in bytes per second, and what comes after
     `serial_limit` bytes is dropped (None: 1 GiB where the output is a file, else no
@@ -90,6 +91,7 @@ class MachineConfig(Record):
     quirks: WhichQuirks = "auto"
     serial: str = "capture"
     tee: str | Sequence[str] = ()
+    socket_mode: int = 0o600
     serial_buffer: int | str = "1M"
     serial_policy: Literal["block", "drop"] = "block"
     serial_limit: int | str | None = None
@@ -101,6 +103,7 @@ class MachineConfig(Record):
     acpi: bool = True
 
     def __post_init__(self) -> None:
+        self._check_types()
         object.__setattr__(self, "memory", parse_memory(self.memory))
         for field in ("serial_buffer", "serial_limit", "serial_rate"):
             value = getattr(self, field)
@@ -109,27 +112,29 @@ class MachineConfig(Record):
                 object.__setattr__(self, field, value)
             if value is not None and value < 1:
                 raise ConfigError(f"{field}: {value} is not above 0")
-        if self.serial_policy not in ("block", "drop"):
-            raise ConfigError(
-                f"serial_policy: {self.serial_policy!r} is not block or drop"
-            )
         if not 1 <= self.cpus <= CPUS_MAX:
             raise ConfigError(f"cpus: {self.cpus} is not within 1..{CPUS_MAX}")
         self._check_times()
-        self._check_policies()
         if self.debug_exit is not None and not 0 <= self.debug_exit <= 0xFFFC:
             raise ConfigError(
                 f"debug_exit: port {self.debug_exit:#x} is not within 0..0xfffc"
             )
-        self._check_boot()
-        if self.quirks not in QUIRKS:
-            raise ConfigError(f"quirks: {self.quirks!r} is not auto, none or pvm")
-        if type(self.acpi) is not bool:  # "off" would be true
-            raise ConfigError(f"acpi: {self.acpi!r} is not True or False")
+        if not 0 <= self.socket_mode <= 0o777:
+            raise ConfigError(
+                f"socket_mode: {self.socket_mode:#o} is not within 0..0o777"
+            )
+        self._check_modules()
         _check_output("serial", self.serial, "stdio")
         object.__setattr__(self, "tee", _checked_tee(self.tee, self.serial))
         if self.runs_command or self.files or self.capture is not None:
             self._check_command()
+
+    def _check_types(self) -> None:
+        """Raises ConfigError for what isn't as its field is annotated."""
+        for field, kind in MachineConfig.__annotations__.items():
+            value = getattr(self, field)
+            if value is not self._defaults[field]:
+                object.__setattr__(self, field, fitting(field, value, kind))
 
     def _check_command(self) -> None:
         from .guest_command import check_command  # most runs have none
@@ -157,22 +162,11 @@ class MachineConfig(Record):
             if value is not None and not 0 < value < 1e9:
                 raise ConfigError(f"{field}: {value} is no time in seconds")
 
-    def _check_policies(self) -> None:
-        for field in ("on_reset", "on_panic", "on_crash"):
-            value = getattr(self, field)
-            if value not in POLICIES:
-                raise ConfigError(f"{field}: {value!r} is not exit, restart or pause")
-
-    def _check_boot(self) -> None:
-        if self.boot_protocol not in BOOT_PROTOCOLS:
-            raise ConfigError(
-                f"boot_protocol: {self.boot_protocol!r} is not one of "
-                f"{', '.join(BOOT_PROTOCOLS)}"
-            )
+    def _check_modules(self) -> None:
         modules = self.modules
         modules = (modules,) if isinstance(modules, str) else tuple(modules)
         for module in modules:
-            if not module.split(" ", 1)[0] or "\0" in module:
+            if not module.split(" ", 1)[0]:
                 raise ConfigError(f"modules: {module!r} is not FILE or 'FILE STRING'")
         object.__setattr__(self, "modules", modules)
 
@@ -234,9 +228,14 @@ def path_of(where: str) -> str | None:
 
 
 def _not_built(field: str, option: str, guest: str) -> ConfigError:
+    if not is_checkout():
+        return ConfigError(
+            f"{field}: none was given, and an installed minivmm has no guests of its "
+            f"own: pass {option}"
+        )
     return ConfigError(
         f"{field}: none was given and the {guest} guest isn't built: pass {option}, "
-        f"or run 'scripts/build-guest {guest}' in a checkout"
+        f"or run {script(f'build-guest {guest}')}"
     )
 
 

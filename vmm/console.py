@@ -81,6 +81,7 @@ class Console(SerialEvents):
         self._tees: Tees | None = None
         self._own_reader: Reader | None = None
         self._lock = threading.Lock()  # for the input queue, and the reader
+        self._socket_mode = config.socket_mode
         with ExitStack() as self._cleanup:
             self._endpoint = self._open(config.serial)
             ours = self._endpoint
@@ -131,7 +132,7 @@ class Console(SerialEvents):
         if kind == "unix":
             from .unix_endpoint import UnixEndpoint  # most runs have none
 
-            endpoint = UnixEndpoint(self._loop, self, path)
+            endpoint = UnixEndpoint(self._loop, self, path, mode=self._socket_mode)
         elif kind == "file":
             fd = open_output_file(path)
             self._cleanup.callback(os.close, fd)
@@ -159,7 +160,14 @@ class Console(SerialEvents):
         if capture is None:
             capture = self._make_capture(awaits_reader=False)
             self._endpoint = Teed(self._endpoint, capture)
-        self._tees = Tees(capture, self._loop, places, self._on_failure, self._cleanup)
+        self._tees = Tees(
+            capture,
+            self._loop,
+            places,
+            self._on_failure,
+            self._cleanup,
+            self._socket_mode,
+        )
         return self._tees
 
     def connect(self, serial: Serial) -> None:

@@ -12,11 +12,13 @@ from typing import Final, Protocol
 
 from .errors import ConfigError
 from .event_loop import READ, WRITE, EventLoop
+from .terminal import in_foreground
 
 READ_SIZE: Final = 4096
 # What a descriptor that poll calls writable takes without blocking: a pipe's
 # POLLOUT promises PIPE_BUF bytes, a terminal's 256.
 SAFE_WRITE: Final = 256
+LOOK_NS: Final = 100_000_000  # between two looks whether a terminal is ours again
 
 
 class Host(Protocol):
@@ -67,7 +69,9 @@ class NullEndpoint:
 class Input:
     """Reads one descriptor into the console, no faster than the guest takes it.
 
-    Every kind of end counts as end of file, which `on_end` is told of.
+    Every kind of end counts as end of file, which `on_end` is told of. A terminal is
+    read in its foreground only: a job in the background would be stopped for it, and
+    what is typed is the shell's.
     """
 
     def __init__(
@@ -77,14 +81,28 @@ class Input:
         self._fd = fd
         self._host = host
         self._on_end = on_end
+        self._is_terminal = os.isatty(fd)
+        self._waiting = False  # for the foreground
         self.resume()
 
     def resume(self) -> None:
         """Go on reading, unless the end was seen."""
-        if self._fd >= 0:
+        if self._fd >= 0 and not self._waiting:
             self._loop.watch(self._fd, READ, self._on_readable)
 
+    def _await_foreground(self) -> None:
+        self._waiting = True
+        self._loop.unwatch(self._fd)
+        self._loop.call_at(self._loop.now_ns() + LOOK_NS, self._look_again)
+
+    def _look_again(self) -> None:
+        self._waiting = False
+        self.resume()
+
     def _on_readable(self) -> None:
+        if self._is_terminal and not in_foreground(self._fd):
+            self._await_foreground()
+            return
         try:
             data = os.read(self._fd, READ_SIZE)
         except BlockingIOError:
@@ -198,9 +216,14 @@ def _write_if_ready(fd: int, data: bytes) -> int:
 
 
 def open_output_file(path: str, field: str = "serial") -> int:
-    """Create or truncate the file of `file:P`. Raises ConfigError, naming `field`."""
+    """Create or truncate the file of `file:P`. Raises ConfigError, naming `field`.
+
+    Appending: what logrotate's copytruncate empties goes on at its start then, not
+    behind a hole of its former size.
+    """
     # Non-blocking, or a FIFO would hold us here until somebody reads it.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
+    flags |= os.O_APPEND
     try:
         return os.open(path, flags, 0o666)
     except OSError as error:

@@ -5,6 +5,7 @@ its first program (`rdinit=`), and `/vmm-exec.argv`, which tells it what to run 
 where the output goes. Source of the protocol: guest/linux/vmm-exec.c.
 """
 
+import codecs
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from . import cpio
 from .config import path_of
 from .errors import ConfigError
 from .guest_files import GuestFiles, split_spec
+from .installation import is_checkout, script
 
 if TYPE_CHECKING:
     from .config import MachineConfig, StrPath
@@ -24,7 +26,10 @@ OUTPUT: Final = "/dev/ttyS1"
 ARGUMENTS_MAX: Final = 256  # what the helper has room for
 ARGV_SIZE_MAX: Final = 65535
 
-NO_OUTPUT: Final = 0xFF  # in the place of an errno
+# In the place of an errno
+NO_OUTPUT: Final = 0xFF
+NO_INTERPRETER: Final = 0xFE
+CRLF: Final = 0xFD
 
 
 def command_argv(command: str | Sequence[str]) -> tuple[str, ...]:
@@ -53,8 +58,6 @@ def file_pairs(
 ) -> tuple[tuple[str, str], ...]:
     """(HOST, GUEST) of each file: a mapping of GUEST to HOST, or such pairs the other
     way round, or "HOST[:GUEST]". Raises ConfigError."""
-    if isinstance(files, (str, bytes)):
-        raise ConfigError("files: one path isn't a list of them")
     if isinstance(files, Mapping):
         files = [(host, guest) for guest, host in files.items()]
     pairs = []
@@ -105,11 +108,27 @@ def command_parameters(config: "MachineConfig", cmdline: str) -> str:
 
 
 def _check_script(path: str) -> None:
-    """Raises ConfigError unless it is a file that may be executed."""
+    """Raises ConfigError unless it is a file that may be executed, and will be."""
     if not os.path.isfile(path):
         raise ConfigError(f"script: {path!r} is no file")
     if not os.stat(path).st_mode & 0o100:
         raise ConfigError(f"script: {path!r} has no run bit: chmod +x {path}")
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(256)  # as much as Linux looks at
+    except OSError as error:
+        raise ConfigError(f"script: {path!r}: {error.strerror}") from None
+    if line.endswith(b"\r\n") and not line.startswith(b"\x7fELF"):
+        raise ConfigError(
+            f"script: {path!r} has lines that end in CR LF, as Windows writes them: "
+            "the guest would look for an interpreter whose name ends in CR; "
+            f"sed -i 's/\\r$//' {path}"
+        )
+    if line.startswith(codecs.BOM_UTF8):
+        raise ConfigError(
+            f"script: {path!r} begins with a byte order mark, behind which no #! is "
+            f"seen: sed -i '1s/^\\xef\\xbb\\xbf//' {path}"
+        )
 
 
 def initramfs_segment(config: "MachineConfig", build_dir: str) -> bytes:
@@ -131,12 +150,10 @@ def initramfs_segment(config: "MachineConfig", build_dir: str) -> bytes:
 
 
 def _nodes() -> list[cpio.Entry]:
-    """What the helper opens, for kernels without devtmpfs."""
+    """What the kernel opens for its first program; the helper makes the rest."""
     return [
         cpio.parent("dev"),
         cpio.character_device("dev/console", 5, 1),
-        cpio.character_device("dev/null", 1, 3, 0o666),
-        cpio.character_device("dev/ttyS1", 4, 65),
     ]
 
 
@@ -148,15 +165,26 @@ def _helper(build_dir: str) -> bytes:
                 return program.read()
         except FileNotFoundError:
             continue
-    raise ConfigError(
-        f"exec: the guest's {HELPER} isn't built: run 'scripts/build-guest busybox' in "
-        "a checkout, or install a C compiler and then minivmm again "
+    how = (
+        f"run {script('build-guest busybox')}"
+        if is_checkout()
+        else "install a C compiler and then minivmm again "
         "(pip install --force-reinstall --no-cache-dir minivmm)"
     )
+    raise ConfigError(f"exec: the guest's {HELPER} isn't built: {how}")
 
 
 def _joined(words: Iterable[str]) -> bytes:
     return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+
+_OTHER_FAILURES: Final = {
+    NO_INTERPRETER: "it is there, but the guest has neither what its first line names "
+    "to run it nor, if it is a program, its dynamic loader: link it statically, or add "
+    "what it needs",
+    CRLF: "its lines end in CR LF, as Windows writes them, and the guest looks for an "
+    "interpreter whose name ends in CR: sed -i 's/\\r$//' FILE",
+}
 
 
 def describe_status(word: int, argv: Sequence[str] | None) -> str:
@@ -169,6 +197,6 @@ def describe_status(word: int, argv: Sequence[str] | None) -> str:
         )
     if failure:
         name = argv[0] if argv else "the script"
-        why = os.strerror(failure).lower()
+        why = _OTHER_FAILURES.get(failure) or os.strerror(failure).lower()
         return f"{name!r} could not be started in the guest: {why}"
     return f"status {status}" if status else ""

@@ -6,6 +6,7 @@ from typing import Final, Literal
 from .devices.record import Record
 from .errors import KvmUnavailable, VmmError
 from .guest_entry import VARIABLE, entry_kind, why_not_compiled
+from .installation import script
 from .kvm import abi
 from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES, Kvm
 from .probe import runs_fwait
@@ -97,7 +98,7 @@ def examine() -> HostReport:
         kind=kind,
         module=kvm_module(),
         usable=kind != "none",
-        explanation=_EXPLANATIONS[kind],
+        explanation=_explanation(kind),
         permission=_permission(),
         capabilities=capabilities,
         run_loop=_run_loop(problems),
@@ -105,16 +106,21 @@ def examine() -> HostReport:
     )
 
 
-_EXPLANATIONS: Final[dict[Kind, str]] = {
-    "hardware": "a guest's kernel runs on the CPU itself (VMX or SVM), every 64-bit "
-    "Linux boots; no quirks",
-    "pvm": "ring 3 runs natively, and with it kernels that run there "
-    "('scripts/build-guest tiny-ring3', 'full-ring3'); a stock kernel is emulated, one "
-    "or two million instructions a second, without AVX in its programs; small ones "
-    "boot, with the quirks for PVM ('scripts/with-kvm vmm run ...' runs any kernel in "
-    "a software machine)",
-    "none": "not usable, see below",
-}
+def _explanation(kind: Kind) -> str:
+    if kind == "none":
+        return "not usable, see below"
+    if kind == "hardware":
+        return (
+            "a guest's kernel runs on the CPU itself (VMX or SVM), every 64-bit Linux "
+            "boots; no quirks"
+        )
+    return (
+        "ring 3 runs natively, and with it kernels that run there "
+        f"({script('build-guest tiny-ring3')}, or full-ring3); a stock kernel is "
+        "emulated, one or two million instructions a second, without AVX in its "
+        "programs; small ones boot, with the quirks for PVM "
+        f"({script('with-kvm vmm run ...')} runs any kernel in a software machine)"
+    )
 
 
 def _run_loop(problems: list[str]) -> str:

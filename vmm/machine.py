@@ -92,6 +92,8 @@ class Machine:
     def __init__(
         self, config: MachineConfig | None = None, profile: "Profile | None" = None
     ) -> None:
+        if not isinstance(config, MachineConfig | None):
+            raise ConfigError(f"config: {type(config).__name__} is no MachineConfig")
         self.config = config or MachineConfig()
         self._profile = profile
         self._control = RunControl()

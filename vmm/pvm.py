@@ -16,6 +16,7 @@ from .boot.bzimage import has_payload
 from .boot.cpu_state import code_segment, data_segment
 from .boot.image import LINUX32, LINUX64, KernelImage
 from .boot.layout import MIB
+from .installation import script
 from .kvm.abi import (
     KVM_EXIT_DEBUG,
     KVM_EXIT_INTERNAL_ERROR,
@@ -120,7 +121,7 @@ class PvmQuirks(Quirks):
             found.append(
                 f"{cpus} CPUs: this host's KVM (PVM) emulates kernel code, every CPU's "
                 "timer ticks included: without an idle host CPU for each, Linux may "
-                "not get on; 'scripts/with-kvm vmm run ...' brings a KVM for them"
+                f"not get on; {script('with-kvm vmm run ...')} brings a KVM for them"
             )
         if image.protocol == LINUX32 and has_payload(image):
             found.append(
@@ -133,15 +134,15 @@ class PvmQuirks(Quirks):
             found.append(
                 f"kernel {image.file.path!r} has {size / MIB:.0f} MiB, as a "
                 "distribution's: this host's KVM (PVM) emulates it, its boot may take "
-                "half an hour; 'scripts/build-guest' makes kernels that take seconds, "
-                "'scripts/with-kvm vmm run ...' boots any"
+                f"half an hour; {script('build-guest')} makes kernels that take "
+                f"seconds, {script('with-kvm vmm run ...')} boots any"
             )
         elif image.linux and not image.ring3:
             found.append(
                 f"kernel {image.file.path!r} does not run in ring 3: this host's KVM "
                 "(PVM) emulates it, at about a thousandth of the speed, and it can't "
-                "save its programs' AVX registers; 'scripts/build-guest full-ring3' "
-                "makes one that runs natively"
+                "save its programs' AVX registers; "
+                f"{script('build-guest full-ring3')} makes one that runs natively"
             )
         return found
 

@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import Lock
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +17,7 @@ from .guardian import Guardian
 from .machine import Machine
 from .messages import say, show_traceback
 from .result import ExitReason, RunResult, told_apart
+from .signals import handled
 from .terminal import HELP, EscapeFilter, raw_terminal
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
@@ -32,6 +34,8 @@ _OUTCOMES: Final = {
     ExitReason.STOPPED: "stopped",
 }
 
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def run(options: argparse.Namespace) -> int:
     """Run a machine as the arguments say; returns the exit code."""
@@ -40,13 +44,24 @@ def run(options: argparse.Namespace) -> int:
     _check_places(options)
     report = _reporter(options.result)
     profile = _new_profile(options)
-    try:
-        result, error = _run_machine(options, profile)
-    except Exception as failure:
-        code = told_apart(getattr(failure, "exit_code", 1), **passed_on(options))
-        report(RunResult(ExitReason.ERROR, code, detail=str(failure)))
-        raise
-    report(result)
+    with ExitStack() as signals:  # until all is written
+        try:
+            result, error = _run_machine(options, profile, signals)
+        except Exception as failure:
+            code = told_apart(getattr(failure, "exit_code", 1), **passed_on(options))
+            report(RunResult(ExitReason.ERROR, code, detail=str(failure)))
+            raise
+        report(result)
+        return _conclude(options, profile, result, error)
+
+
+def _conclude(
+    options: argparse.Namespace,
+    profile: "Profile | None",
+    result: RunResult,
+    error: Exception | None,
+) -> int:
+    """Write the profile, and say how it was; returns the exit code."""
     if profile is not None:
         from .profile.report import write_profile
 
@@ -100,20 +115,18 @@ def _new_profile(options: argparse.Namespace) -> "Profile | None":
 
 
 def _run_machine(
-    options: argparse.Namespace, profile: "Profile | None"
+    options: argparse.Namespace, profile: "Profile | None", signals: ExitStack
 ) -> tuple[RunResult, Exception | None]:
     chosen = vars(options)
     names = MachineConfig.field_names
     config = MachineConfig(**{name: chosen[name] for name in names})
     with ExitStack() as stack:
-        # Guardians fork: before any thread starts, and before what they guard.
-        for where in (config.serial, *config.tee):
-            if where.startswith("unix:"):
-                remove = _socket_remover(where.removeprefix("unix:"))
-                stack.enter_context(Guardian(remove))
+        _guard_sockets(config, stack)
         machine = stack.enter_context(Machine(config, profile))
         stack.enter_context(_keys_of_a_terminal(machine, options))
-        stack.enter_context(_signals_stop(machine))
+        stopper = _Stopper(machine)
+        stack.callback(stopper.disarm)
+        signals.enter_context(handled(dict.fromkeys(_STOPPING, stopper)))
         if config.kernel is None and not options.quiet:
             kernel = os.path.basename(config.images()[0])
             say(f"no --kernel: booting our {kernel}, this host's default")
@@ -128,6 +141,19 @@ def _run_machine(
             _hold(machine, result, options)
             options.quiet = True  # all has been said
     return result, machine.error
+
+
+def _guard_sockets(config: MachineConfig, stack: ExitStack) -> None:
+    """Have their files removed if we are killed."""
+    if any(
+        w and w.startswith("unix:")
+        for w in (config.serial, config.capture, *config.tee)
+    ):
+        from . import socket_file
+
+        # It forks: before any thread starts.
+        guardian = stack.enter_context(Guardian(socket_file.remove))
+        stack.enter_context(socket_file.reported_to(guardian.tell))
 
 
 def _tell(result: RunResult) -> None:
@@ -171,47 +197,25 @@ def _keys_of_a_terminal(
         yield
 
 
-def _socket_remover(path: str) -> Callable[[], None]:
-    """What removes the socket that is going to be made at `path`, and no other."""
+class _Stopper:
+    """What SIGINT, SIGTERM and SIGHUP do: the first one stops the run, in good order.
 
-    def identity() -> tuple[int, int] | None:
-        try:
-            status = os.lstat(path)
-        except OSError:
-            return None
-        return status.st_ino, status.st_ctime_ns
+    What comes after it, or after the run, changes nothing any more: a second one must
+    not come into the locks of the first, nor spoil the exit code.
+    """
 
-    before = identity()
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._done = Lock()
 
-    def remove() -> None:
-        if identity() not in (before, None):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self._done.acquire(blocking=False):
+            code = self._machine.config.own_exit_code(128 + number)
+            self._machine.stop(signal.Signals(number).name, exit_code=code)
 
-    return remove
-
-
-@contextmanager
-def _signals_stop(machine: Machine) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP end the run in good order; ignored ones stay so."""
-
-    def stop(number: int, _: FrameType | None) -> None:
-        for other in numbers:  # a second one must not come into the first's locks
-            signal.signal(other, signal.SIG_IGN)
-        code = machine.config.own_exit_code(128 + number)
-        machine.stop(signal.Signals(number).name, exit_code=code)
-
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN  # by nohup, or a script's &
-    ]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def disarm(self) -> None:
+        """The run is over."""
+        self._done.acquire(blocking=False)
 
 
 def _wait(machine: Machine, quiet: bool) -> RunResult:

@@ -51,7 +51,8 @@ class _Tee:
         if kind == "unix":
             from .unix_endpoint import UnixEndpoint
 
-            return UnixEndpoint(loop, self, path, field="tee")
+            mode = self._tees.socket_mode
+            return UnixEndpoint(loop, self, path, field="tee", mode=mode)
         fd = open_output_file(path, field="tee")
         cleanup.callback(os.close, fd)
         endpoint = FdEndpoint(loop, self, fd)
@@ -93,9 +94,11 @@ class Tees:
         places: Sequence[str],
         on_failure: Callable[[str], None],
         cleanup: ExitStack,
+        socket_mode: int,
     ) -> None:
         """Raises ConfigError if one can't be opened; `cleanup` closes them."""
         self.capture = capture
+        self.socket_mode = socket_mode
         self.on_failure = on_failure
         self._loop = loop
         self._done = threading.Event()

@@ -1,12 +1,14 @@
 """The user's terminal: raw while the guest has it, and the Ctrl-A commands."""
 
 import os
+import signal
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from .guardian import Guardian
+from .signals import handled
 
 ESCAPE: Final = 0x01  # Ctrl-A
 HELP: Final = (
@@ -15,9 +17,12 @@ HELP: Final = (
     "Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
 )
 
+LOOK_S: Final = 0.25  # between two looks whether a terminal is ours again
+
 # Fields of the list that termios.tcgetattr returns
 _IFLAG: Final = 0
 _LFLAG: Final = 3
+_CC: Final = 6
 
 
 def in_foreground(fd: int) -> bool:
@@ -33,24 +38,79 @@ def raw_terminal(fd: int) -> Iterator[bool]:
     """Pass every key of terminal `fd` on as it is; restore it on every way out.
 
     Output processing stays as it was. Gives False, and has done nothing, if
-    `fd` is no terminal.
+    `fd` is no terminal. On the main thread, whose signal handlers do the job control.
     """
     if not os.isatty(fd):
         yield False
         return
-    before = termios.tcgetattr(fd)
+    with Guardian(_restore) as guardian:
+        terminal = _RawTerminal(fd, guardian)
+        with handled(
+            {
+                signal.SIGTSTP: terminal.on_stop,
+                signal.SIGCONT: terminal.take,
+                signal.SIGALRM: terminal.take,
+            }
+        ):
+            terminal.take()
+            try:
+                yield True
+            finally:
+                terminal.give_back()
 
-    def restore() -> None:
-        with suppress(termios.error):  # it was hung up: nothing to restore
+
+def _restore(fd: int, ours: list[Any], before: list[Any]) -> None:
+    """Undo what we have made of the terminal, unless somebody else has changed it."""
+    with suppress(termios.error):  # it was hung up: nothing to restore
+        if termios.tcgetattr(fd) == ours:
             termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
-    with Guardian(restore):
-        termios.tcsetattr(fd, termios.TCSADRAIN, _raw(before))
-        yield True
+
+class _RawTerminal:
+    """Raw while we are in the foreground, as full-screen programs have it.
+
+    Whoever stops us finds the terminal as it was, and whoever continues us gives us one
+    whose settings are his own. In the background it is the shell's: we would be stopped
+    for touching it. A shell that fetches a running job back sends no signal, so we look
+    now and then.
+    """
+
+    def __init__(self, fd: int, guardian: Guardian) -> None:
+        self._fd = fd
+        self._guardian = guardian
+        self._ours: list[Any] = []
+        self._before: list[Any] = []
+
+    def take(self, *_: object) -> None:
+        """Make it raw, or wait until it is ours; also as a signal's handler."""
+        is_ours = in_foreground(self._fd)
+        signal.setitimer(signal.ITIMER_REAL, 0 if is_ours else LOOK_S)
+        if not is_ours:
+            self._guardian.tell()
+            return
+        with suppress(termios.error):  # it was hung up
+            found = termios.tcgetattr(self._fd)
+            if found != self._ours:
+                self._before = found
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, _raw(self._before))
+            self._ours = termios.tcgetattr(self._fd)
+            self._guardian.tell(self._fd, self._ours, self._before)
+
+    def give_back(self) -> None:
+        """Restore what it was before; in the background there is nothing to restore."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if in_foreground(self._fd):
+            _restore(self._fd, self._ours, self._before)
+        self._guardian.tell()
+
+    def on_stop(self, *_: object) -> None:
+        """Stop, as SIGTSTP says; SIGCONT will call `take`."""
+        self.give_back()
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _raw(attributes: list[Any]) -> list[Any]:
-    raw = attributes.copy()
+    raw = [*attributes[:_CC], attributes[_CC].copy()]
     raw[_IFLAG] &= ~(
         termios.BRKINT
         | termios.ICRNL
@@ -64,6 +124,7 @@ def _raw(attributes: list[Any]) -> list[Any]:
     raw[_LFLAG] &= ~(
         termios.ECHO | termios.ECHONL | termios.ICANON | termios.IEXTEN | termios.ISIG
     )
+    raw[_CC][termios.VMIN], raw[_CC][termios.VTIME] = 1, 0  # else a read may give none
     return raw
 
 

@@ -3,12 +3,11 @@
 import os
 import select
 import socket
-import stat
 from typing import Final
 
 from .endpoint import Host, Input, Output, send_nonblocking
-from .errors import ConfigError
 from .event_loop import READ, EventLoop
+from .socket_file import PRIVATE, ListeningSocket
 
 RETRY_NS: Final = 100_000_000  # where there is no descriptor left for a client
 
@@ -18,8 +17,8 @@ class UnixEndpoint:
 
     While nobody is connected, the last `backlog` bytes are kept for the next
     client and what is older is thrown away: the guest must not wait for a
-    client that may never come. Raises ConfigError, naming `field`, if it can't
-    listen.
+    client that may never come. `mode` says who may connect. Raises ConfigError,
+    naming `field`, if it can't listen.
     """
 
     may_be_early = True
@@ -31,24 +30,24 @@ class UnixEndpoint:
         path: str,
         backlog: int = 1 << 19,
         field: str = "serial",
+        mode: int = PRIVATE,
     ) -> None:
         self._loop = loop
         self._host = host
-        self._path = path
         self._backlog = backlog
         self._kept = bytearray()
         self._client: socket.socket | None = None
         self._input: Input | None = None
         self._output: Output | None = None
-        self._listener = listen(path, field)
+        self._listener = ListeningSocket(path, mode, field)
         self._listen()
 
     def _listen(self) -> None:
-        self._loop.watch(self._listener.fileno(), READ, self._on_connect)
+        self._loop.watch(self._listener.socket.fileno(), READ, self._on_connect)
 
     def _wait_for_descriptors(self) -> None:
         """A client waits whom we can't serve: don't be told of it without pause."""
-        self._loop.unwatch(self._listener.fileno())
+        self._loop.unwatch(self._listener.socket.fileno())
         self._loop.call_at(self._loop.now_ns() + RETRY_NS, self._listen)
 
     def write(self, data: bytes) -> int:
@@ -68,12 +67,10 @@ class UnixEndpoint:
     def close(self) -> None:
         self._hang_up()
         self._listener.close()
-        if os.path.exists(self._path):
-            os.unlink(self._path)
 
     def _on_connect(self) -> None:
         try:
-            client, _ = self._listener.accept()
+            client, _ = self._listener.socket.accept()
         except (BlockingIOError, ConnectionError):  # it went away before we came
             return
         except OSError:  # EMFILE, ENFILE, ENOBUFS, ENOMEM
@@ -134,38 +131,3 @@ def _is_hung_up(peer: socket.socket) -> bool:
     poller = select.poll()
     poller.register(peer, 0)  # hang-up and error are reported regardless
     return bool(poller.poll(0))
-
-
-def listen(path: str, field: str = "serial") -> socket.socket:
-    """A listening unix socket at `path`, replacing one that nobody serves.
-
-    Raises ConfigError if the path is taken by something else, or too long.
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        _remove_stale(path, field)
-        listener.bind(path)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        problem = error.strerror or str(error)
-        raise ConfigError(f"{field}: unix socket {path!r}: {problem}") from None
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_stale(path: str, field: str) -> None:
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigError(f"{field}: {path!r} exists and is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        else:
-            raise ConfigError(f"{field}: unix socket {path!r} is served by another")

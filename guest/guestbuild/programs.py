@@ -23,6 +23,8 @@ BARE_DIR: Final = GUEST_DIR / "bare"
 STRESS_DIR: Final = LINUX_DIR / "stress"
 TOOLS: Final = ("portio", "keylog")
 HELPER: Final = "vmm-exec"
+HEADERS: Final = ("furnish.h", "sys.h")
+INIT: Final = ("init.c", *HEADERS)
 
 # No C library: a few kB instead of 700, in archives that slow hosts unpack. Loops are
 # not to become calls of memset, memcpy or strlen. setup.py uses these flags, too.
@@ -68,7 +70,7 @@ def tiny_initramfs() -> Target:
     return Target(
         name="initramfs-tiny",
         outputs=("initramfs-tiny.cpio",),
-        sources=(LINUX_DIR / "init.c", LINUX_DIR / "sys.h", GUEST_DIR / "newc.py"),
+        sources=(*(LINUX_DIR / name for name in INIT), GUEST_DIR / "newc.py"),
         recipe=f"{C_FLAGS} 2",
         build=_build_tiny_initramfs,
     )
@@ -76,7 +78,7 @@ def tiny_initramfs() -> Target:
 
 def busybox_initramfs() -> Target:
     """Return the target of the archive with our init, busybox and test programs."""
-    names = ("init.c", "sys.h", *(f"{tool}.c" for tool in TOOLS))
+    names = (*INIT, *(f"{tool}.c" for tool in TOOLS))
     return Target(
         name="initramfs-busybox",
         outputs=("initramfs-busybox.cpio",),
@@ -92,7 +94,7 @@ def helper() -> Target:
     return Target(
         name=HELPER,
         outputs=(HELPER,),
-        sources=(LINUX_DIR / f"{HELPER}.c", LINUX_DIR / "sys.h"),
+        sources=tuple(LINUX_DIR / name for name in (f"{HELPER}.c", *HEADERS)),
         recipe=f"{C_FLAGS} 1",
         build=_build_helper,
     )

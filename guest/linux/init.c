@@ -24,6 +24,7 @@
 #include <linux/reboot.h>
 #include <linux/utsname.h>
 
+#include "furnish.h"
 #include "sys.h"
 
 #define SCRIPT "/etc/guest.sh"
@@ -35,13 +36,6 @@ static char text[1024];	   /* one line: five utsname fields of 65 at most */
 static const char *env[] = {
 	"PATH=/bin:/sbin:/usr/bin:/usr/sbin", "HOME=/", "TERM=linux", NULL, NULL,
 };
-
-static void mount(const char *type, const char *target)
-{
-	sys2(__NR_mkdir, target, 0755);
-	/* A kernel without this file system is no error: the guest does without. */
-	sys(__NR_mount, (long)type, (long)target, (long)type, 0, 0);
-}
 
 /* Open the console as descriptors 0, 1 and 2. */
 static void open_console(const char *path)
@@ -148,9 +142,10 @@ static void become(int shell)
 static int run(int shell)
 {
 	int status = 0;
-	long child = sys0(__NR_fork);
-	long dead;
+	long child, dead;
 
+	furnish();
+	child = sys0(__NR_fork);
 	if (child == 0)
 		become(shell);
 	do
@@ -164,9 +159,7 @@ int main(int argc, char **argv, char **envp)
 	(void)argc;
 	(void)argv;
 	env[3] = variable(envp, "GLIBC_TUNABLES");
-	mount("proc", "/proc");
-	mount("sysfs", "/sys");
-	mount("devtmpfs", "/dev");
+	mount_kernel_file_systems();
 	open_console("/dev/console");
 	read_cmdline();
 	announce();

@@ -6,12 +6,12 @@
  * rdinit=/vmm-exec.  That file holds strings, each with its NUL: where the output
  * goes ("" for the console, or the path of a terminal), and then the command's argv.
  *
- * The command has /proc, /sys and /dev, cwd /, a PATH and /dev/null as stdin; of our
+ * The command has what furnish.h makes, cwd /, a PATH and /dev/null as stdin; of our
  * own environment, which is what the kernel didn't understand of its command line, it
  * has GLIBC_TUNABLES: without it programs use AVX where PVM's kernels don't save it.
  * When it has ended, a word goes to port 0x501 (that of QEMU's isa-debug-exit): the low
  * byte is its status, 128+n for signal n; the high byte is 0, or why it did not start:
- * an errno, or NO_OUTPUT.
+ * an errno, or one of NO_OUTPUT, NO_INTERPRETER and CRLF, which are none.
  *
  * No C library: see sys.h.
  */
@@ -20,6 +20,7 @@
 #include <linux/fcntl.h>
 #include <linux/reboot.h>
 
+#include "furnish.h"
 #include "sys.h"
 
 #define ARGV_FILE "/vmm-exec.argv"
@@ -27,6 +28,8 @@
 #define BUSYBOX "/bin/busybox"
 #define EXIT_PORT 0x501
 #define NO_OUTPUT 0xff
+#define NO_INTERPRETER 0xfe
+#define CRLF 0xfd
 #define ARG_MAX 256
 #define PATHS "PATH=/bin:/sbin:/usr/bin:/usr/sbin"
 
@@ -39,13 +42,6 @@ static char words[65536]; /* of ARGV_FILE */
 static const char *argv[ARG_MAX + 3];
 static char path[4096];
 static const char *env[] = { PATHS, "HOME=/", "TERM=dumb", NULL, NULL };
-
-static void mount(const char *type, const char *target)
-{
-	sys2(__NR_mkdir, target, 0755);
-	/* A kernel without this file system is no error: the guest does without. */
-	sys(__NR_mount, (long)type, (long)target, (long)type, 0, 0);
-}
 
 /* Make `fd` the descriptors `first` to 2; `fd` itself goes if it is above. */
 static void become(long fd, int first)
@@ -98,11 +94,34 @@ static int read_argv(void)
 	return n > 1 ? 0 : ENOENT;
 }
 
-/* Run `file` with argv; return an errno. A script without #! is the shell's. */
+/* Whether the first line of `file` ends as Windows writes it. */
+static int is_crlf(const char *file)
+{
+	static char line[256]; /* as much as the kernel looks at */
+	long fd = sys2(__NR_open, file, O_RDONLY);
+	long size = fd < 0 ? 0 : sys3(__NR_read, fd, line, sizeof(line));
+
+	if (fd >= 0)
+		sys1(__NR_close, fd);
+	for (long i = 1; i < size && line[0] != 0x7f; i++) /* no ELF */
+		if (line[i] == '\n')
+			return line[i - 1] == '\r';
+	return 0;
+}
+
+/*
+ * Run `file` with argv; return an errno, or what is wrong with a file that is there:
+ * the kernel says ENOENT for the interpreter or the dynamic loader, too.  A script
+ * without #! is the shell's.
+ */
 static int exec(const char *file, const char **args)
 {
 	int error = -sys3(__NR_execve, file, args, env);
 
+	if ((error == ENOENT || error == ENOEXEC) && is_crlf(file))
+		return CRLF;
+	if (error == ENOENT && sys2(__NR_access, file, 0) == 0)
+		return NO_INTERPRETER;
 	if (error == ENOEXEC && sys2(__NR_access, SHELL, 0) == 0) {
 		/* argv[-1] is the output's name, which nobody needs any more. */
 		args[-1] = SHELL;
@@ -154,7 +173,8 @@ static unsigned int run(void)
 	if (child == 0) {
 		error = exec_along_path(argv + 1);
 		sys3(__NR_write, report[1], &error, sizeof(error));
-		sys1(__NR_exit_group, error == ENOENT ? 127 : 126);
+		sys1(__NR_exit_group,
+		     error == ENOENT || error == NO_INTERPRETER ? 127 : 126);
 	}
 	if (child < 0)
 		return 126 | -child << 8;
@@ -195,9 +215,8 @@ int main(int argc, char **own_argv, char **envp)
 	(void)argc;
 	(void)own_argv;
 	env[3] = variable(envp, "GLIBC_TUNABLES");
-	mount("proc", "/proc");
-	mount("sysfs", "/sys");
-	mount("devtmpfs", "/dev");
+	mount_kernel_file_systems();
+	furnish();
 	become(sys2(__NR_open, "/dev/console", O_RDWR), 0);
 	sys1(__NR_chdir, "/");
 	error = read_argv();

@@ -216,6 +216,68 @@ def test_script_has_what_a_script_expects(tmp_path: Path) -> None:
     assert result.output == "".join(f"{line}\n" for line in expected).encode()
 
 
+CONTAINER = r"""
+echo to stderr > /dev/stderr; echo to stdout > /dev/stdout; echo by number > /dev/fd/1
+for path in /dev/fd/0 /dev/stdin /dev/shm /dev/pts /tmp; do
+    [ -e $path ] || echo no $path
+done
+for node in null zero full random urandom tty; do
+    [ "$(stat -c '%F %a' /dev/$node)" = "character special file 666" ] || echo no $node
+done
+echo x > /dev/shm/x && stat -c '%a' /dev/shm /tmp
+"""
+
+
+def test_command_has_what_a_container_has() -> None:
+    """The tiny kernel has no devtmpfs: what that makes elsewhere is made by us."""
+    words = ["sh", "-c", CONTAINER]
+    result = vmm.run(command=words, append="quiet", timeout=DEADLINE)
+    assert result.output is not None
+    lines = ["to stderr", "to stdout", "by number", "1777", "1777"]
+    assert result.output.decode().splitlines() == lines
+
+
+def test_guests_script_has_what_a_container_has(tmp_path: Path) -> None:
+    """With devtmpfs, which the full kernel has, and devpts; init is another program."""
+    script = "echo to-stderr > /dev/stderr; stat -c %a /dev/shm; ls -d /dev/pts/ptmx"
+    log = tmp_path / "log"
+    vmm.run(
+        kernel("full"),
+        with_script(tmp_path, script),
+        serial=f"file:{log}",
+        append="quiet",
+        timeout=DEADLINE,
+    )
+    assert {"to-stderr", "1777", "/dev/pts/ptmx"} <= set(log.read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("content", "detail"),
+    [
+        (b"#!/bin/sh\r\necho\r\n", "its lines end in CR LF, as Windows"),
+        (b"echo\r\n", "its lines end in CR LF, as Windows"),
+        (b"#!/nowhere/sh\n", "it is there, but the guest has neither what its first"),
+    ],
+    ids=["crlf", "crlf-without-interpreter", "no-interpreter"],
+)
+@pytest.mark.parametrize("name", ["/bin/script", "script"])
+def test_file_that_is_there_and_can_not_be_started(
+    tmp_path: Path, name: str, content: bytes, detail: str
+) -> None:
+    (tmp_path / "script").write_bytes(content)
+    (tmp_path / "script").chmod(0o755)
+    result = vmm.run(
+        initrd=built("initramfs-tiny.cpio"),
+        command=[name],
+        files={"/bin/script": tmp_path / "script"},
+        append="quiet",
+        timeout=DEADLINE,
+    )
+    assert result.guest_status in (126, 127)
+    assert result.detail.startswith(f"{name!r} could not be started in the guest: ")
+    assert detail in result.detail
+
+
 @pytest.mark.parametrize(
     ("command", "output"),
     [("seq 3", b"1\n2\n3\n"), ("factor 6", b"6: 2 3\n")],

@@ -1,11 +1,12 @@
 """The `vmm run` command as a user's shell sees it."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE
@@ -23,10 +24,16 @@ def command(name: str, *options: str) -> list[str]:
 
 
 @contextmanager
-def running(name: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(
+    name: str, *options: str, start_new_session: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
     """A run in the background with pipes; killed at the end if it still is."""
     with subprocess.Popen(
-        command(name, *options), stdin=PIPE, stdout=PIPE, stderr=PIPE
+        command(name, *options),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        start_new_session=start_new_session,
     ) as process:
         try:
             yield process
@@ -145,6 +152,18 @@ def test_signals_stop_the_run(number: signal.Signals) -> None:
     assert err.decode().startswith(f"vmm: stopped: {number.name} (")
 
 
+def test_several_signals_at_once_are_one_line_with_the_code_of_one() -> None:
+    with running("spin") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(4) == b"spin"
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+        _, err = process.communicate(timeout=DEADLINE)
+    name = {130: "SIGINT", 143: "SIGTERM"}[process.returncode]
+    assert err.decode().startswith(f"vmm: stopped: {name} (")
+    assert err.count(b"\n") == 1
+
+
 def test_closed_standard_streams_are_no_obstacle(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     shell = f"exec {' '.join(VMM)} run --kernel {bare('hello')} --result {path}"
@@ -215,13 +234,29 @@ def test_serial_on_a_unix_socket(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_killed_vmm_leaves_no_socket(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_a_killed_vmm_leaves_no_socket(
+    tmp_path: Path, kill: Callable[[int, int], None]
+) -> None:
+    paths = [tmp_path / name for name in ("serial", "tee")]
+    places = ("--serial", f"unix:{paths[0]}", "--tee", f"unix:{paths[1]}")
+    with running("spin", *places, start_new_session=True) as process:
+        wait_until(lambda: all(path.exists() for path in paths), "the sockets")
+        kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: not any(tmp_path.iterdir()), "the sockets' removal")
+
+
+def test_a_killed_vmm_leaves_what_took_its_sockets_place(tmp_path: Path) -> None:
     path = tmp_path / "console"
     with running("spin", "--serial", f"unix:{path}") as process:
         wait_until(path.exists, "the socket")
+        path.unlink()
+        path.write_text("precious")
         process.kill()
-        process.wait()
-        wait_until(lambda: not path.exists(), "the socket's removal")
+        assert process.stdout is not None
+        process.stdout.read()  # whose other end the guardian has, too
+    assert path.read_text() == "precious"
 
 
 def test_keys_on_a_terminal_reach_the_guest() -> None:
@@ -258,11 +293,14 @@ def test_ctrl_a_h_helps_and_ctrl_a_x_quits() -> None:
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]
 )
-def test_the_terminal_is_restored_however_we_die(number: signal.Signals) -> None:
+@pytest.mark.parametrize("kill", [os.kill, os.killpg])
+def test_the_terminal_is_restored_however_we_die(
+    number: signal.Signals, kill: Callable[[int, int], None]
+) -> None:
     with on_terminal(command("echo")) as terminal:
         terminal.read_until(b"echo: ready")
         assert terminal.is_raw()
-        terminal.process.send_signal(number)
+        kill(terminal.process.pid, number)
         terminal.process.wait(DEADLINE)
         wait_until(lambda: not terminal.is_raw(), "the terminal's restoration")
 

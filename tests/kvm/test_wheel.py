@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from guests import DEADLINE, built, kernel
 
+import vmm
 from vmm.guest_command import HELPER
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,24 @@ def test_wheel_has_the_guests_helper(wheel: Path) -> None:
 def test_package_is_the_installed_one(stranger: Path) -> None:
     where = python(stranger, "-c", "import vmm; print(vmm.__file__)").stdout
     assert where.startswith(f"{stranger}/venv/")
+
+
+def test_command_imports_nothing_before_it_has_seen_to_ctrl_c(stranger: Path) -> None:
+    command = stranger / "venv/bin/vmm"
+    done = python(stranger, "-X", "importtime", command, "--version")
+    assert (done.returncode, done.stdout) == (0, f"vmm {vmm.__version__}\n")
+    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
+    at = imported.index("vmm.__main__")
+    assert imported[at - 1] == "vmm"
+    assert imported[at - 2] in ("site", "linecache", "_signal")
+
+
+def test_hints_are_for_whoever_has_no_checkout(stranger: Path) -> None:
+    done = python(stranger, "-m", "vmm", "run")
+    assert done.returncode == 2
+    assert "an installed minivmm has no guests of its own: pass --kernel" in done.stderr
+    report = python(stranger, "-m", "vmm", "doctor").stdout
+    assert "scripts/" not in report
 
 
 def test_plugin_as_a_project_of_strangers_has_it(stranger: Path) -> None:

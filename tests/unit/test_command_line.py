@@ -12,7 +12,6 @@ from kernel_images import MIB, bzimage
 
 import vmm
 from vmm.cli import main
-from vmm.run_command import _socket_remover
 
 
 @pytest.fixture
@@ -282,29 +281,3 @@ def test_terminal_of_another_session_is_no_traceback() -> None:
     os.close(ours)
     os.close(theirs)
     assert result.stderr == "vmm: error: kernel 'none': no such file or directory\n"
-
-
-def test_what_was_made_at_the_path_since_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "console"
-    remove = _socket_remover(str(path))
-    path.touch()
-    remove()
-    assert not path.exists()
-    remove()
-
-
-def test_what_was_at_the_path_before_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "console"
-    path.touch()
-    _socket_remover(str(path))()
-    assert path.exists()
-
-
-def test_what_replaced_the_path_since_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "console"
-    path.touch()
-    remove = _socket_remover(str(path))
-    path.rename(tmp_path / "other")  # keeps the number that it is known by
-    path.touch()
-    remove()
-    assert not path.exists()

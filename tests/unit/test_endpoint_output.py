@@ -31,6 +31,18 @@ def test_file_is_appended_to_where_the_descriptor_stands(
     assert (tmp_path / "log").read_bytes() == b"before during after"
 
 
+def test_file_that_is_truncated_meanwhile_goes_on_at_its_start(
+    rig: Rig, tmp_path: Path
+) -> None:
+    fd = open_output_file(str(tmp_path / "log"))
+    rig.stack.callback(os.close, fd)
+    endpoint = rig.serve(fd)
+    assert rig.write(endpoint, b"before") == 6
+    os.truncate(tmp_path / "log", 0)  # as logrotate's copytruncate does
+    assert rig.write(endpoint, b"after") == 5
+    assert (tmp_path / "log").read_bytes() == b"after"
+
+
 def test_pipe_takes_what_it_has_room_for(rig: Rig) -> None:
     reader, writer = rig.pipe()
     endpoint = rig.serve(writer)

@@ -29,10 +29,12 @@ with raw_terminal(fd):
 GUARDED = """
 import signal, sys
 from vmm.guardian import Guardian
-def undo():
+def undo(*what):
     with open(sys.argv[1], "a") as file:
-        file.write("undone\\n")
-with Guardian(undo):
+        file.write(f"{what}\\n")
+with Guardian(undo) as guardian:
+    guardian.tell("first", [(1, b"x")])
+    TELL
     print("guarded", flush=True)
     signal.pause()
 """
@@ -122,78 +124,95 @@ def test_what_is_no_terminal_is_left_alone() -> None:
         assert not is_raw
 
 
+def test_terminal_that_somebody_else_has_changed_is_left_alone(
+    terminal: Terminal,
+) -> None:
+    with raw_terminal(terminal[1]):
+        changed = termios.tcgetattr(terminal[1])
+        changed[3] |= termios.ECHO
+        termios.tcsetattr(terminal[1], termios.TCSANOW, changed)
+    assert termios.tcgetattr(terminal[1]) == changed
+
+
 # Guardian
 
 
-class Undo:
-    """Counts in a file, since it may be called in another process."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __call__(self) -> None:
-        with open(self._path, "a") as file:
-            file.write("undone\n")
-
-    @property
-    def count(self) -> int:
-        return self._path.read_text().count("undone") if self._path.exists() else 0
-
-
 @pytest.fixture
-def undo(tmp_path: Path) -> Undo:
-    return Undo(tmp_path / "undone")
+def undone(tmp_path: Path) -> Path:
+    """A file, since it may be undone in another process."""
+    return tmp_path / "undone"
 
 
-def test_undone_once_on_leaving(undo: Undo) -> None:
-    with Guardian(undo):
-        assert undo.count == 0
-    assert undo.count == 1
+def killed(undone: Path, how: Callable[[int], None], tell: str = "") -> str:
+    """What was undone of a process that was killed."""
+    kill(GUARDED.replace("TELL", tell or "pass"), str(undone), how)
+    return undone.read_text() if undone.exists() else ""
 
 
-def test_undone_once_after_an_exception(undo: Undo) -> None:
-    with pytest.raises(ValueError, match="ours"), Guardian(undo):
-        raise ValueError("ours")
-    assert undo.count == 1
+def kill_group(number: signal.Signals) -> Callable[[int], None]:
+    return lambda pid: os.killpg(pid, number)
 
 
-def test_undone_once_after_sigkill(undo: Undo, tmp_path: Path) -> None:
-    kill(GUARDED, str(tmp_path / "undone"), sigkill)
-    assert undo.count == 1
+def test_nothing_is_undone_on_leaving(undone: Path) -> None:
+    def undo(text: str) -> None:
+        undone.write_text(text)
 
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
-def test_undone_once_when_the_whole_group_is_signalled(
-    undo: Undo, tmp_path: Path, number: signal.Signals
-) -> None:
-    kill(GUARDED, str(tmp_path / "undone"), lambda pid: os.killpg(pid, number))
-    assert undo.count == 1
-
-
-def test_guardian_that_was_killed_is_no_error(undo: Undo) -> None:
     with Guardian(undo) as guardian:
+        guardian.tell("undone")
+    assert not undone.exists()
+
+
+def test_what_was_told_is_undone_after_sigkill(undone: Path) -> None:
+    assert killed(undone, sigkill) == "('first', [(1, b'x')])\n"
+
+
+def test_what_was_told_last_is_undone_alone(undone: Path) -> None:
+    assert killed(undone, sigkill, "guardian.tell(2)") == "(2,)\n"
+
+
+def test_nothing_is_undone_that_was_taken_back(undone: Path) -> None:
+    assert killed(undone, sigkill, "guardian.tell()") == ""
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGKILL]
+)
+def test_undone_when_the_whole_group_is_killed(
+    undone: Path, number: signal.Signals
+) -> None:
+    assert killed(undone, kill_group(number)) == "('first', [(1, b'x')])\n"
+
+
+def test_guardian_has_a_session_and_a_name_of_its_own() -> None:
+    with Guardian(lambda: None) as guardian:
+        assert os.getsid(guardian._child) == guardian._child
+        name = Path(f"/proc/{guardian._child}/comm").read_text()
+    assert name == "guardian\n"  # `killall vmm` leaves it alone
+
+
+def test_guardian_that_was_killed_is_no_error() -> None:
+    with Guardian(lambda: None) as guardian:
         os.kill(guardian._child, signal.SIGKILL)
         os.waitid(os.P_PID, guardian._child, os.WEXITED | os.WNOWAIT)
-    assert undo.count == 1
+        guardian.tell("what nobody undoes")
 
 
-def test_ignored_sigchld_is_no_error(undo: Undo) -> None:
+def test_ignored_sigchld_is_no_error() -> None:
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with Guardian(undo):
+    with Guardian(lambda: None):
         pass
     signal.signal(signal.SIGCHLD, before)
-    assert undo.count == 1
 
 
-def test_signals_reach_this_process_as_before(undo: Undo) -> None:
+def test_signals_reach_this_process_as_before() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with Guardian(undo):
+    with Guardian(lambda: None):
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
-def test_nothing_is_left_open_and_no_child(undo: Undo) -> None:
+def test_nothing_is_left_open_and_no_child() -> None:
     before = open_fds()
-    with Guardian(undo):
+    with Guardian(lambda: None):
         pass
     assert open_fds() == before
     with pytest.raises(ChildProcessError):

@@ -106,6 +106,8 @@ def test_helper_that_isnt_built(tmp_path: Path) -> None:
         (3, "status 3"),
         (127 | errno.ENOENT << 8, "'p' could not be started in the guest: no such"),
         (126 | 0xFF << 8, "the guest's kernel has no /dev/ttyS1"),
+        (127 | 0xFE << 8, "'p' could not be started in the guest: it is there, but"),
+        (127 | 0xFD << 8, "'p' could not be started in the guest: its lines end in CR"),
     ],
 )
 def test_detail_says_what_the_word_means(word: int, detail: str) -> None:
@@ -148,6 +150,34 @@ def test_script_without_run_bit(script: Path) -> None:
         MachineConfig(script=script)
 
 
+@pytest.mark.parametrize(
+    ("head", "complaint"),
+    [
+        (
+            b"#!/bin/sh\r\necho\r\n",
+            r"has lines that end in CR LF.*; sed -i 's/\\r\$//' ",
+        ),
+        (b"echo\r\n", "has lines that end in CR LF"),
+        (b"\xef\xbb\xbf#!/bin/sh\n", "begins with a byte order mark"),
+    ],
+    ids=["crlf", "crlf-without-interpreter", "byte-order-mark"],
+)
+def test_script_that_windows_has_written(
+    script: Path, head: bytes, complaint: str
+) -> None:
+    script.write_bytes(head)
+    with pytest.raises(ConfigError, match=f"^script: '{script}' {complaint}"):
+        MachineConfig(script=script)
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"#!/bin/sh", b"\x7fELF\r\n", b"#!/bin/sh\na\r\n"]
+)
+def test_script_of_any_other_kind_is_taken(script: Path, head: bytes) -> None:
+    script.write_bytes(head)
+    assert MachineConfig(script=script).script == script
+
+
 def test_script_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"script: .* is no file"):
         MachineConfig(script=tmp_path / "none")
@@ -186,7 +216,9 @@ def test_rdinit_of_the_users() -> None:
 
 
 def test_one_path_in_place_of_many() -> None:
-    with pytest.raises(ConfigError, match="one path isn't a list"):
+    with pytest.raises(
+        ConfigError, match=r"^files: 'prog' is not a mapping .* or a list"
+    ):
         MachineConfig(files="prog")
 
 

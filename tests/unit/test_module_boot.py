@@ -221,7 +221,7 @@ def test_files_for_pvh_follow_the_initrd(
     assert size > PAGE_SIZE
 
 
-@pytest.mark.parametrize("module", ["", " string", "a\0b"])
+@pytest.mark.parametrize("module", ["", " string"])
 def test_module_that_can_be_none_is_refused(module: str) -> None:
     with pytest.raises(ConfigError, match="is not FILE or 'FILE STRING'"):
         MachineConfig(modules=[module])

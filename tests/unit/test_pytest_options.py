@@ -67,6 +67,24 @@ def test_an_unknown_setting_of_a_machine_is_named(pytester: pytest.Pytester) -> 
     run(pytester).assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize(
+    ("mark", "complaint"),
+    [
+        ("deadline='soon'", "pytest.mark.vmm: deadline: 'soon' is no time in seconds"),
+        ("deadline=0", "pytest.mark.vmm: deadline: 0 is no time in seconds"),
+        ("deadline=True", "pytest.mark.vmm: deadline: True is no time in seconds"),
+        ("'quiet'", "pytest.mark.vmm: 'quiet' has no name: say NAME='quiet'"),
+    ],
+)
+def test_a_marker_of_another_kind_is_named(
+    pytester: pytest.Pytester, mark: str, complaint: str
+) -> None:
+    pytester.makepyfile(f"import pytest\n\n@pytest.mark.vmm({mark})\n{TEST}")
+    result = run(pytester)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert f"ERROR: {complaint}" in result.stderr.str()
+
+
 @pytest.mark.usefixtures("_no_kvm")
 def test_without_kvm_a_test_is_skipped_with_cause_and_remedies(
     pytester: pytest.Pytester,

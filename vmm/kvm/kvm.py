@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from ..errors import KvmUnavailable
+from ..installation import script
 from ._fd import KvmFd
 from ._libc import ioctl
 from .abi import (
@@ -97,7 +98,7 @@ def open_device(path: str) -> int:
         raise KvmUnavailable(
             f"there is no {path}: load kvm_intel or kvm_amd, enable virtualisation "
             "in the firmware (or nested virtualisation in the cloud), or use "
-            "'scripts/with-kvm', which brings a machine that has it"
+            f"{script('with-kvm')}, which brings a machine that has it"
         ) from None
     except PermissionError:
         raise KvmUnavailable(

@@ -12,6 +12,7 @@ import pytest
 
 from vmm import threads
 from vmm.errors import KvmUnavailable
+from vmm.installation import script
 from vmm.kvm.kvm import Kvm
 from vmm.machine import Machine, open_machines
 
@@ -21,6 +22,7 @@ from .factory import TestMachine, VmFactory
 from .settings import (
     Settings,
     add_options,
+    check_marker,
     check_names,
     read_settings,
     refuse_unknown_options,
@@ -34,7 +36,7 @@ MARKER: Final = (
 )
 REMEDIES: Final = (
     "make /dev/kvm usable (on a hosted runner by the udev rule of minivmm's README, "
-    "'In your CI'), or run pytest by minivmm's 'scripts/with-kvm'"
+    f"'In your CI'), or run pytest by {script('with-kvm')}"
 )
 _session = pytest.StashKey["_Session"]()
 _made = pytest.StashKey[set[Machine]]()
@@ -119,7 +121,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(
     config: pytest.Config, items: Sequence[pytest.Item]
 ) -> None:
-    """Let pytest-timeout, where it is, end what isn't a machine's fault."""
+    """Check markers; let pytest-timeout, where it is, end what isn't a machine's."""
+    for item in items:
+        for mark in item.iter_markers("vmm"):
+            check_marker(mark)
     if not config.pluginmanager.has_plugin("timeout"):
         return
     if config.getoption("timeout") is not None or config.getini("timeout"):

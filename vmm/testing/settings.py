@@ -157,3 +157,15 @@ def check_names(names: Iterable[str], where: str) -> None:
         if name not in MachineConfig.field_names:
             hint = closest(name, MachineConfig.field_names)
             raise ConfigError(f"{where}: a machine has no {name!r}{hint}")
+
+
+def check_marker(mark: pytest.Mark) -> None:
+    """Raise pytest.UsageError for words without a name, and for no time in seconds."""
+    if mark.args:
+        word = repr(mark.args[0])
+        raise pytest.UsageError(f"pytest.mark.vmm: {word} has no name: say NAME={word}")
+    deadline = mark.kwargs.get("deadline", DEADLINE_S)
+    if type(deadline) not in (int, float) or not 0 < deadline < 1e9:
+        raise pytest.UsageError(
+            f"pytest.mark.vmm: deadline: {deadline!r} is no time in seconds"
+        )
