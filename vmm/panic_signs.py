@@ -17,6 +17,7 @@ from .kvm.abi import (
     KVM_MP_STATE_INIT_RECEIVED,
     KVM_MP_STATE_SIPI_RECEIVED,
     KVM_MP_STATE_UNINITIALIZED,
+    kvm_regs,
 )
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
@@ -29,7 +30,8 @@ DELAYS: Final = "its kernel spins in a delay loop"
 LOOK_NS: Final = 8_000_000  # between two looks, at first
 LOOK_MAX_NS: Final = 500_000_000
 ROUND: Final = 6  # looks, of which
-DELAYS_MIN: Final = 3  # must show the delay loop: others may be of a timer's interrupt
+DELAYS_MIN: Final = 3  # must show the same loop: others may be of a timer's interrupt
+LOOP_MAX: Final = 64  # bytes of code, within which it is the same
 MASKED_MIN: Final = 12  # in a row; a healthy kernel has interrupts off for shorter
 
 _RFLAGS_IF: Final = 1 << 9
@@ -48,6 +50,7 @@ _OF_A_DELAY: Final = (
     b"\x66\x0f\xae",
     b"\x0f\x01\xfb",
     b"\x48\xff\xc8\x75",
+    b"\x48\x75\xfd",  # likewise, of 32 bits
 )
 
 
@@ -61,12 +64,9 @@ class _Does(Enum):
     WORKS = "is elsewhere in the kernel"
 
 
-def _what_it_does(vcpu: Vcpu, memory: GuestMemory) -> _Does | None:
-    """None: it was never started. Raises KvmError."""
-    state = vcpu.get_mp_state()
-    if state in _NOT_STARTED:
-        return None
-    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+def _what_it_does(vcpu: Vcpu, regs: kvm_regs, state: int, memory: GuestMemory) -> _Does:
+    """Raises KvmError."""
+    sregs = vcpu.get_sregs()
     masked = not regs.rflags & _RFLAGS_IF
     if state == KVM_MP_STATE_HALTED:
         return _Does.HALTS if masked else _Does.LIVES
@@ -93,7 +93,7 @@ class PanicSigns:
         """After this it is to be looked at again, unless all is clear."""
         self._looks = 0
         self._printed = -1
-        self._delays = 0
+        self._delays: list[int] = []  # where a CPU was in a delay loop
         self._masked_in_a_row = 0
 
     def look(
@@ -113,26 +113,40 @@ class PanicSigns:
         is_silent, self._printed = printed == self._printed, printed
         self._looks += 1
         if self._looks % ROUND == 0:  # for long it is one that works, silently
-            self._delays = 0
+            self._delays.clear()
             self.next_look_ns = min(2 * self.next_look_ns, LOOK_MAX_NS)
+        all_do: set[_Does] = set()
+        delays_at, are_masked = None, True
         try:
-            all_do = {_what_it_does(vcpu, memory) for vcpu in vcpus} - {None}
+            for vcpu in vcpus:
+                state, regs = vcpu.get_mp_state(), vcpu.get_regs()
+                if state in _NOT_STARTED:
+                    continue
+                does = _what_it_does(vcpu, regs, state, memory)
+                all_do.add(does)
+                delays_at = regs.rip if does is _Does.DELAYS else delays_at
+                are_masked = are_masked and not regs.rflags & _RFLAGS_IF
         except VmmError:
             return  # KVM doesn't say
         if _Does.LIVES in all_do:
             self.is_refuted = True
         elif not is_silent:
-            self._delays = self._masked_in_a_row = 0
+            self._forget()
         elif all_do == {_Does.HALTS}:  # for good: but for an NMI nothing wakes them
             self.sign = HALTED if by_printk else None
         else:
-            self._count(all_do)
+            self._masked_in_a_row = self._masked_in_a_row + 1 if are_masked else 0
+            self._count(None if _Does.WORKS in all_do else delays_at)
 
-    def _count(self, all_do: "set[_Does | None]") -> None:
-        works = _Does.WORKS in all_do
-        self._delays += _Does.DELAYS in all_do and not works
-        self._masked_in_a_row = 0 if works else self._masked_in_a_row + 1
-        if self._delays >= DELAYS_MIN:
-            self.sign = DELAYS
-        elif self._masked_in_a_row >= MASKED_MIN:
+    def _forget(self) -> None:
+        self._delays.clear()
+        self._masked_in_a_row = 0
+
+    def _count(self, delays_at: int | None) -> None:
+        if delays_at is not None:
+            self._delays.append(delays_at)
+            near = [at for at in self._delays if abs(at - delays_at) < LOOP_MAX]
+            if len(near) >= DELAYS_MIN:
+                self.sign = DELAYS
+        if self._masked_in_a_row >= MASKED_MIN and self.sign is None:
             self.sign = MASKED
