@@ -3,6 +3,7 @@
 Source: KVM API section 5, "The kvm_run structure".
 """
 
+import errno
 from struct import Struct
 from typing import Final, Protocol
 
@@ -165,14 +166,23 @@ class RunLoop:
         """An exit that is no access: nothing to do, or the end of the run."""
         if reason in (KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN):
             return
-        if self._rescue is not None and self._rescue(reason):
-            return
+        refusal = ""
+        if self._rescue is not None:
+            try:
+                if self._rescue(reason):
+                    return
+            except KvmError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # What KVM won't have the guest has made, and no hardware would either.
+                refusal = f", and {error.strerror}"
         end = None
         if reason == KVM_EXIT_SYSTEM_EVENT:
             end = _SYSTEM_EVENTS.get(_SYSTEM_EVENT(self.vcpu.run, KVM_RUN_UNION)[0])
-        self._control.finish(
-            end or End(ExitReason.CRASH, describe_exit(self.vcpu, self._memory, reason))
-        )
+        if end is None:
+            detail = describe_exit(self.vcpu, self._memory, reason) + refusal
+            end = End(ExitReason.CRASH, detail)
+        self._control.finish(end)
 
     def blame(self, error: Exception) -> str:
         """Name the device and the access during which `error` was raised."""

@@ -71,6 +71,7 @@ class Rig:
         self.control = RunControl()
         self.rescued: list[int] = []  # exits that a quirk takes care of
         self.asked: list[int] = []
+        self.rescue_fails: KvmError | None = None
         self._script: Iterator[Exit] = iter(())
         self.loop = RunLoop(
             self.vcpu,
@@ -91,6 +92,8 @@ class Rig:
 
     def rescue(self, reason: int) -> bool:
         self.asked.append(reason)
+        if self.rescue_fails is not None:
+            raise self.rescue_fails
         return reason in self.rescued
 
     def plug(self, device: DeviceIo) -> None:
@@ -532,6 +535,19 @@ def test_exit_that_a_quirk_handles_does_not_end_the_run(rig: Rig) -> None:
     end = rig.run(plain(abi.KVM_EXIT_DEBUG), plain(abi.KVM_EXIT_DEBUG))
     assert end.reason is ExitReason.STOPPED
     assert rig.asked == [abi.KVM_EXIT_DEBUG] * 2
+
+
+def test_rescue_that_kvm_refuses_is_the_guests_crash(rig: Rig) -> None:
+    rig.rescue_fails = KvmError(errno.EINVAL, "KVM_SET_SREGS failed: Invalid argument")
+    end = rig.run(plain(abi.KVM_EXIT_DEBUG))
+    assert end.reason is ExitReason.CRASH
+    assert end.detail.endswith(", and KVM_SET_SREGS failed: Invalid argument")
+
+
+def test_rescue_that_fails_otherwise_is_our_error(rig: Rig) -> None:
+    rig.rescue_fails = KvmError(errno.EIO, "KVM_SET_SREGS failed")
+    with pytest.raises(KvmError, match="KVM_SET_SREGS failed"):
+        rig.run(plain(abi.KVM_EXIT_DEBUG))
 
 
 def test_exit_that_no_quirk_handles_is_a_crash(rig: Rig) -> None:
