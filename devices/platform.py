@@ -23,7 +23,7 @@ from .resources import (
     PioAddressConstraint,
     ResourceConstraint,
 )
-from .trigger import InterruptLine, Trigger
+from .trigger import Interrupt, InterruptLine
 
 if TYPE_CHECKING:  # a PC has none
     from .pl031 import Rtc
@@ -70,7 +70,7 @@ class _Adapter(DeviceIo):
         return self._constraints
 
     def assign_resources(
-        self, resources: DeviceResources, interrupts: Sequence[Trigger]
+        self, resources: DeviceResources, interrupts: Sequence[Interrupt]
     ) -> None:
         super().assign_resources(resources, interrupts)
         for at, line in enumerate(self._lines):

@@ -44,7 +44,8 @@ class PoolLayout(Record):
     Ports below `any_port_from` belong to ISA devices, which ask for them by
     number; likewise the IRQs that are not in `any_irqs`. `irqs` lacks those
     that the PC itself uses: 0 the timer, 2 the cascade, 13 the FPU. A device
-    that asks for some shared IRQ gets `shared_irq`, as everybody else.
+    that asks for some shared IRQ gets `shared_irq`, as everybody else, or
+    `shared_level_irq`.
     """
 
     pio: Ranges = ((0, 0xFFFF),)
@@ -54,6 +55,7 @@ class PoolLayout(Record):
     irqs: tuple[int, ...] = (1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15)
     any_irqs: tuple[int, ...] = (10, 11, 9, 7, 6)
     shared_irq: int = 5
+    shared_level_irq: int = 11
     msi: Ranges = ((24, 1023),)
     mem_slots: Ranges = ((0, 508),)
 
@@ -135,35 +137,42 @@ class _IrqPool:
     def __init__(self, layout: PoolLayout) -> None:
         self._layout = layout
         self._exclusive: set[int] = set()
-        self._sharers: dict[int, int] = {}
+        self._sharers: dict[int, list[LegacyIrq]] = {}
 
-    def take(self, wanted: int | None, shared: bool) -> LegacyIrq:
-        irq = self._choose(shared) if wanted is None else wanted
+    def take(self, wanted: int | None, shared: bool, level: bool) -> LegacyIrq:
+        irq = self._choose(shared, level) if wanted is None else wanted
         if irq not in self._layout.irqs:
             raise InvalidRange(f"IRQ {irq} can't be: the pool has {self._layout.irqs}")
         if irq in self._exclusive or (irq in self._sharers and not shared):
             held = "shared by others" if irq in self._sharers else "taken"
             raise Exhausted(f"IRQ {irq} is {held}; {self._left()}")
-        if shared:
-            self._sharers[irq] = self._sharers.get(irq, 0) + 1
-        else:
+        line = LegacyIrq(irq, shared, level)
+        if not shared:
             self._exclusive.add(irq)
-        return LegacyIrq(irq, shared)
+            return line
+        sharers = self._sharers.get(irq, [])
+        if sharers and line not in sharers:
+            how = "edge" if level else "level"
+            raise Exhausted(f"IRQ {irq} is shared by others, {how}-triggered")
+        self._sharers[irq] = [*sharers, line]
+        return line
 
     def release(self, line: LegacyIrq) -> None:
-        if line.irq not in (self._sharers if line.shared else self._exclusive):
+        held = self._sharers.get(line.irq, []) if line.shared else self._exclusive
+        if (line if line.shared else line.irq) not in held:
             how = "shared" if line.shared else "exclusively"
             raise InvalidRange(f"IRQ {line.irq} is not allocated {how}")
         if not line.shared:
             self._exclusive.remove(line.irq)
-        elif self._sharers[line.irq] == 1:
+            return
+        self._sharers[line.irq].remove(line)
+        if not self._sharers[line.irq]:
             del self._sharers[line.irq]
-        else:
-            self._sharers[line.irq] -= 1
 
-    def _choose(self, shared: bool) -> int:
+    def _choose(self, shared: bool, level: bool) -> int:
         if shared:
-            return self._layout.shared_irq
+            layout = self._layout
+            return layout.shared_level_irq if level else layout.shared_irq
         for irq in self._layout.any_irqs:
             if irq not in self._exclusive and irq not in self._sharers:
                 return irq
@@ -235,8 +244,8 @@ class ResourceManager:
                 return [MmioAddressRange(self._mmio.take(size, align, limits), size)]
             case MemAddressConstraint(size=size, align=align, range=limits):
                 return [MemAddressRange(self._mem.take(size, align, limits), size)]
-            case LegacyIrqConstraint(irq=irq, shared=shared):
-                return [self._irqs.take(irq, shared)]
+            case LegacyIrqConstraint(irq=irq, shared=shared, level=level):
+                return [self._irqs.take(irq, shared, level)]
             case PciMsiIrqConstraint(size=size):
                 return [MsiIrq(MsiIrqType.PCI_MSI, self._msi.take(size), size)]
             case PciMsixIrqConstraint(size=size):
@@ -258,7 +267,7 @@ class ResourceManager:
 
     def _retake(self, resource: Resource) -> None:
         if isinstance(resource, LegacyIrq):
-            self._irqs.take(resource.irq, resource.shared)
+            self._irqs.take(resource.irq, resource.shared, resource.level)
         else:
             pool, base, size = self._place(resource)
             pool.take(size, 1, (base, base + size - 1))

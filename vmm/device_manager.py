@@ -16,14 +16,16 @@ from .devices.resources import DeviceResources
 from .errors import ConfigError
 from .event_loop import EventLoop
 from .kvm.vm import Vm
+from .level_lines import LevelLines
 from .wiring import Wiring
 
 
 class DeviceManager:
     """Owns the devices' resources and what KVM does for them. Thread-safe.
 
-    While a VM is powered on, a device's interrupt lines are irqfds in it, its
-    doorbells ioeventfds, and with `posts` its posted ports are coalesced.
+    While a VM is powered on, a device's interrupt lines are irqfds in it or, if they
+    are level-triggered, IRQ lines; its doorbells are ioeventfds, and with `posts` its
+    posted ports are coalesced.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class DeviceManager:
         self._posts = posts
         self._io_context = IoManagerContext(io_manager)
         self._wirings: dict[DeviceIo, Wiring] = {}
+        self._lines = LevelLines()
         self._vm: Vm | None = None
         self._lock = threading.Lock()
 
@@ -58,10 +61,10 @@ class DeviceManager:
             resources = self._resource_manager.allocate_device_resources(constraints)
             undo.callback(self._resource_manager.free_device_resources, resources)
 
-            wiring = Wiring(resources.get_interrupts(), self._loop)
+            wiring = Wiring(resources, self._loop, self._lines)
             undo.callback(wiring.close)
             undo.callback(device.assign_resources, DeviceResources(), [])
-            device.assign_resources(resources, wiring.triggers)
+            device.assign_resources(resources, wiring.interrupts)
 
             trapped = device.get_trapped_io_resources()
 
@@ -95,6 +98,7 @@ class DeviceManager:
         """Connect every device to a new VM."""
         with self._lock:
             self._vm = vm
+            self._lines.connect(vm)
             for wiring in self._wirings.values():
                 wiring.connect(vm)
 
@@ -103,7 +107,17 @@ class DeviceManager:
         with self._lock:
             for wiring in self._wirings.values():
                 wiring.disconnect(vm_goes=True)
+            self._lines.disconnect()
             self._vm = None
+
+    def level_irqs(self) -> set[int]:
+        """The lines that are level-triggered, as those who have them have asked."""
+        with self._lock:
+            return {
+                irq
+                for device in self._wirings
+                for irq in device.get_assigned_resources().get_level_irqs()
+            }
 
     def reports(self) -> list[str]:
         """What the devices have to say about a crash or a hang."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .boot import layout
 from .boot.cpu_state import set_boot_msrs
 from .boot.cpuid import GuestCpuid
+from .boot.pic import set_up_pics
 from .device_manager import DeviceManager
 from .errors import ConfigError, KvmError
 from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
@@ -99,7 +100,7 @@ class PowerCycle:
         with ExitStack() as stack:
             vm = kvm.create_vm()
             stack.callback(vm.close)
-            _set_up_board(vm, memory)
+            _set_up_board(vm, memory, devices.level_irqs())
             quirks.prepare(vm)
             start = _load(boot, memory, devices)
             # One right after another: KVM takes TSCs that start within a second for
@@ -185,11 +186,12 @@ class PowerCycle:
         self._cleanup.close()
 
 
-def _set_up_board(vm: Vm, memory: GuestMemory) -> None:
+def _set_up_board(vm: Vm, memory: GuestMemory, level_irqs: set[int]) -> None:
     vm.set_tss_addr(layout.TSS)
     vm.set_identity_map_addr(layout.IDENTITY_MAP)
     vm.create_irqchip()
     vm.create_pit2()
+    set_up_pics(vm, level_irqs)
     for slot, region in enumerate(memory.regions):
         vm.set_user_memory_region(
             slot, region.guest_addr, region.size, memory.host_addr(region)
@@ -212,6 +214,6 @@ def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
     if boot.acpi:
         from .boot.acpi import acpi_tables
 
-        tables = acpi_tables(boot.cpus, devices.acpi_devices())
+        tables = acpi_tables(boot.cpus, devices.acpi_devices(), devices.level_irqs())
         memory.write(layout.ACPI, tables)
     return start

@@ -10,6 +10,7 @@ from vmm import ExitReason
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError
 from vmm.devices.resources import (
+    LegacyIrqConstraint,
     MmioAddressConstraint,
     PioAddressConstraint,
     ResourceConstraint,
@@ -134,3 +135,37 @@ def test_a_taken_port_is_refused() -> None:
 def test_unplugging_what_is_not_plugged_in_is_refused() -> None:
     with bare_machine("spin") as machine, pytest.raises(NoDevice, match="Register"):
         machine.unplug(Register(0))
+
+
+# Level-triggered interrupts
+
+
+class Holder(DeviceIo):
+    """Holds an interrupt line that it shares, as long as a guest has it so."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [
+            PioAddressConstraint.at(self.port, 1),
+            LegacyIrqConstraint(irq=5, shared=True, level=True),
+        ]
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        self.interrupts[0].set_level(bool(data[0]))
+
+
+# A local APIC on PVM has ended an interrupt by the time that its handler runs, so that
+# one comes too often there.
+@pytest.mark.parametrize(
+    "name", ["level", pytest.param("level-ioapic", marks=pytest.mark.hardware)]
+)
+def test_a_level_interrupts_again_until_all_who_share_it_let_go(name: str) -> None:
+    with bare_machine(name, timeout=DEADLINE) as machine:
+        machine.plug(Holder(POLLED_PORT))
+        machine.plug(Holder(POLLED_PORT + 1))
+        result = machine.run()
+        output = machine.console.read().decode()
+    assert output == "irq 1\nirq 2\nirq 3\nquiet\nirq 4\nquiet\n"
+    assert result.reason is ExitReason.RESET

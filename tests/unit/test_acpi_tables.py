@@ -47,8 +47,13 @@ DEVICES = (COM1, COM2, PVPANIC, VIRTIO, BIG)
 class Tables(dict[str, bytes]):
     """The tables of one machine by signature, found as an OS does."""
 
-    def __init__(self, cpus: int = 1, devices: Iterable[AcpiDevice] = DEVICES) -> None:
-        self.blob = acpi_tables(cpus, devices)
+    def __init__(
+        self,
+        cpus: int = 1,
+        devices: Iterable[AcpiDevice] = DEVICES,
+        level_irqs: Iterable[int] = (),
+    ) -> None:
+        self.blob = acpi_tables(cpus, devices, level_irqs)
         self.rsdp = self.blob[:36]
         (xsdt,) = struct.unpack_from("<Q", self.rsdp, 24)
         self._add(xsdt)
@@ -141,6 +146,13 @@ def test_fadt_has_a_keyboard_controller_and_no_buttons_no_vga_no_aspm() -> None:
 def test_madt_lists_each_cpu_by_its_apic_id() -> None:
     cpus = [entry for entry in Tables(3).madt() if entry[0] == 0]
     assert cpus == [struct.pack("<BBBBI", 0, 8, n, n, 1) for n in range(3)]
+
+
+def test_madt_overrides_what_is_level_triggered() -> None:
+    overrides = [entry for entry in Tables(level_irqs=[5]).madt() if entry[0] == 2]
+    assert overrides == [
+        struct.pack("<BBBBIH", 2, 10, 0, irq, irq, 0x0D) for irq in (5, 9)
+    ]
 
 
 def test_madt_has_the_ioapic_the_sci_and_nmi() -> None:

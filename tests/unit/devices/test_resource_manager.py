@@ -148,6 +148,24 @@ def test_the_pcs_own_irqs_are_nobodys(manager: ResourceManager, number: int) -> 
         irq(manager, number)
 
 
+def test_who_shares_a_line_agrees_whether_it_is_level_triggered(
+    manager: ResourceManager,
+) -> None:
+    edge = LegacyIrqConstraint(irq=5, shared=True)
+    level = LegacyIrqConstraint(irq=5, shared=True, level=True)
+    for first, second, how in ((edge, level, "edge"), (level, edge, "level")):
+        given = take(manager, first)
+        with pytest.raises(Exhausted, match=f"IRQ 5 is shared by others, {how}-trig"):
+            take(manager, second)
+        manager.free_device_resources(given)
+
+
+def test_any_shared_level_triggered_irq_is_11(manager: ResourceManager) -> None:
+    given = take(manager, LegacyIrqConstraint(shared=True, level=True))
+    assert given == DeviceResources([LegacyIrq(11, shared=True, level=True)])
+    assert given.get_level_irqs() == [11]
+
+
 def test_any_irq_is_never_one_that_an_isa_device_asks_for(
     manager: ResourceManager,
 ) -> None:
