@@ -17,6 +17,7 @@ from .errors import ConfigError
 from .event_loop import EventLoop
 from .kvm.vm import Vm
 from .level_lines import LevelLines
+from .video_window import VideoWindow
 from .wiring import Wiring
 
 
@@ -43,7 +44,7 @@ class DeviceManager:
         self._io_context = IoManagerContext(io_manager)
         self._wirings: dict[DeviceIo, Wiring] = {}
         self._lines = LevelLines()
-        self._vm: Vm | None = None
+        self._vm: tuple[Vm, VideoWindow] | None = None
         self._lock = threading.Lock()
 
     def add(self, device: DeviceIo) -> None:
@@ -70,9 +71,9 @@ class DeviceManager:
 
             with self._io_context.transaction() as tx:
                 self._io_context.register_device_io(tx, device, trapped)
-                wiring.take_accesses(device, self._posts)
+                wiring.take_accesses(device, trapped, self._posts)
                 if self._vm is not None:
-                    wiring.connect(self._vm)
+                    wiring.connect(*self._vm)
             self._wirings[device] = wiring
             undo.pop_all()
 
@@ -94,13 +95,13 @@ class DeviceManager:
             self._wirings.pop(device).close()
             self._resource_manager.free_device_resources(resources)
 
-    def power_on(self, vm: Vm) -> None:
+    def power_on(self, vm: Vm, video: VideoWindow) -> None:
         """Connect every device to a new VM."""
         with self._lock:
-            self._vm = vm
+            self._vm = vm, video
             self._lines.connect(vm)
             for wiring in self._wirings.values():
-                wiring.connect(vm)
+                wiring.connect(vm, video)
 
     def power_off(self) -> None:
         """Disconnect them: the VM is about to go."""

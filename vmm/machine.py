@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self
 
 from .board import Board, acpi_pm
-from .boot.layout import ram_ranges
+from .boot.layout import device_addresses, ram_ranges
 from .config import MachineConfig
 from .console import Console
 from .device_manager import DeviceManager
@@ -13,7 +13,7 @@ from .devices.device_io import DeviceIo
 from .devices.errors import DeviceError
 from .devices.io_manager import IoManager
 from .devices.keyboard import Ps2Keyboard
-from .devices.resource_manager import ResourceManager
+from .devices.resource_manager import PoolLayout, ResourceManager
 from .errors import ConfigError, VmmError
 from .event_loop import EventLoop
 from .guest_entry import TICK_NS
@@ -73,8 +73,10 @@ class Machine:
             stack.callback(memory.close)
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
+            addresses = device_addresses(self.config.memory_size)
+            pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
-                ResourceManager(), IoManager(), self._loop, posts=self._host.posts
+                pools, IoManager(), self._loop, posts=self._host.posts
             )
             tap = None if profile is None else profile.console
             self.console = Console(self._loop, self.config, self._fail, tap)

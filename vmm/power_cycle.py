@@ -23,12 +23,13 @@ from .kvm.abi import (
 from .kvm.kvm import Kvm
 from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
-from .memory import GuestMemory
+from .memory import GuestMemory, Region
 from .preparation import Boot
 from .quirks import Quirks
 from .result import ExitReason
 from .run_control import End, RunControl, failure
 from .run_loop import Bus, RunLoop
+from .video_window import VideoWindow
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
     from .profile.recorder import Profile
@@ -100,8 +101,9 @@ class PowerCycle:
         with ExitStack() as stack:
             vm = kvm.create_vm()
             stack.callback(vm.close)
-            _set_up_board(vm, memory, devices.level_irqs())
+            video = _map_ram(vm, memory)
             quirks.prepare(vm)
+            _set_up_board(vm, devices.level_irqs())
             start = _load(boot, memory, devices)
             # One right after another: KVM takes TSCs that start within a second for
             # synchronised ones, and only then calls kvm-clock stable.
@@ -128,7 +130,7 @@ class PowerCycle:
                     bus = entry = profile.vcpu(vcpu, bus, PythonEntry())
                 self._loops.append(RunLoop(vcpu, memory, bus, control, rescue, entry))
             stack.callback(devices.power_off)
-            devices.power_on(vm)
+            devices.power_on(vm, video)
             self._control = control
             self._counts_instructions = kvm.check_extension(KVM_CAP_BINARY_STATS_FD)
             self._cleanup = stack.pop_all()
@@ -186,16 +188,31 @@ class PowerCycle:
         self._cleanup.close()
 
 
-def _set_up_board(vm: Vm, memory: GuestMemory, level_irqs: set[int]) -> None:
+def _map_ram(vm: Vm, memory: GuestMemory) -> VideoWindow:
+    """Give the VM its RAM, before the interrupt controllers.
+
+    After them KVM waits for a grace period with each memory slot: 7 ms on PVM.
+    """
+    low, *high = memory.regions
+    at, size = layout.VIDEO
+    parts = [
+        Region(low.guest_addr, at, low.offset),
+        Region(at + size, low.size - at - size, low.offset + at + size),
+        *high,
+    ]
+    for slot, region in enumerate(parts):
+        address = memory.host_addr(region)
+        vm.set_user_memory_region(slot, region.guest_addr, region.size, address)
+    region = Region(at, size, low.offset + at)
+    return VideoWindow(vm, len(parts), region, memory.host_addr(region))
+
+
+def _set_up_board(vm: Vm, level_irqs: set[int]) -> None:
     vm.set_tss_addr(layout.TSS)
     vm.set_identity_map_addr(layout.IDENTITY_MAP)
     vm.create_irqchip()
     vm.create_pit2()
     set_up_pics(vm, level_irqs)
-    for slot, region in enumerate(memory.regions):
-        vm.set_user_memory_region(
-            slot, region.guest_addr, region.size, memory.host_addr(region)
-        )
 
 
 def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:

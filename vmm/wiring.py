@@ -3,6 +3,7 @@
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from .boot.layout import VIDEO
 from .devices.device_io import DeviceIo
 from .devices.doorbell import Doorbell
 from .devices.resources import DeviceResources
@@ -11,6 +12,7 @@ from .event_loop import READ, EventLoop
 from .eventfd import EventFd, EventFdTrigger
 from .kvm.vm import Vm
 from .level_lines import LevelInterrupt, LevelLines
+from .video_window import VideoWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,10 +51,13 @@ class Wiring:
         self._loop = loop
         self._bells: list[tuple[EventFd, Doorbell]] = []
         self._posted: list[int] = []
+        self._has_video = False
         self._undo: list[Callable[[], None]] = []
         self._undo_if_vm_stays: list[Callable[[], None]] = []
 
-    def take_accesses(self, device: DeviceIo, posts: bool) -> None:
+    def take_accesses(
+        self, device: DeviceIo, trapped: DeviceResources, posts: bool
+    ) -> None:
         """Find out which accesses KVM is to take over, once resources are assigned."""
         for bell in device.get_doorbells():
             event = EventFd()
@@ -64,9 +69,17 @@ class Wiring:
         if posts:
             fast = device.get_fast_ports().items()
             self._posted = [port for port, fast_port in fast if fast_port.posted]
+        video_end = VIDEO.guest_addr + VIDEO.size
+        self._has_video = any(
+            base < video_end and VIDEO.guest_addr < base + size
+            for base, size in trapped.get_mmio_address_ranges()
+        )
 
-    def connect(self, vm: Vm) -> None:
+    def connect(self, vm: Vm, video: VideoWindow) -> None:
         """Tell the VM of every wire but those of level-triggered lines."""
+        if self._has_video:
+            video.open()
+            self._undo_if_vm_stays.append(video.close)
         for gsi, trigger in self._edges:
             fd = trigger.eventfd.fd
             vm.assign_irqfd(fd, gsi)
@@ -82,7 +95,7 @@ class Wiring:
     def disconnect(self, *, vm_goes: bool = False) -> None:
         """Cut the wires from the VM, which still exists. Idempotent.
 
-        One that goes takes its posted ports along: to unregister one
+        One that goes takes its posted ports and memory slots along: to unregister one
         takes 4 ms.
         """
         while self._undo_if_vm_stays:

@@ -63,9 +63,12 @@ def test_debug_exit_from_the_shell(given: list[str]) -> None:
     )
 
 
-def test_a_debug_exit_port_that_is_taken_is_refused_with_its_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"^debug_exit: .* 0x3fb\.\.0x3fe "):
-        bare_machine("hello", debug_exit=0x3FB)
+@pytest.mark.parametrize("port", [0x3FB, 0x1E, 0x20, 0x40, 0x5E, 0xA0, 0x4D0])
+def test_a_debug_exit_port_that_is_taken_is_refused_with_its_numbers(port: int) -> None:
+    """By a device, or by KVM, whose PICs and timer no write would ever leave."""
+    numbers = rf"{port:#x}\.\.{port + 3:#x} "
+    with pytest.raises(ConfigError, match=f"^debug_exit: .* {numbers}"):
+        bare_machine("hello", debug_exit=port)
 
 
 # pvpanic

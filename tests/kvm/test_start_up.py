@@ -29,7 +29,7 @@ OURS = """
     exit_detail guardian guest_entry host kvm kvm._fd kvm._libc kvm.abi kvm.coalesced
     kvm.kvm kvm.stats kvm.vcpu kvm.vm level_lines life machine memory messages
     panic_watch power_cycle preparation probe quirks result run_command run_control
-    run_loop run_once terminal threads wiring
+    run_loop run_once terminal threads video_window wiring
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {"vmm.pvm", "vmm.virtual_memory", "vmm._run_loop", "vmm._run_loop.lib"}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from open_fds import open_fds
 
+from vmm.boot.layout import device_addresses
 from vmm.device_manager import DeviceManager
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.device_io import DeviceIo
@@ -16,7 +17,7 @@ from vmm.devices.doorbell import Doorbell
 from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError, TriggerError
 from vmm.devices.fast_port import FastPort
 from vmm.devices.io_manager import IoManager
-from vmm.devices.resource_manager import ResourceManager
+from vmm.devices.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.resources import (
     DeviceResources,
     GenericIrqConstraint,
@@ -32,6 +33,7 @@ from vmm.event_loop import EventLoop
 if TYPE_CHECKING:
     from vmm.devices.trigger import Interrupt
     from vmm.kvm.vm import Vm
+    from vmm.video_window import VideoWindow
 
 pytest_plugins = ("loop_fixtures",)
 
@@ -110,6 +112,19 @@ class FakeVm:
         self.coalesced.remove(port)
 
 
+class FakeVideo:
+    """Counts who has claimed video memory."""
+
+    def __init__(self) -> None:
+        self.claims = 0
+
+    def open(self) -> None:
+        self.claims += 1
+
+    def close(self) -> None:
+        self.claims -= 1
+
+
 class Rig:
     """A DeviceManager with what it manages."""
 
@@ -118,9 +133,10 @@ class Rig:
         self.bus = IoManager()
         self.manager = DeviceManager(self.resources, self.bus, loop, posts=True)
         self.vm = FakeVm()
+        self.video = FakeVideo()
 
     def power_on(self) -> None:
-        self.manager.power_on(cast("Vm", self.vm))
+        self.manager.power_on(cast("Vm", self.vm), cast("VideoWindow", self.video))
 
     @property
     def is_empty(self) -> bool:
@@ -312,6 +328,32 @@ def test_a_line_that_kvm_refuses_is_a_trigger_error(rig: Rig) -> None:
 def test_the_lines_that_are_level_triggered_are_told(rig: Rig) -> None:
     plugged(rig, leveled(11), leveled(11), Device())
     assert rig.manager.level_irqs() == {11}
+
+
+# Video memory
+
+
+@pytest.mark.parametrize(
+    ("base", "size", "claims"),
+    [(0xA_0000, 0x2_0000, 1), (0xB_8000, 1, 1), (0xE800_0000, 0x1000, 0)],
+)
+def test_a_device_in_the_video_window_has_it(
+    loop: EventLoop, base: int, size: int, claims: int
+) -> None:
+    rig = Rig(loop)
+    addresses = PoolLayout(addresses=device_addresses(64 << 20))
+    rig.manager = DeviceManager(ResourceManager(addresses), rig.bus, loop)
+    device = Device([MmioAddressConstraint.at(base, size)])
+    rig.manager.add(device)
+    rig.power_on()
+    assert rig.video.claims == claims
+    rig.manager.power_off()
+    assert rig.video.claims == claims  # the VM takes it along
+    rig.video = FakeVideo()
+    rig.power_on()
+    rig.manager.remove(device)
+    assert rig.video.claims == 0
+    rig.manager.close()
 
 
 # Doorbells and posted ports
