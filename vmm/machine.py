@@ -9,6 +9,7 @@ from .boot.layout import device_addresses, ram_ranges
 from .config import MachineConfig
 from .console import Console
 from .device_manager import DeviceManager
+from .devices.cmos_setup import cmos_setup
 from .devices.device_io import DeviceIo
 from .devices.errors import DeviceError
 from .devices.io_manager import IoManager
@@ -83,7 +84,9 @@ class Machine:
             stack.callback(self.console.close)
             stack.callback(self._devices.close)
             stack.callback(self._loop.stop)  # before what its callbacks use is closed
-            self._board = Board(self.console, self._loop, self._reset)
+            sizes = [region.size for region in memory.regions]
+            setup = cmos_setup(sizes[0], sum(sizes[1:]))
+            self._board = Board(self.console, self._loop, self._reset, setup)
             for device in self._board.devices:
                 self._devices.add(device)
             if self.config.acpi:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .boot import layout
 from .boot.cpu_state import set_boot_msrs
 from .boot.cpuid import GuestCpuid
+from .boot.firmware import COM_PORTS, firmware
 from .boot.pic import set_up_pics
 from .device_manager import DeviceManager
+from .devices.platform import SerialPio
 from .errors import ConfigError, KvmError
 from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
 from .kvm.abi import (
@@ -226,11 +228,16 @@ def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
 
 
 def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
-    """Fill RAM; the entry point. ACPI tables have what is plugged in by now."""
+    """Fill RAM; the entry point. Tables have what is plugged in by now."""
+    level_irqs = devices.level_irqs()
+    at_port = devices.io_manager.device_at_port
+    com_ports = [port for port in COM_PORTS if isinstance(at_port(port), SerialPio)]
+    for _, address, data in firmware(boot.cpus, com_ports, level_irqs):
+        memory.write(address, data)
     start = boot.load(memory)
     if boot.acpi:
         from .boot.acpi import acpi_tables
 
-        tables = acpi_tables(boot.cpus, devices.acpi_devices(), devices.level_irqs())
+        tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs)
         memory.write(layout.ACPI, tables)
     return start

@@ -41,7 +41,7 @@ BARE_FLAGS: Final = (
 # its segment, without an ELF header around them. The linker puts a note, which is
 # no part of -N's segment, at 128 MiB unless told where.
 BARE32_FLAGS: Final = (*BARE_FLAGS, "-m32", "-Wl,--section-start=.note.Xen=0x110000")
-BARE32: Final = ("lstar32", "multiboot", "multiboot-flat", "pvh32")
+BARE32: Final = ("lstar32", "multiboot", "multiboot-flat", "pvh32", "real-mode")
 FLAT: Final = ("multiboot-flat",)
 FLAT_FLAGS: Final = ("-Wl,--oformat=binary",)
 

@@ -174,7 +174,7 @@ def test_devices_of_one_kind_have_numbers_of_their_own(tmp_path: Path) -> None:
 
 
 def test_more_devices_than_there_is_room_for_are_refused_with_the_numbers() -> None:
-    needed = r"acpi: the tables of 4000 devices take \d+ bytes, and there are 131072"
+    needed = r"acpi: the tables of 4000 devices take \d+ bytes, and there are 65536"
     with pytest.raises(ConfigError, match=f"^{needed} for them at 0xe0000") as error:
         acpi_tables(1, [COM1] * 4000)
     assert error.value.exit_code == 2

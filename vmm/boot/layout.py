@@ -12,7 +12,9 @@ PAGE_SIZE: Final = 0x1000
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
-GDT: Final = 0x500  # just above the BIOS data area
+VECTORS: Final = 0  # of real mode, 1 KiB
+BDA: Final = 0x400  # the BIOS data area
+GDT: Final = 0x500  # just above it
 BOOT_PARAMS: Final = 0x7000  # the "zero page", or what other protocols have for it
 BOOT_INFO_MAX: Final = 0x1000
 BOOT_STACK_TOP: Final = 0x8FF0
@@ -21,11 +23,14 @@ CMDLINE: Final = 0x20000
 CMDLINE_MAX: Final = 0x10000  # room for the string and its NUL
 STRINGS: Final = 0x30000  # of modules
 STRINGS_MAX: Final = 0x10000
-EBDA: Final = 0x9FC00  # the last KiB of base memory, where MP tables are sought
+EBDA: Final = 0x9FC00  # the last KiB of base memory
 EBDA_SIZE: Final = 0x400
 SETUP_DATA: Final = 0xD0000  # a page; within RAM it would split the kernel's e820 map
 ACPI: Final = 0xE0000  # the tables, RSDP first: where BIOSes have it, too
-ACPI_SIZE: Final = 0x20000
+ACPI_SIZE: Final = 0x10000
+MP_TABLE: Final = 0xF0000  # in the BIOS's ROM, as its code
+BIOS: Final = 0xFE05B  # where the reset vector jumps to on every PC
+RESET_VECTOR: Final = 0xFFFF0
 HIGH_MEMORY: Final = 0x100000  # RAM goes on here after the legacy video and ROM area
 
 VIDEO: Final = Range(0xA_0000, 0x2_0000)  # RAM, too, until a device claims it

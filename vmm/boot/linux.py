@@ -12,14 +12,12 @@ from .layout import (
     ACPI,
     BOOT_PARAMS,
     CMDLINE,
-    EBDA,
     MIB,
     MMIO_HOLE,
     PAGE_SIZE,
     SETUP_DATA,
     ram_ranges,
 )
-from .mptable import mp_table
 
 
 class LinuxBoot(Record):
@@ -94,7 +92,6 @@ class LinuxBoot(Record):
         rsdp = ACPI if self.acpi else 0
         params = boot_params(self.kernel, ram_ranges(self.memory_size), initrd, rsdp)
         memory.write(BOOT_PARAMS, params)
-        memory.write(EBDA, mp_table(EBDA, self.cpus))
         if self.kernel.protocol == LINUX64:
             write_tables(memory)
         else:

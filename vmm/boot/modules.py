@@ -14,14 +14,12 @@ from .layout import (
     BOOT_INFO_MAX,
     BOOT_PARAMS,
     CMDLINE,
-    EBDA,
     MIB,
     PAGE_SIZE,
     STRINGS,
     STRINGS_MAX,
     ram_ranges,
 )
-from .mptable import mp_table
 from .protected_mode import set_protected_mode_cpu, write_gdt32
 
 
@@ -135,7 +133,6 @@ class ModuleBoot(Record):
         strings, addresses = self._strings()
         memory.write(STRINGS, strings)
         memory.write(BOOT_PARAMS, self.info(addresses))
-        memory.write(EBDA, mp_table(EBDA, self.cpus))
         write_gdt32(memory)
         return self.kernel.entry
 
