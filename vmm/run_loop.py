@@ -7,6 +7,7 @@ import errno
 from struct import Struct
 from typing import Final, Protocol
 
+from .boot.firmware import told_of_reset
 from .devices.device_io import DeviceIo, Locked
 from .errors import KvmError
 from .exit_detail import describe_exit
@@ -16,6 +17,7 @@ from .kvm.abi import (
     KVM_EXIT_IO,
     KVM_EXIT_IRQ_WINDOW_OPEN,
     KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN,
     KVM_EXIT_SYSTEM_EVENT,
     KVM_EXIT_UNKNOWN,
     KVM_RUN,
@@ -179,6 +181,8 @@ class RunLoop:
         end = None
         if reason == KVM_EXIT_SYSTEM_EVENT:
             end = _SYSTEM_EVENTS.get(_SYSTEM_EVENT(self.vcpu.run, KVM_RUN_UNION)[0])
+        elif reason == KVM_EXIT_SHUTDOWN and told_of_reset(self._memory):
+            end = End(ExitReason.RESET)  # a PC's way, if none of its own is left
         if end is None:
             detail = describe_exit(self.vcpu, self._memory, reason) + refusal
             end = End(ExitReason.CRASH, detail)

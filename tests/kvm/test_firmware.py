@@ -1,8 +1,9 @@
 """What a PC's firmware leaves, found by guests that look for it; ways to reset."""
 
-from guests import DEADLINE, bare_machine
+import pytest
+from guests import DEADLINE, bare_machine, built
 
-from vmm import ExitReason, RunResult
+from vmm import ExitReason, Machine, MachineConfig, RunResult
 
 
 def run(name: str, **settings: object) -> tuple[RunResult, list[str]]:
@@ -39,3 +40,25 @@ def test_real_mode_code_finds_vectors_and_the_reset() -> None:
     result, output = run("real-mode")
     assert output == ["real mode", "a service fails", "two interrupts"]
     assert result.reason is ExitReason.RESET
+
+
+def test_a_triple_fault_of_which_firmware_was_told_is_a_reset() -> None:
+    result, _ = run("told-reset")
+    assert (result.reason, result.exit_code) == (ExitReason.RESET, 0)
+
+
+@pytest.mark.linux
+@pytest.mark.hardware
+@pytest.mark.parametrize("way", ["b", "t", "e"])
+def test_linux_resets_by_bios_triple_fault_and_efi(way: str) -> None:
+    """The other ways of arch/x86/kernel/reboot.c are tested with what does them."""
+    config = MachineConfig(
+        kernel=built("vmlinux-tiny"),
+        initrd=built("initramfs-tiny.cpio"),
+        cmdline=f"console=ttyS0 quiet panic=-1 reboot={way}",
+        timeout=DEADLINE,
+    )
+    with Machine(config) as machine:
+        result = machine.run()
+        output = machine.console.read().decode()
+    assert (result.reason, result.resets) == (ExitReason.RESET, 1), output

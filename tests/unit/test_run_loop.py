@@ -14,6 +14,7 @@ from fake_vcpu import DATA, Exit, FakeVcpu, io, mmio, plain
 from open_fds import open_fds
 from scripted_entry import scripted_entry
 
+from vmm.boot.firmware import firmware
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.io_manager import IoManager
 from vmm.devices.resources import DeviceResources, MmioAddressRange, PioAddressRange
@@ -315,6 +316,16 @@ def test_vcpu_that_kvm_has_reset_has_no_rip(rig: Rig) -> None:
     rig.vcpu.rip = 0xFFF0
     end = rig.run(plain(abi.KVM_EXIT_SHUTDOWN))
     assert end.detail == "triple fault at an unknown RIP (KVM has reset the vCPU)"
+
+
+def test_triple_fault_of_which_firmware_was_told_is_a_reset(rig: Rig) -> None:
+    for _, address, data in firmware(1, [], ()):
+        if address + len(data) <= 0x4000:
+            rig.memory.write(address, data)
+    assert rig.run(plain(abi.KVM_EXIT_SHUTDOWN)).reason is ExitReason.CRASH
+    rig.control.rearm()
+    rig.memory.write(0x472, bytes(2))
+    assert rig.run(plain(abi.KVM_EXIT_SHUTDOWN)).reason is ExitReason.RESET
 
 
 def test_registers_that_cannot_be_read_are_told(
