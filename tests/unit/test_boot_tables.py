@@ -9,7 +9,7 @@ import pytest
 from vmm.boot import cpu_state
 from vmm.boot.layout import BIOS, GDT, GIB, MP_TABLE, PML4
 from vmm.boot.mptable import mp_table
-from vmm.boot.protected_mode import set_protected_mode_cpu, write_gdt32
+from vmm.boot.protected_mode import LOADER_CS, set_protected_mode_cpu, write_gdt32
 from vmm.config import CPUS_MAX
 from vmm.kvm.abi import kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
@@ -165,6 +165,23 @@ def test_protected_mode_segments_are_flat_and_those_of_the_gdt(
     assert [sregs.cs.selector, sregs.ds.selector, sregs.tr.selector] == [16, 24, 32]
     assert (sregs.cs.l, sregs.cs.db, sregs.cs.limit) == (0, 1, 0xFFFF_FFFF)
     assert (sregs.tr.base, sregs.tr.limit, sregs.tr.type) == (0, 0x67, 0xB)
+
+
+def test_what_is_not_linux_has_the_selectors_of_qemu_and_grub() -> None:
+    vcpu, memory = RecordingVcpu(), GuestMemory([Range(0, 0x1000)])
+    set_protected_mode_cpu(cast("Vcpu", vcpu), kvm_regs(), LOADER_CS)
+    write_gdt32(memory, LOADER_CS)
+    gdt = struct.unpack("<4Q", memory.read(GDT, 32))
+    memory.close()
+    sregs = vcpu.sregs
+    assert [sregs.cs.selector, sregs.ds.selector, sregs.ss.selector] == [8, 16, 16]
+    assert (sregs.tr.selector, sregs.gdt.limit) == (24, 31)
+    assert gdt == (
+        0,
+        0x00CF_9B00_0000_FFFF,
+        0x00CF_9300_0000_FFFF,
+        0x0000_8B00_0000_0067,
+    )
 
 
 def test_boot_msrs_are_fast_strings_and_write_back() -> None:

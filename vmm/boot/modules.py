@@ -20,7 +20,7 @@ from .layout import (
     STRINGS_MAX,
     ram_ranges,
 )
-from .protected_mode import set_protected_mode_cpu, write_gdt32
+from .protected_mode import LOADER_CS, set_protected_mode_cpu, write_gdt32
 
 
 class Module(Record):
@@ -133,11 +133,11 @@ class ModuleBoot(Record):
         strings, addresses = self._strings()
         memory.write(STRINGS, strings)
         memory.write(BOOT_PARAMS, self.info(addresses))
-        write_gdt32(memory)
+        write_gdt32(memory, LOADER_CS)
         return self.kernel.entry
 
     def enter(self, vcpu: Vcpu, entry: int) -> None:
         """Set the first vCPU's registers."""
         regs = self.registers()
         regs.rip = entry
-        set_protected_mode_cpu(vcpu, regs)
+        set_protected_mode_cpu(vcpu, regs, LOADER_CS)
