@@ -6,11 +6,13 @@ from .console import Console
 from .devices.acpi_pm import AcpiPm
 from .devices.clock import Clock
 from .devices.cmos_rtc import CmosRtc
+from .devices.crtc import Crtc
 from .devices.i8042 import I8042Device
 from .devices.pci_config_ports import PciConfigPorts
 from .devices.platform import (
     AcpiPmPio,
     CmosRtcPio,
+    CrtcPio,
     I8042Pio,
     PvpanicPio,
     SerialPio,
@@ -33,7 +35,8 @@ class _Line:
 class Board:
     """What a PC has on its board: COM1, the i8042 with its keyboard, the RTC, pvpanic.
 
-    And the ports of a chipset: reset and A20, POST codes, a PCI bus that isn't there.
+    And the ports of a chipset: reset and A20, POST codes, a PCI bus and a display that
+    aren't there.
     `reset` is called for every way to reset; `setup` is what the CMOS RAM has.
     """
 
@@ -54,6 +57,7 @@ class Board:
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq),
             CmosRtcPio(self.rtc, rtc_irq),
+            CrtcPio(Crtc()),
             SystemControlPio(SystemControlPortA(reset_line)),
             PciConfigPorts(reset_line),
             PvpanicPio(Pvpanic(watch.panic_told, watch.crash_kernel_told)),

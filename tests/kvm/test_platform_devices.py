@@ -71,6 +71,15 @@ def test_a_debug_exit_port_that_is_taken_is_refused_with_its_numbers(port: int) 
         bare_machine("hello", debug_exit=port)
 
 
+# CRT controller
+
+
+def test_the_cursor_is_where_it_was_put_though_nothing_is_displayed() -> None:
+    result, output = run("cursor")
+    assert output == ["at 0000", "at 07cf", "retrace"]
+    assert result.unclaimed_accesses == 0
+
+
 # pvpanic
 
 

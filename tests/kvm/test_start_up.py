@@ -18,7 +18,7 @@ OURS = """
     boot.firmware boot.image boot.kernel boot.layout boot.linux boot.mptable boot.pic
     cli config console device_manager devices devices.buffered_sink
     devices.calendar_registers devices.clock devices.cmos_rtc devices.cmos_rtc_state
-    devices.cmos_setup devices.device_io devices.doorbell devices.errors
+    devices.cmos_setup devices.crtc devices.device_io devices.doorbell devices.errors
     devices.fast_port devices.i8042 devices.i8042_reg devices.i8042_state
     devices.io_manager devices.keyboard devices.pci_config_ports devices.platform
     devices.post_code devices.pvpanic devices.record devices.reset_control
