@@ -95,7 +95,9 @@ class Machine:
             self.console.watch.on_panic = self._on_panic
             command = self._plug_command_port(stack)
             self._plug_debug_exit()
-            self._outside = Outside(self._loop, self.console, command)
+            self.debugcon = self._plug_debugcon(stack)
+            """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
+            self._outside = Outside(self._loop, self.console, command, self.debugcon)
             parts = Parts(
                 self._host, memory, boot, self._devices, self._control, profile
             )
@@ -215,6 +217,24 @@ class Machine:
         if port.output is not None:
             stack.callback(port.output.close)
         return port
+
+    def _plug_debugcon(self, stack: ExitStack) -> Console | None:
+        where = self.config.debugcon
+        if where is None:
+            return None
+        from .devices.debugcon import Debugcon  # most runs have none
+
+        settings = self.config.replace(
+            serial="stdout" if where == "stdio" else where,
+            serial_policy="drop",  # its driver never asks whether there is room
+            tee=(),
+            capture=None,
+            debugcon=None,
+        )
+        console = Console(self._loop, settings, self._fail)
+        stack.callback(console.close)
+        self._devices.add(Debugcon(console.sink))
+        return console
 
     def _plug_debug_exit(self) -> None:
         if self.config.debug_exit is None:

@@ -86,7 +86,7 @@ def _run_machine(
     config = MachineConfig(**{name: chosen[name] for name in names})
     with ExitStack() as stack:
         # Guardians fork: before any thread starts, and before what they guard.
-        for where in (config.serial, *config.tee):
+        for where in (config.serial, *config.tee, config.debugcon or ""):
             if where.startswith("unix:"):
                 remove = _socket_remover(where.removeprefix("unix:"))
                 stack.enter_context(Guardian(remove))
@@ -196,7 +196,9 @@ def _wait(machine: Machine, quiet: bool) -> RunResult:
     try:
         return machine.wait(None if quiet else machine.silence_s)
     except TimeoutError:
-        if machine.console.first_output_ns is None:
+        debugcon = machine.debugcon
+        mute = debugcon is None or debugcon.first_output_ns is None
+        if mute and machine.console.first_output_ns is None:
             say(
                 f"the guest has printed nothing for {machine.silence_s} s: "
                 "is console=ttyS0 missing from its command line?"

@@ -71,6 +71,39 @@ def test_a_debug_exit_port_that_is_taken_is_refused_with_its_numbers(port: int) 
         bare_machine("hello", debug_exit=port)
 
 
+# Debug console
+
+
+def test_port_e9_goes_where_debugcon_says() -> None:
+    with bare_machine("debugcon", debugcon="capture", timeout=DEADLINE) as machine:
+        result = machine.run()
+        assert machine.debugcon is not None
+        assert machine.debugcon.read() == b"hello by 0xe9\n"
+        assert machine.console.read() == b"e9 reads e9\n"
+    assert (result.reason, result.unclaimed_accesses) == (ExitReason.RESET, 0)
+
+
+def test_without_debugcon_nobody_is_at_port_e9() -> None:
+    result, output = run("debugcon")
+    assert output == ["e9 reads ff"]
+    assert result.unclaimed_accesses == 1 + len("hello by 0xe9\n")
+
+
+@pytest.mark.parametrize("where", ["stdio", "file:e9"])
+def test_debugcon_from_the_shell(where: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vmm", "run", "--serial=null", "--debugcon", where]
+    done = subprocess.run(
+        [*command, "--kernel", str(bare("debugcon"))],
+        capture_output=True,
+        timeout=DEADLINE,
+        stdin=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    file = tmp_path / "e9"
+    written = file.read_bytes() if file.exists() else done.stdout
+    assert (done.returncode, written) == (0, b"hello by 0xe9\n")
+
+
 # CRT controller
 
 
