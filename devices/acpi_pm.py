@@ -34,8 +34,11 @@ SLP_TYP: Final = 7 << SLP_TYP_SHIFT
 SLP_EN: Final = 1 << 13  # write only
 # GBL_RLS, 1 << 2, is write only, too, and meant for firmware, which there isn't.
 
-SLP_TYP_S5: Final = 5
-"""What `\\_S5` says that SLP_TYP has to be to switch off; others do nothing."""
+SLP_TYP_S5: Final = 0
+"""What `\\_S5` says that SLP_TYP has to be to switch off; others do nothing.
+
+As in QEMU, for kernels that write 0x2000 to port 0x604 without reading any table.
+"""
 
 
 class AcpiPm:

@@ -11,7 +11,7 @@ Source: Motorola MC146818A data sheet. Names of registers and bits are those of
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from . import calendar_registers as calendar
@@ -66,7 +66,8 @@ class CmosRtc:
 
     It starts at `wall_ns()`, nanoseconds since 1970 in UTC, and then runs by
     `clock`; the guest may set it. `interrupt` is IRQ 8: one edge when
-    register C's IRQF rises, and none until the guest has read register C.
+    register C's IRQF rises, and none until the guest has read register C. `setup` is
+    what firmware has put into the RAM, by register.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class CmosRtc:
         interrupt: Trigger,
         *,
         wall_ns: Callable[[], int] = time.time_ns,
+        setup: Mapping[int, int] | None = None,
     ) -> None:
         self._lock = threading.Lock()
+        self._setup = dict(setup or {})
         self._clock = clock
         self._interrupt_line = interrupt
         self._wall_ns = wall_ns
@@ -89,7 +92,7 @@ class CmosRtc:
         return self._nmi_disabled
 
     def reset(self) -> None:
-        """Return to the power-on state: RAM cleared, time taken from the host."""
+        """Return to the power-on state: RAM as set up, time taken from the host."""
         with self._lock:
             self._power_on()
 
@@ -143,6 +146,8 @@ class CmosRtc:
 
     def _power_on(self) -> None:
         ram = bytearray(CMOS_SIZE)
+        for register, value in self._setup.items():
+            ram[register] = value
         ram[RTC_REG_A] = _RESET_A
         ram[RTC_REG_B] = _RESET_B
         ram[RTC_REG_D] = RTC_VRT

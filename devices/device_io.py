@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .doorbell import Doorbell
     from .fast_port import FastPort
     from .resources import ResourceConstraint
-    from .trigger import Trigger
+    from .trigger import Interrupt
 
 
 class _Callbacks:
@@ -33,7 +33,7 @@ class _Callbacks:
     """
 
     resources: "DeviceResources | None" = None
-    interrupts: "Sequence[Trigger]" = ()
+    interrupts: "Sequence[Interrupt]" = ()
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         """MMIO read of `len(data)` bytes at `base + offset`. Default: all ones."""
@@ -54,9 +54,9 @@ class _Callbacks:
         return ()
 
     def assign_resources(
-        self, resources: "DeviceResources", interrupts: "Sequence[Trigger]"
+        self, resources: "DeviceResources", interrupts: "Sequence[Interrupt]"
     ) -> None:
-        """Take what was allocated, and one Trigger per interrupt in its order.
+        """Take what was allocated, and one Interrupt for each that is in it.
 
         The order is that of `DeviceResources.get_interrupts`: an MSI block of
         size n gives n.
@@ -136,7 +136,7 @@ class Locked(DeviceIo):
             return self.device.get_resource_constraints()
 
     def assign_resources(
-        self, resources: "DeviceResources", interrupts: "Sequence[Trigger]"
+        self, resources: "DeviceResources", interrupts: "Sequence[Interrupt]"
     ) -> None:
         with self.lock:
             self.device.assign_resources(resources, interrupts)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from .acpi_device import AcpiDevice
 from .acpi_pm import PM1_SIZE, AcpiPm
 from .cmos_rtc import CmosRtc
+from .crtc import CRTC_INDEX_PORT, STATUS, Crtc
 from .device_io import DeviceIo
 from .fast_port import FastPort
 from .i8042 import I8042Device
@@ -23,7 +24,7 @@ from .resources import (
     PioAddressConstraint,
     ResourceConstraint,
 )
-from .trigger import InterruptLine, Trigger
+from .trigger import Interrupt, InterruptLine
 
 if TYPE_CHECKING:  # a PC has none
     from .pl031 import Rtc
@@ -70,7 +71,7 @@ class _Adapter(DeviceIo):
         return self._constraints
 
     def assign_resources(
-        self, resources: DeviceResources, interrupts: Sequence[Trigger]
+        self, resources: DeviceResources, interrupts: Sequence[Interrupt]
     ) -> None:
         super().assign_resources(resources, interrupts)
         for at, line in enumerate(self._lines):
@@ -184,6 +185,13 @@ class CmosRtcPio(IsaAdapter):
 
     def __init__(self, rtc: CmosRtc, line: InterruptLine) -> None:
         super().__init__(rtc, 0x70, [(0, 2)], {8: line})
+
+
+class CrtcPio(IsaAdapter):
+    """The CRT controller: ports 0x3D4, 0x3D5 and 0x3DA. No ACPI table has it."""
+
+    def __init__(self, crtc: Crtc) -> None:
+        super().__init__(crtc, CRTC_INDEX_PORT, [(0, 2), (STATUS, 1)], {})
 
 
 class SystemControlPio(IsaAdapter):

@@ -1,7 +1,7 @@
 """ResourceManager: the pools from which constraints become resources.
 
 dbs-device leaves the allocator outside the crate; this has the pools that its
-VMM has: ports, MMIO, memory addresses, legacy IRQs, MSIs and memory slots.
+VMM has: ports, addresses (MMIO and memory), legacy IRQs, MSIs and memory slots.
 """
 
 import threading
@@ -42,18 +42,35 @@ class PoolLayout(Record):
     """What each pool holds. The defaults are those of a PC with 39 address bits.
 
     Ports below `any_port_from` belong to ISA devices, which ask for them by
-    number; likewise the IRQs that are not in `any_irqs`. `irqs` lacks those
-    that the PC itself uses: 0 the timer, 2 the cascade, 13 the FPU. A device
-    that asks for some shared IRQ gets `shared_irq`, as everybody else.
+    number; likewise the IRQs that are not in `any_irqs`. `pio` and `irqs` lack what
+    the PC itself uses: the ports of the interrupt controllers and the timer, the
+    IRQs 0 of the timer, 2 of the cascade, 13 of the FPU. A device that asks for some
+    shared IRQ gets `shared_irq`, as everybody else, or `shared_level_irq`; one that
+    asks for MMIO or memory anywhere gets it in `any_mmio` or `any_mem`, in their
+    order. `addresses` is where both may be: all but RAM, and what the PC itself has
+    there.
     """
 
-    pio: Ranges = ((0, 0xFFFF),)
+    pio: Ranges = (
+        (0x00, 0x1F),  # then the master PIC
+        (0x22, 0x3F),  # the timer
+        (0x44, 0x60),  # its gate and the speaker
+        (0x62, 0x9F),  # the slave PIC
+        (0xA2, 0x4CF),  # both PICs' edge/level control
+        (0x4D2, 0xFFFF),
+    )
     any_port_from: int = 0x1000
-    mmio: Ranges = ((0xE000_0000, 0xFEBF_FFFF), (0x40_0000_0000, 0x7F_FFFF_FFFF))
-    mem: Ranges = ((0x1_0000_0000, 0x3F_FFFF_FFFF),)
+    addresses: Ranges = (
+        (0xE000_0000, 0xFEBF_FFFF),  # then the IOAPIC
+        (0xFEC0_1000, 0xFEDF_FFFF),  # the LAPICs, and where MSIs go
+        (0xFEF0_0000, 0x7F_FFFF_FFFF),
+    )
+    any_mmio: Ranges = ((0xE000_0000, 0xFEBF_FFFF), (0x40_0000_0000, 0x7F_FFFF_FFFF))
+    any_mem: Ranges = ((0x1_0000_0000, 0x3F_FFFF_FFFF),)
     irqs: tuple[int, ...] = (1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15)
     any_irqs: tuple[int, ...] = (10, 11, 9, 7, 6)
     shared_irq: int = 5
+    shared_level_irq: int = 11
     msi: Ranges = ((24, 1023),)
     mem_slots: Ranges = ((0, 508),)
 
@@ -79,10 +96,27 @@ class _Pool:
         self, size: int, align: int = 1, limits: tuple[int, int] | None = None
     ) -> int:
         """Take `size` numbers wholly within `limits`, if given; return the first."""
-        low, last = limits or (0, self._whole[-1][1] - 1)
-        base = _first_fit(self._free, size, align, (low, last + 1))
+        limits = limits or (0, self._whole[-1][1] - 1)
+        return self._take((limits,), (limits,), size, align)
+
+    def take_preferably(
+        self, preferred: Ranges, size: int, align: int, limits: tuple[int, int] | None
+    ) -> int:
+        """Likewise, in the first of `preferred` that has room; else in `limits`."""
+        if limits is None:
+            return self._take(preferred, preferred, size, align)
+        low, last = limits
+        inside = ((max(low, start), min(last, end)) for start, end in preferred)
+        return self._take((*inside, limits), (limits,), size, align)
+
+    def _take(self, choices: Ranges, asked: Ranges, size: int, align: int) -> int:
+        fits = (
+            _first_fit(self._free, size, align, (low, last + 1))
+            for low, last in choices
+        )
+        base = next((fit for fit in fits if fit is not None), None)
         if base is None:
-            raise self._refusal(size, align, (low, last))
+            raise self._refusal(size, align, asked)
         index = bisect_right(self._free, base, key=_start) - 1
         start, end = self._free[index]
         rest = [(start, base), (base + size, end)]
@@ -115,14 +149,21 @@ class _Pool:
             end = self._free[index][1]
         self._free[first:after] = [(start, end)]
 
-    def _refusal(self, size: int, align: int, limits: tuple[int, int]) -> ResourceError:
-        low, last = limits
-        asked = f"{self._name}: {size:#x} aligned to {align:#x} in {low:#x}..{last:#x}"
-        if _first_fit(self._whole, size, align, (low, last + 1)) is None:
-            whole = ", ".join(f"{s:#x}..{e - 1:#x}" for s, e in self._whole)
+    def _refusal(self, size: int, align: int, choices: Ranges) -> ResourceError:
+        asked = f"{self._name}: {size:#x} aligned to {align:#x} in {_text(choices)}"
+        could = (
+            _first_fit(self._whole, size, align, (low, last + 1))
+            for low, last in choices
+        )
+        if all(fit is None for fit in could):
+            whole = _text((start, end - 1) for start, end in self._whole)
             return InvalidRange(f"{asked} can't be: the pool has {whole}")
-        inside = [(max(s, low), min(e, last + 1)) for s, e in self._free]
-        runs = [e - s for s, e in inside if s < e]
+        runs = [
+            min(end, last + 1) - max(start, low)
+            for low, last in choices
+            for start, end in self._free
+            if max(start, low) <= min(end - 1, last)
+        ]
         return Exhausted(
             f"{asked} is not free: {sum(runs):#x} left there, "
             f"the largest run {max(runs, default=0):#x}"
@@ -135,35 +176,42 @@ class _IrqPool:
     def __init__(self, layout: PoolLayout) -> None:
         self._layout = layout
         self._exclusive: set[int] = set()
-        self._sharers: dict[int, int] = {}
+        self._sharers: dict[int, list[LegacyIrq]] = {}
 
-    def take(self, wanted: int | None, shared: bool) -> LegacyIrq:
-        irq = self._choose(shared) if wanted is None else wanted
+    def take(self, wanted: int | None, shared: bool, level: bool) -> LegacyIrq:
+        irq = self._choose(shared, level) if wanted is None else wanted
         if irq not in self._layout.irqs:
             raise InvalidRange(f"IRQ {irq} can't be: the pool has {self._layout.irqs}")
         if irq in self._exclusive or (irq in self._sharers and not shared):
             held = "shared by others" if irq in self._sharers else "taken"
             raise Exhausted(f"IRQ {irq} is {held}; {self._left()}")
-        if shared:
-            self._sharers[irq] = self._sharers.get(irq, 0) + 1
-        else:
+        line = LegacyIrq(irq, shared, level)
+        if not shared:
             self._exclusive.add(irq)
-        return LegacyIrq(irq, shared)
+            return line
+        sharers = self._sharers.get(irq, [])
+        if sharers and line not in sharers:
+            how = "edge" if level else "level"
+            raise Exhausted(f"IRQ {irq} is shared by others, {how}-triggered")
+        self._sharers[irq] = [*sharers, line]
+        return line
 
     def release(self, line: LegacyIrq) -> None:
-        if line.irq not in (self._sharers if line.shared else self._exclusive):
+        held = self._sharers.get(line.irq, []) if line.shared else self._exclusive
+        if (line if line.shared else line.irq) not in held:
             how = "shared" if line.shared else "exclusively"
             raise InvalidRange(f"IRQ {line.irq} is not allocated {how}")
         if not line.shared:
             self._exclusive.remove(line.irq)
-        elif self._sharers[line.irq] == 1:
+            return
+        self._sharers[line.irq].remove(line)
+        if not self._sharers[line.irq]:
             del self._sharers[line.irq]
-        else:
-            self._sharers[line.irq] -= 1
 
-    def _choose(self, shared: bool) -> int:
+    def _choose(self, shared: bool, level: bool) -> int:
         if shared:
-            return self._layout.shared_irq
+            layout = self._layout
+            return layout.shared_level_irq if level else layout.shared_irq
         for irq in self._layout.any_irqs:
             if irq not in self._exclusive and irq not in self._sharers:
                 return irq
@@ -184,8 +232,7 @@ class ResourceManager:
         self.layout = layout = PoolLayout() if layout is None else layout
         self._lock = threading.Lock()
         self._pio = _Pool("ports", layout.pio)
-        self._mmio = _Pool("MMIO", layout.mmio)
-        self._mem = _Pool("memory addresses", layout.mem)
+        self._addresses = _Pool("addresses", layout.addresses)
         self._irqs = _IrqPool(layout)
         self._msi = _Pool("MSIs", layout.msi)
         self._mem_slots = _Pool("memory slots", layout.mem_slots)
@@ -232,11 +279,15 @@ class ResourceManager:
                 limits = limits or (self.layout.any_port_from, PIO_END - 1)
                 return [PioAddressRange(self._pio.take(size, align, limits), size)]
             case MmioAddressConstraint(size=size, align=align, range=limits):
-                return [MmioAddressRange(self._mmio.take(size, align, limits), size)]
+                anywhere = self.layout.any_mmio
+                base = self._addresses.take_preferably(anywhere, size, align, limits)
+                return [MmioAddressRange(base, size)]
             case MemAddressConstraint(size=size, align=align, range=limits):
-                return [MemAddressRange(self._mem.take(size, align, limits), size)]
-            case LegacyIrqConstraint(irq=irq, shared=shared):
-                return [self._irqs.take(irq, shared)]
+                anywhere = self.layout.any_mem
+                base = self._addresses.take_preferably(anywhere, size, align, limits)
+                return [MemAddressRange(base, size)]
+            case LegacyIrqConstraint(irq=irq, shared=shared, level=level):
+                return [self._irqs.take(irq, shared, level)]
             case PciMsiIrqConstraint(size=size):
                 return [MsiIrq(MsiIrqType.PCI_MSI, self._msi.take(size), size)]
             case PciMsixIrqConstraint(size=size):
@@ -258,7 +309,7 @@ class ResourceManager:
 
     def _retake(self, resource: Resource) -> None:
         if isinstance(resource, LegacyIrq):
-            self._irqs.take(resource.irq, resource.shared)
+            self._irqs.take(resource.irq, resource.shared, resource.level)
         else:
             pool, base, size = self._place(resource)
             pool.take(size, 1, (base, base + size - 1))
@@ -267,10 +318,8 @@ class ResourceManager:
         match resource:
             case PioAddressRange(base, size):
                 return self._pio, base, size
-            case MmioAddressRange(base, size):
-                return self._mmio, base, size
-            case MemAddressRange(base, size):
-                return self._mem, base, size
+            case MmioAddressRange(base, size) | MemAddressRange(base, size):
+                return self._addresses, base, size
             case MsiIrq(_, base, size):
                 return self._msi, base, size
             case KvmMemSlot(slot):
@@ -280,6 +329,10 @@ class ResourceManager:
 
 def _start(run: tuple[int, int]) -> int:
     return run[0]
+
+
+def _text(ranges: Iterable[tuple[int, int]]) -> str:
+    return ", ".join(f"{first:#x}..{last:#x}" for first, last in ranges)
 
 
 def _first_fit(

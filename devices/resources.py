@@ -119,11 +119,13 @@ class MemAddressConstraint(_AddressConstraint):
 class LegacyIrqConstraint(ResourceConstraint, kw_only=True):
     """One line of the interrupt controllers: `irq` itself, or any that is free.
 
-    `shared` accepts a line that other devices, which said so too, also have.
+    `shared` accepts a line that other devices, which said so too, also have. `level`
+    wants it level-triggered, as PCI's are; who shares a line agrees about that.
     """
 
     irq: int | None = None
     shared: bool = False
+    level: bool = False
 
     def __post_init__(self) -> None:
         if self.irq is not None:
@@ -202,6 +204,7 @@ class LegacyIrq(Resource):
 
     irq: int
     shared: bool = False
+    level: bool = False
 
     def __post_init__(self) -> None:
         _check_int("IRQ", self.irq, 0, IRQ_END)
@@ -300,7 +303,7 @@ class DeviceResources:
     def get_interrupts(self) -> list[int]:
         """Every interrupt number in order; an MSI block of n counts n times.
 
-        `DeviceIo.assign_resources` gets one Trigger for each of these.
+        `DeviceIo.assign_resources` gets one Interrupt for each of these.
         """
         irqs: list[int] = []
         for resource in self._resources:
@@ -309,6 +312,10 @@ class DeviceResources:
             elif isinstance(resource, MsiIrq):
                 irqs.extend(range(resource.base, resource.base + resource.size))
         return irqs
+
+    def get_level_irqs(self) -> list[int]:
+        """Those of `get_interrupts` that are level-triggered."""
+        return [r.irq for r in self._of(LegacyIrq) if r.level]
 
     def __iter__(self) -> Iterator[Resource]:
         return iter(self.get_all_resources())

@@ -17,24 +17,53 @@ class Trigger(Protocol):
         """
 
 
+class Interrupt(Trigger, Protocol):
+    """What a device is assigned for an interrupt: of edges or, as asked, of a level.
+
+    A level is part of the device's own state, as it is of a chip's pin: nobody else
+    saves it, so that a device's `restore` sets it again, and its `reset` to low.
+    """
+
+    def trigger(self) -> None:
+        """Raise one edge. Raises TriggerError where a level was asked for."""
+
+    def set_level(self, high: bool) -> None:
+        """Hold a level-triggered line high, or let it go. Never blocks.
+
+        A driver is interrupted for as long as anybody holds the line: again after
+        each end of interrupt. To set what is set already does nothing. Callable from
+        any thread. Raises TriggerError where edges were asked for, or when the line
+        can't be reached.
+        """
+
+
 class InterruptLine:
-    """A Trigger that is wired after the device was made; unwired it does nothing.
+    """An Interrupt that is wired after the device was made; unwired it does nothing.
 
     A chip is created before the resource manager has found it an interrupt, so
     it is given a line, and its bus adapter connects the line when the
     resources are assigned.
     """
 
-    __slots__ = ("_target",)
+    __slots__ = ("_high", "_target")
 
     def __init__(self) -> None:
-        self._target: Trigger | None = None
+        self._target: Interrupt | None = None
+        self._high = False
 
-    def connect(self, target: Trigger | None) -> None:
-        """Send further edges to `target`; None disconnects."""
+    def connect(self, target: Interrupt | None) -> None:
+        """Send edges to `target`, and a level that is held; None disconnects."""
         self._target = target
+        if self._high and target is not None:
+            target.set_level(True)
 
     def trigger(self) -> None:
         """Pass the edge on, or drop it while nothing is connected."""
         if self._target is not None:
             self._target.trigger()
+
+    def set_level(self, high: bool) -> None:
+        """Pass the level on, now and to what is connected later."""
+        self._high = high
+        if self._target is not None:
+            self._target.set_level(high)

@@ -1,16 +1,18 @@
 """Board: the standard devices of the machine, made and wired together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from .console import Console
 from .devices.acpi_pm import AcpiPm
 from .devices.clock import Clock
 from .devices.cmos_rtc import CmosRtc
+from .devices.crtc import Crtc
 from .devices.i8042 import I8042Device
 from .devices.pci_config_ports import PciConfigPorts
 from .devices.platform import (
     AcpiPmPio,
     CmosRtcPio,
+    CrtcPio,
     I8042Pio,
     PvpanicPio,
     SerialPio,
@@ -33,23 +35,29 @@ class _Line:
 class Board:
     """What a PC has on its board: COM1, the i8042 with its keyboard, the RTC, pvpanic.
 
-    And the ports of a chipset: reset and A20, POST codes, a PCI bus that isn't there.
-    `reset` is called for every way to reset.
+    And the ports of a chipset: reset and A20, POST codes, a PCI bus and a display that
+    aren't there.
+    `reset` is called for every way to reset; `setup` is what the CMOS RAM has.
     """
 
     def __init__(
-        self, console: Console, clock: Clock, reset: Callable[[], None]
+        self,
+        console: Console,
+        clock: Clock,
+        reset: Callable[[], None],
+        setup: Mapping[int, int],
     ) -> None:
         com1_irq, keyboard_irq, rtc_irq = (InterruptLine() for _ in range(3))
         self.serial = Serial(com1_irq, console.sink, clock=clock, events=console)
         reset_line = _Line(reset)
         self.i8042 = I8042Device(reset_line, keyboard_irq)
-        self.rtc = CmosRtc(clock, rtc_irq)
+        self.rtc = CmosRtc(clock, rtc_irq, setup=setup)
         watch = console.watch
         self.devices = (
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq),
             CmosRtcPio(self.rtc, rtc_irq),
+            CrtcPio(Crtc()),
             SystemControlPio(SystemControlPortA(reset_line)),
             PciConfigPorts(reset_line),
             PvpanicPio(Pvpanic(watch.panic_told, watch.crash_kernel_told)),

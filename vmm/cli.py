@@ -159,6 +159,12 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         "are then value << 1 | 1, as with QEMU's isa-debug-exit",
     )
     add(
+        "--debugcon",
+        metavar="WHERE",
+        type=_serial,
+        help="where port 0xe9 goes, QEMU's isa-debugcon: stdio, null, file:P or unix:P",
+    )
+    add(
         "--quirks",
         choices=QUIRKS,
         default="auto",

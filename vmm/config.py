@@ -53,6 +53,9 @@ class MachineConfig(Record):
     `debug_exit` is a port by which the guest ends the run with reason `exited`: a
     value that is written there gives `guest_status` and `exit_code` value << 1 | 1,
     1..255, as QEMU's isa-debug-exit.
+    `debugcon` is where what the guest writes to port 0xE9 goes, as QEMU's isa-debugcon:
+    "capture" (for `machine.debugcon`), or as for `serial`, but without input; what
+    isn't taken in time is dropped. None: nobody is at that port.
     `quirks` are work-arounds for the host's kind of KVM: "auto" finds it out.
     `serial` is where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout",
     "null", "file:PATH", or "unix:PATH", on which we listen. `tee` names more files
@@ -88,6 +91,7 @@ class MachineConfig(Record):
     hang_s: float | None = None
     symbols: StrPath | None = None
     debug_exit: int | None = None
+    debugcon: str | None = None
     quirks: WhichQuirks = "auto"
     serial: str = "capture"
     tee: str | Sequence[str] = ()
@@ -126,6 +130,7 @@ class MachineConfig(Record):
         self._check_modules()
         _check_output("serial", self.serial, "stdio")
         object.__setattr__(self, "tee", _checked_tee(self.tee, self.serial))
+        self._check_debugcon()
         if self.runs_command or self.files or self.capture is not None:
             self._check_command()
 
@@ -144,6 +149,21 @@ class MachineConfig(Record):
         command, files = check_command(self)
         object.__setattr__(self, "command", command)
         object.__setattr__(self, "files", files)
+
+    def _check_debugcon(self) -> None:
+        where = self.debugcon
+        if where is None:
+            return
+        _check_output("debugcon", where, "stdio")
+        if self.capture == "stdout" and where in ("stdio", "stdout"):
+            raise ConfigError(
+                "debugcon: with --capture, stdout has the command's output: pass null, "
+                "file:PATH or unix:PATH"
+            )
+        path = path_of(where)
+        others = (self.serial, *self.tee, self.capture or "")
+        if path is not None and path in map(path_of, others):
+            raise ConfigError(f"debugcon: other output goes to {where!r}, too")
 
     @property
     def runs_command(self) -> bool:

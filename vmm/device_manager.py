@@ -16,14 +16,17 @@ from .devices.resources import DeviceResources
 from .errors import ConfigError
 from .event_loop import EventLoop
 from .kvm.vm import Vm
+from .level_lines import LevelLines
+from .video_window import VideoWindow
 from .wiring import Wiring
 
 
 class DeviceManager:
     """Owns the devices' resources and what KVM does for them. Thread-safe.
 
-    While a VM is powered on, a device's interrupt lines are irqfds in it, its
-    doorbells ioeventfds, and with `posts` its posted ports are coalesced.
+    While a VM is powered on, a device's interrupt lines are irqfds in it or, if they
+    are level-triggered, IRQ lines; its doorbells are ioeventfds, and with `posts` its
+    posted ports are coalesced.
     """
 
     def __init__(
@@ -40,7 +43,8 @@ class DeviceManager:
         self._posts = posts
         self._io_context = IoManagerContext(io_manager)
         self._wirings: dict[DeviceIo, Wiring] = {}
-        self._vm: Vm | None = None
+        self._lines = LevelLines()
+        self._vm: tuple[Vm, VideoWindow] | None = None
         self._lock = threading.Lock()
 
     def add(self, device: DeviceIo) -> None:
@@ -58,18 +62,18 @@ class DeviceManager:
             resources = self._resource_manager.allocate_device_resources(constraints)
             undo.callback(self._resource_manager.free_device_resources, resources)
 
-            wiring = Wiring(resources.get_interrupts(), self._loop)
+            wiring = Wiring(resources, self._loop, self._lines)
             undo.callback(wiring.close)
             undo.callback(device.assign_resources, DeviceResources(), [])
-            device.assign_resources(resources, wiring.triggers)
+            device.assign_resources(resources, wiring.interrupts)
 
             trapped = device.get_trapped_io_resources()
 
             with self._io_context.transaction() as tx:
                 self._io_context.register_device_io(tx, device, trapped)
-                wiring.take_accesses(device, self._posts)
+                wiring.take_accesses(device, trapped, self._posts)
                 if self._vm is not None:
-                    wiring.connect(self._vm)
+                    wiring.connect(*self._vm)
             self._wirings[device] = wiring
             undo.pop_all()
 
@@ -91,19 +95,30 @@ class DeviceManager:
             self._wirings.pop(device).close()
             self._resource_manager.free_device_resources(resources)
 
-    def power_on(self, vm: Vm) -> None:
+    def power_on(self, vm: Vm, video: VideoWindow) -> None:
         """Connect every device to a new VM."""
         with self._lock:
-            self._vm = vm
+            self._vm = vm, video
+            self._lines.connect(vm)
             for wiring in self._wirings.values():
-                wiring.connect(vm)
+                wiring.connect(vm, video)
 
     def power_off(self) -> None:
         """Disconnect them: the VM is about to go."""
         with self._lock:
             for wiring in self._wirings.values():
                 wiring.disconnect(vm_goes=True)
+            self._lines.disconnect()
             self._vm = None
+
+    def level_irqs(self) -> set[int]:
+        """The lines that are level-triggered, as those who have them have asked."""
+        with self._lock:
+            return {
+                irq
+                for device in self._wirings
+                for irq in device.get_assigned_resources().get_level_irqs()
+            }
 
     def reports(self) -> list[str]:
         """What the devices have to say about a crash or a hang; never raises."""

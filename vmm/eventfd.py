@@ -33,7 +33,7 @@ class EventFd:
 
 
 class EventFdTrigger:
-    """A devices.Trigger that ends in an eventfd, which irqfd listens to.
+    """A devices.Interrupt of edges: an eventfd, which irqfd listens to.
 
     Closed, it is a wire that was cut: a device that was unplugged in the middle
     of an access may still pull it, and nothing happens.
@@ -52,6 +52,13 @@ class EventFdTrigger:
                 self.eventfd.signal()
             except OSError as error:
                 raise TriggerError(f"interrupt eventfd: {error.strerror}") from error
+
+    def set_level(self, high: bool) -> None:
+        """Raises TriggerError: the next edge would end it."""
+        raise TriggerError(
+            "this interrupt is edge-triggered: trigger raises one, and "
+            "LegacyIrqConstraint(level=True) asks for a level"
+        )
 
     def close(self) -> None:
         with self._lock:

@@ -24,19 +24,22 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 
 class Outside(NamedTuple):
-    """A machine's host side: its loop, ttyS0, and the port of a command, if any."""
+    """A machine's host side: its loop, ttyS0, and on request the port of a command and
+    that of a debug console."""
 
     loop: EventLoop
     console: Console
     command: "CommandPort | None"
+    debugcon: Console | None
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
 
     @property
     def consoles(self) -> list[Console]:
-        """ttyS0, and the command's own output."""
+        """ttyS0, the command's own output, the debug console's."""
         output = None if self.command is None else self.command.output
-        return [self.console] if output is None else [self.console, output]
+        consoles = (self.console, output, self.debugcon)
+        return [console for console in consoles if console is not None]
 
     def abandon(self) -> None:
         """Wait no longer for readers that take their time."""

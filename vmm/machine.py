@@ -7,15 +7,16 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 from .board import Board, acpi_pm
-from .boot.layout import ram_ranges
+from .boot.layout import device_addresses, ram_ranges
 from .config import MachineConfig
 from .console import Console
 from .device_manager import DeviceManager
+from .devices.cmos_setup import cmos_setup
 from .devices.device_io import DeviceIo
 from .devices.errors import DeviceError
 from .devices.io_manager import IoManager
 from .devices.keyboard import Ps2Keyboard
-from .devices.resource_manager import ResourceManager
+from .devices.resource_manager import PoolLayout, ResourceManager
 from .errors import ConfigError, VmmError
 from .event_loop import EventLoop
 from .guest_entry import TICK_NS
@@ -113,15 +114,19 @@ class Machine:
             stack.callback(memory.close)
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
+            addresses = device_addresses(self.config.memory_size)
+            pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
-                ResourceManager(), IoManager(), self._loop, posts=self._host.posts
+                pools, IoManager(), self._loop, posts=self._host.posts
             )
             tap = None if profile is None else profile.console
             self.console = Console(self._loop, self.config, self._fail, tap)
             stack.callback(self.console.close)
             stack.callback(self._devices.close)
             stack.callback(self._loop.stop)  # before what its callbacks use is closed
-            self._board = Board(self.console, self._loop, self._reset)
+            sizes = [region.size for region in memory.regions]
+            setup = cmos_setup(sizes[0], sum(sizes[1:]))
+            self._board = Board(self.console, self._loop, self._reset, setup)
             for device in self._board.devices:
                 self._devices.add(device)
             if self.config.acpi:
@@ -130,7 +135,11 @@ class Machine:
             self.console.watch.on_panic = self._on_panic
             command = self._plug_command_port(stack)
             self._plug_debug_exit()
-            self._outside = Outside(self._loop, self.console, command, failures=[])
+            self.debugcon = self._plug_debugcon(stack)
+            """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
+            self._outside = Outside(
+                self._loop, self.console, command, self.debugcon, failures=[]
+            )
             parts = Parts(
                 self._host, memory, boot, self._devices, self._control, profile
             )
@@ -265,6 +274,25 @@ class Machine:
         if port.output is not None:
             stack.callback(port.output.close)
         return port
+
+    def _plug_debugcon(self, stack: ExitStack) -> Console | None:
+        where = self.config.debugcon
+        if where is None:
+            return None
+        from .devices.debugcon import Debugcon  # most runs have none
+
+        settings = self.config.replace(
+            serial="stdout" if where == "stdio" else where,
+            serial_policy="drop",  # its driver never asks whether there is room
+            tee=(),
+            capture=None,
+            debugcon=None,
+        )
+        console = Console(self._loop, settings, self._fail)
+        console.owner = "the debug console"
+        stack.callback(console.close)
+        self._devices.add(Debugcon(console.sink))
+        return console
 
     def _plug_debug_exit(self) -> None:
         if self.config.debug_exit is None:

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from .boot import layout
 from .boot.cpu_state import set_boot_msrs
 from .boot.cpuid import GuestCpuid
-from .boot.placement import Block, check_room
+from .boot.firmware import COM_PORTS, firmware
+from .boot.pic import set_up_pics
+from .boot.placement import Block, check_room, write_blocks
 from .device_manager import DeviceManager
+from .devices.platform import SerialPio
 from .errors import ConfigError, KvmError
 from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
 from .kvm.abi import (
@@ -23,12 +26,13 @@ from .kvm.abi import (
 from .kvm.kvm import Kvm
 from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
-from .memory import GuestMemory
+from .memory import GuestMemory, Region
 from .preparation import Boot
 from .quirks import Quirks
 from .result import ExitReason
 from .run_control import End, RunControl, failure
 from .run_loop import Bus, RunLoop
+from .video_window import VideoWindow
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
     from .profile.recorder import Profile
@@ -100,8 +104,9 @@ class PowerCycle:
         with ExitStack() as stack:
             vm = kvm.create_vm()
             stack.callback(vm.close)
-            _set_up_board(vm, memory)
+            video = _map_ram(vm, memory)
             quirks.prepare(vm)
+            _set_up_board(vm, devices.level_irqs())
             start = _load(boot, memory, devices)
             # One right after another: KVM takes TSCs that start within a second for
             # synchronised ones, and only then calls kvm-clock stable.
@@ -128,7 +133,7 @@ class PowerCycle:
                     bus = entry = profile.vcpu(vcpu, bus, PythonEntry())
                 self._loops.append(RunLoop(vcpu, memory, bus, control, rescue, entry))
             stack.callback(devices.power_off)
-            devices.power_on(vm)
+            devices.power_on(vm, video)
             self._control = control
             self._counts_instructions = kvm.check_extension(KVM_CAP_BINARY_STATS_FD)
             self._cleanup = stack.pop_all()
@@ -196,15 +201,31 @@ class PowerCycle:
         self._cleanup.close()
 
 
-def _set_up_board(vm: Vm, memory: GuestMemory) -> None:
+def _map_ram(vm: Vm, memory: GuestMemory) -> VideoWindow:
+    """Give the VM its RAM, before the interrupt controllers.
+
+    After them KVM waits for a grace period with each memory slot: 7 ms on PVM.
+    """
+    low, *high = memory.regions
+    at, size = layout.VIDEO
+    parts = [
+        Region(low.guest_addr, at, low.offset),
+        Region(at + size, low.size - at - size, low.offset + at + size),
+        *high,
+    ]
+    for slot, region in enumerate(parts):
+        address = memory.host_addr(region)
+        vm.set_user_memory_region(slot, region.guest_addr, region.size, address)
+    region = Region(at, size, low.offset + at)
+    return VideoWindow(vm, len(parts), region, memory.host_addr(region))
+
+
+def _set_up_board(vm: Vm, level_irqs: set[int]) -> None:
     vm.set_tss_addr(layout.TSS)
     vm.set_identity_map_addr(layout.IDENTITY_MAP)
     vm.create_irqchip()
     vm.create_pit2()
-    for slot, region in enumerate(memory.regions):
-        vm.set_user_memory_region(
-            slot, region.guest_addr, region.size, memory.host_addr(region)
-        )
+    set_up_pics(vm, level_irqs)
 
 
 def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
@@ -218,12 +239,18 @@ def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
 
 
 def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
-    """Fill RAM; the entry point. ACPI tables have what is plugged in by now."""
+    """Fill RAM; the entry point. Tables have what is plugged in by now."""
+    level_irqs = devices.level_irqs()
+    at_port = devices.io_manager.device_at_port
+    com_ports = [port for port in COM_PORTS if isinstance(at_port(port), SerialPio)]
+    blocks = firmware(boot.cpus, com_ports, level_irqs)
+    check_room(boot.kernel, blocks[:-1])
+    write_blocks(memory, blocks)
     start = boot.load(memory)
     if boot.acpi:
         from .boot.acpi import acpi_tables
 
-        tables = acpi_tables(boot.cpus, devices.acpi_devices())
+        tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs)
         check_room(boot.kernel, [Block("the ACPI tables", layout.ACPI, tables)])
         memory.write(layout.ACPI, tables)
     return start

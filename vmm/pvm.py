@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Final
 
 from .boot.bzimage import has_payload
-from .boot.cpu_state import code_segment, data_segment
+from .boot.cpu_state import EFER_LMA, code_segment, data_segment
 from .boot.image import LINUX32, LINUX64, KernelImage
 from .boot.layout import MIB
 from .installation import script
@@ -272,7 +272,10 @@ class SyscallEntry:
         return True
 
     def _page_fault_handler(self) -> int | None:
-        idt = self._vcpu.get_sregs().idt
+        sregs = self._vcpu.get_sregs()
+        idt = sregs.idt
+        if not sregs.efer & EFER_LMA:  # its gates are of another kind
+            return None
         if idt.limit < (PF_VECTOR + 1) * _GATE.size - 1:
             return None
         at = idt.base + PF_VECTOR * _GATE.size
@@ -304,9 +307,10 @@ class SyscallEntry:
         """Enter the kernel if the fault is a system call; whether it was one."""
         vcpu = self._vcpu
         star, lstar, mask = vcpu.get_msrs((MSR_STAR, MSR_LSTAR, MSR_SYSCALL_MASK))
-        if rip != lstar or cs & 3 != 3:
-            return False
         sregs = vcpu.get_sregs()
+        # It may have left long mode since it wrote LSTAR, where `syscall` is none.
+        if rip != lstar or cs & 3 != 3 or not sregs.efer & EFER_LMA:
+            return False
         sregs.cs, sregs.ss = code_segment(), data_segment()
         sregs.cs.selector = star >> 32 & 0xFFFC
         sregs.ss.selector = sregs.cs.selector + 8

@@ -147,7 +147,7 @@ def _guard_sockets(config: MachineConfig, stack: ExitStack) -> None:
     """Have their files removed if we are killed."""
     if any(
         w and w.startswith("unix:")
-        for w in (config.serial, config.capture, *config.tee)
+        for w in (config.serial, config.capture, config.debugcon, *config.tee)
     ):
         from . import socket_file
 
@@ -222,7 +222,9 @@ def _wait(machine: Machine, quiet: bool) -> RunResult:
     try:
         return machine.wait(None if quiet else machine.silence_s)
     except TimeoutError:
-        if machine.console.first_output_ns is None:
+        debugcon = machine.debugcon
+        mute = debugcon is None or debugcon.first_output_ns is None
+        if mute and machine.console.first_output_ns is None:
             say(
                 f"the guest has printed nothing for {machine.silence_s} s: "
                 "is console=ttyS0 missing from its command line?"

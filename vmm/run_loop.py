@@ -3,9 +3,11 @@
 Source: KVM API section 5, "The kvm_run structure".
 """
 
+import errno
 from struct import Struct
 from typing import Final, Protocol
 
+from .boot.firmware import told_of_reset
 from .devices.device_io import DeviceIo, Locked
 from .errors import KvmError
 from .exit_detail import describe_exit
@@ -15,6 +17,7 @@ from .kvm.abi import (
     KVM_EXIT_IO,
     KVM_EXIT_IRQ_WINDOW_OPEN,
     KVM_EXIT_MMIO,
+    KVM_EXIT_SHUTDOWN,
     KVM_EXIT_SYSTEM_EVENT,
     KVM_EXIT_UNKNOWN,
     KVM_RUN,
@@ -165,14 +168,25 @@ class RunLoop:
         """An exit that is no access: nothing to do, or the end of the run."""
         if reason in (KVM_EXIT_INTR, KVM_EXIT_IRQ_WINDOW_OPEN):
             return
-        if self._rescue is not None and self._rescue(reason):
-            return
+        refusal = ""
+        if self._rescue is not None:
+            try:
+                if self._rescue(reason):
+                    return
+            except KvmError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                # What KVM won't have the guest has made, and no hardware would either.
+                refusal = f", and {error.strerror}"
         end = None
         if reason == KVM_EXIT_SYSTEM_EVENT:
             end = _SYSTEM_EVENTS.get(_SYSTEM_EVENT(self.vcpu.run, KVM_RUN_UNION)[0])
-        self._control.finish(
-            end or End(ExitReason.CRASH, describe_exit(self.vcpu, self._memory, reason))
-        )
+        elif reason == KVM_EXIT_SHUTDOWN and told_of_reset(self._memory):
+            end = End(ExitReason.RESET)  # a PC's way, if none of its own is left
+        if end is None:
+            detail = describe_exit(self.vcpu, self._memory, reason) + refusal
+            end = End(ExitReason.CRASH, detail)
+        self._control.finish(end)
 
     def blame(self, error: Exception) -> str:
         """Name the device and the access during which `error` was raised."""

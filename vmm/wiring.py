@@ -1,15 +1,23 @@
 """Wiring: what KVM itself does for one device: interrupts, doorbells, posted writes."""
 
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from .boot.layout import VIDEO
 from .devices.device_io import DeviceIo
 from .devices.doorbell import Doorbell
+from .devices.resources import DeviceResources
 from .errors import ConfigError
 from .event_loop import READ, EventLoop
 from .eventfd import EventFd, EventFdTrigger
 from .kvm.vm import Vm
+from .level_lines import LevelInterrupt, LevelLines
+from .video_window import VideoWindow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .devices.trigger import Interrupt
 
 IOAPIC_PINS: Final = 24
 
@@ -17,24 +25,39 @@ IOAPIC_PINS: Final = 24
 class Wiring:
     """One device's wires, to be connected to one VM after the other.
 
-    `triggers` are its interrupt lines, in the order of `gsis`. What rings is told
-    to the device on the event loop's thread.
+    `interrupts` are its lines, in the order of its resources. What rings is told to
+    the device on the event loop's thread.
     """
 
-    def __init__(self, gsis: Iterable[int], loop: EventLoop) -> None:
+    def __init__(
+        self, resources: DeviceResources, loop: EventLoop, lines: LevelLines
+    ) -> None:
         """Raises ConfigError for an interrupt that the IOAPIC hasn't got."""
-        self.gsis = list(gsis)
-        for gsi in self.gsis:
+        levels = resources.get_level_irqs()
+        gsis = resources.get_interrupts()
+        for gsi in gsis:
             if gsi >= IOAPIC_PINS:
                 raise ConfigError(f"interrupt {gsi} is an MSI, which needs a PCI bus")
-        self.triggers = [EventFdTrigger() for _ in self.gsis]
+        self.interrupts: list[Interrupt] = []
+        self._edges: list[tuple[int, EventFdTrigger]] = []
+        self._levels: list[LevelInterrupt] = []
+        for gsi in gsis:
+            if gsi in levels:
+                self._levels.append(LevelInterrupt(lines, gsi))
+                self.interrupts.append(self._levels[-1])
+            else:
+                self._edges.append((gsi, EventFdTrigger()))
+                self.interrupts.append(self._edges[-1][1])
         self._loop = loop
         self._bells: list[tuple[EventFd, Doorbell]] = []
         self._posted: list[int] = []
+        self._has_video = False
         self._undo: list[Callable[[], None]] = []
-        self._undo_posted: list[Callable[[], None]] = []
+        self._undo_if_vm_stays: list[Callable[[], None]] = []
 
-    def take_accesses(self, device: DeviceIo, posts: bool) -> None:
+    def take_accesses(
+        self, device: DeviceIo, trapped: DeviceResources, posts: bool
+    ) -> None:
         """Find out which accesses KVM is to take over, once resources are assigned."""
         for bell in device.get_doorbells():
             event = EventFd()
@@ -46,10 +69,18 @@ class Wiring:
         if posts:
             fast = device.get_fast_ports().items()
             self._posted = [port for port, fast_port in fast if fast_port.posted]
+        video_end = VIDEO.guest_addr + VIDEO.size
+        self._has_video = any(
+            base < video_end and VIDEO.guest_addr < base + size
+            for base, size in trapped.get_mmio_address_ranges()
+        )
 
-    def connect(self, vm: Vm) -> None:
-        """Tell the VM of every wire."""
-        for gsi, trigger in zip(self.gsis, self.triggers, strict=True):
+    def connect(self, vm: Vm, video: VideoWindow) -> None:
+        """Tell the VM of every wire but those of level-triggered lines."""
+        if self._has_video:
+            video.open()
+            self._undo_if_vm_stays.append(video.close)
+        for gsi, trigger in self._edges:
             fd = trigger.eventfd.fd
             vm.assign_irqfd(fd, gsi)
             self._undo.append(partial(vm.deassign_irqfd, fd, gsi))
@@ -58,15 +89,17 @@ class Wiring:
             self._undo.append(partial(vm.deassign_ioeventfd, event.fd, bell))
         for port in self._posted:
             vm.register_coalesced_pio(port)
-            self._undo_posted.append(partial(vm.unregister_coalesced_pio, port))
+            undo = partial(vm.unregister_coalesced_pio, port)
+            self._undo_if_vm_stays.append(undo)
 
     def disconnect(self, *, vm_goes: bool = False) -> None:
         """Cut the wires from the VM, which still exists. Idempotent.
 
-        One that goes takes its posted ports along: to unregister one takes 4 ms.
+        One that goes takes its posted ports and memory slots along: to unregister one
+        takes 4 ms.
         """
-        while self._undo_posted:
-            undo = self._undo_posted.pop()
+        while self._undo_if_vm_stays:
+            undo = self._undo_if_vm_stays.pop()
             if not vm_goes:
                 undo()
         while self._undo:
@@ -75,8 +108,10 @@ class Wiring:
     def close(self) -> None:
         """Close the interrupt lines at once, the doorbells when the loop has let go."""
         self.disconnect()
-        for trigger in self.triggers:
+        for _, trigger in self._edges:
             trigger.close()
+        for level in self._levels:
+            level.close()
         for event, _ in self._bells:
             self._loop.forget(event.fd, event.close)
         self._bells.clear()

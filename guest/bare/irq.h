@@ -7,7 +7,9 @@
  */
 #define PIC1		0x20	/* master 8259A: command, then data at +1 */
 #define PIC2		0xa0
+#ifndef PIC_VECTOR
 #define PIC_VECTOR	0x20	/* of IRQ 0; IRQ n is PIC_VECTOR + n */
+#endif
 #define PIC_ICW1	0x11	/* initialise, edge triggered, ICW4 follows */
 #define PIC_ICW4	0x01	/* 8086 mode */
 #define PIC_EOI		0x20

@@ -46,7 +46,10 @@ BARE32_FLAGS: Final = (
     *(*BARE_FLAGS, "-m32"),
     "-Wl,--section-start=.note.Xen=0x110000,--section-start=.low=0x8000",
 )
-BARE32: Final = ("multiboot", "multiboot-flat", "multiboot-low", "pvh32")
+BARE32: Final = (
+    *("lstar32", "multiboot", "multiboot-flat", "multiboot-low"),
+    *("pvh32", "real-mode"),
+)
 FLAT: Final = ("multiboot-flat",)
 FLAT_FLAGS: Final = ("-Wl,--oformat=binary",)
 

@@ -22,8 +22,8 @@
 #include <unistd.h>
 
 #define RAM_SIZE	(128UL << 20)
-#define TSS		0xfffbd000UL	/* where vmm has them, too: */
-#define IDENTITY_MAP	0xfffbc000UL	/* below the firmware's place */
+#define TSS		0xfeffd000UL	/* where vmm has them, too: */
+#define IDENTITY_MAP	0xfeffc000UL	/* below the firmware's place */
 #define GDT		0x500UL		/* in guest RAM, as are the page tables */
 #define PML4		0x9000UL
 #define PDPT		(PML4 + 0x1000)

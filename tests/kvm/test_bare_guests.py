@@ -164,6 +164,12 @@ def test_an_instruction_that_no_quirk_has_names_itself_and_the_quirks(
     )
 
 
+def test_a_32_bit_guest_that_writes_lstar_is_left_alone() -> None:
+    result, output = run("lstar32")
+    assert output == "written\nhandler went on\n"
+    assert result.reason is ExitReason.RESET
+
+
 def test_a_probe_finds_the_kind_of_kvm(kvm_here: HostKvm) -> None:
     with Kvm() as kvm:
         assert runs_fwait(kvm) == (kvm_here.kind == "hardware")

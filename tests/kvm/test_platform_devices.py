@@ -63,9 +63,54 @@ def test_debug_exit_from_the_shell(given: list[str]) -> None:
     )
 
 
-def test_a_debug_exit_port_that_is_taken_is_refused_with_its_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"^debug_exit: .* 0x3fb\.\.0x3fe "):
-        bare_machine("hello", debug_exit=0x3FB)
+@pytest.mark.parametrize("port", [0x3FB, 0x1E, 0x20, 0x40, 0x5E, 0xA0, 0x4D0])
+def test_a_debug_exit_port_that_is_taken_is_refused_with_its_numbers(port: int) -> None:
+    """By a device, or by KVM, whose PICs and timer no write would ever leave."""
+    numbers = rf"{port:#x}\.\.{port + 3:#x} "
+    with pytest.raises(ConfigError, match=f"^debug_exit: .* {numbers}"):
+        bare_machine("hello", debug_exit=port)
+
+
+# Debug console
+
+
+def test_port_e9_goes_where_debugcon_says() -> None:
+    with bare_machine("debugcon", debugcon="capture", timeout=DEADLINE) as machine:
+        result = machine.run()
+        assert machine.debugcon is not None
+        assert machine.debugcon.read() == b"hello by 0xe9\n"
+        assert machine.console.read() == b"e9 reads e9\n"
+    assert (result.reason, result.unclaimed_accesses) == (ExitReason.RESET, 0)
+
+
+def test_without_debugcon_nobody_is_at_port_e9() -> None:
+    result, output = run("debugcon")
+    assert output == ["e9 reads ff"]
+    assert result.unclaimed_accesses == 1 + len("hello by 0xe9\n")
+
+
+@pytest.mark.parametrize("where", ["stdio", "file:e9"])
+def test_debugcon_from_the_shell(where: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vmm", "run", "--serial=null", "--debugcon", where]
+    done = subprocess.run(
+        [*command, "--kernel", str(bare("debugcon"))],
+        capture_output=True,
+        timeout=DEADLINE,
+        stdin=subprocess.DEVNULL,
+        cwd=tmp_path,
+    )
+    file = tmp_path / "e9"
+    written = file.read_bytes() if file.exists() else done.stdout
+    assert (done.returncode, written) == (0, b"hello by 0xe9\n")
+
+
+# CRT controller
+
+
+def test_the_cursor_is_where_it_was_put_though_nothing_is_displayed() -> None:
+    result, output = run("cursor")
+    assert output == ["at 0000", "at 07cf", "retrace"]
+    assert result.unclaimed_accesses == 0
 
 
 # pvpanic

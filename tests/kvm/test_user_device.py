@@ -8,8 +8,9 @@ from guests import DEADLINE, bare_machine
 
 from vmm import ExitReason
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
-from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError
+from vmm.devices.errors import DeviceOverlap, InvalidRange, NoDevice, ResourceError
 from vmm.devices.resources import (
+    LegacyIrqConstraint,
     MmioAddressConstraint,
     PioAddressConstraint,
     ResourceConstraint,
@@ -134,3 +135,95 @@ def test_a_taken_port_is_refused() -> None:
 def test_unplugging_what_is_not_plugged_in_is_refused() -> None:
     with bare_machine("spin") as machine, pytest.raises(NoDevice, match="Register"):
         machine.unplug(Register(0))
+
+
+# Level-triggered interrupts
+
+
+class Holder(DeviceIo):
+    """Holds an interrupt line that it shares, as long as a guest has it so."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [
+            PioAddressConstraint.at(self.port, 1),
+            LegacyIrqConstraint(irq=5, shared=True, level=True),
+        ]
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        self.interrupts[0].set_level(bool(data[0]))
+
+
+# A local APIC on PVM has ended an interrupt by the time that its handler runs, so that
+# one comes too often there.
+@pytest.mark.parametrize(
+    "name", ["level", pytest.param("level-ioapic", marks=pytest.mark.hardware)]
+)
+def test_a_level_interrupts_again_until_all_who_share_it_let_go(name: str) -> None:
+    with bare_machine(name, timeout=DEADLINE) as machine:
+        machine.plug(Holder(POLLED_PORT))
+        machine.plug(Holder(POLLED_PORT + 1))
+        result = machine.run()
+        output = machine.console.read().decode()
+    assert output == "irq 1\nirq 2\nirq 3\nquiet\nirq 4\nquiet\n"
+    assert result.reason is ExitReason.RESET
+
+
+# Addresses of a PC's devices
+
+
+class Inverter(DeviceIo):
+    """Gives the complement of what was written."""
+
+    def __init__(self, base: int, size: int) -> None:
+        self.range = base, size
+        self.value = b""
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [MmioAddressConstraint.at(*self.range)]
+
+    def read(self, base: int, offset: int, data: memoryview) -> None:
+        data[:] = bytes(value ^ 0xFF for value in self.value)
+
+    def write(self, base: int, offset: int, data: memoryview) -> None:
+        self.value = bytes(data)
+
+
+def test_mmio_may_lie_wherever_a_pc_has_devices() -> None:
+    with bare_machine("ranges", timeout=DEADLINE) as machine:
+        machine.plug(Inverter(0xA0000, 0x20000))
+        machine.plug(Inverter(0xFED00000, 0x400))
+        machine.plug(Inverter(0xFED40000, 0x5000))
+        machine.plug(Inverter(0xFF000000, 0x1000000))
+        result = machine.run()
+        lines = machine.console.read().decode().splitlines()
+    assert [line.split()[1] for line in lines] == ["a5a55a5a"] * 5
+    assert result.unclaimed_accesses == 0
+
+
+def test_video_memory_that_no_device_has_is_ram() -> None:
+    with bare_machine("ranges", timeout=DEADLINE) as machine:
+        machine.run()
+        lines = machine.console.read().decode().splitlines()
+    assert [line.split()[1] for line in lines] == ["5a5aa5a5"] * 2 + ["ffffffff"] * 3
+
+
+@pytest.mark.parametrize("base", [0, 0xC0000, 0xFEC00000, 0xFEE00000, 0xFEFFC000])
+def test_mmio_in_ram_or_in_kvms_own_is_refused(base: int) -> None:
+    with (
+        bare_machine("spin") as machine,
+        pytest.raises(InvalidRange, match=r"can't be: the pool has 0xa0000\.\."),
+    ):
+        machine.plug(Inverter(base, 0x1000))
+
+
+def test_a_device_takes_video_memory_and_gives_it_back_while_the_guest_runs() -> None:
+    device = Inverter(0xB8000, 0x1000)
+    with bare_machine("spin") as machine:
+        machine.start()
+        machine.console.expect("spin", timeout=DEADLINE)
+        for _ in range(3):
+            machine.plug(device)
+            machine.unplug(device)

@@ -47,8 +47,13 @@ DEVICES = (COM1, COM2, PVPANIC, VIRTIO, BIG)
 class Tables(dict[str, bytes]):
     """The tables of one machine by signature, found as an OS does."""
 
-    def __init__(self, cpus: int = 1, devices: Iterable[AcpiDevice] = DEVICES) -> None:
-        self.blob = acpi_tables(cpus, devices)
+    def __init__(
+        self,
+        cpus: int = 1,
+        devices: Iterable[AcpiDevice] = DEVICES,
+        level_irqs: Iterable[int] = (),
+    ) -> None:
+        self.blob = acpi_tables(cpus, devices, level_irqs)
         self.rsdp = self.blob[:36]
         (xsdt,) = struct.unpack_from("<Q", self.rsdp, 24)
         self._add(xsdt)
@@ -143,6 +148,13 @@ def test_madt_lists_each_cpu_by_its_apic_id() -> None:
     assert cpus == [struct.pack("<BBBBI", 0, 8, n, n, 1) for n in range(3)]
 
 
+def test_madt_overrides_what_is_level_triggered() -> None:
+    overrides = [entry for entry in Tables(level_irqs=[5]).madt() if entry[0] == 2]
+    assert overrides == [
+        struct.pack("<BBBBIH", 2, 10, 0, irq, irq, 0x0D) for irq in (5, 9)
+    ]
+
+
 def test_madt_has_the_ioapic_the_sci_and_nmi() -> None:
     others = [entry for entry in Tables().madt() if entry[0] != 0]
     assert others == [
@@ -162,7 +174,7 @@ def test_devices_of_one_kind_have_numbers_of_their_own(tmp_path: Path) -> None:
 
 
 def test_more_devices_than_there_is_room_for_are_refused_with_the_numbers() -> None:
-    needed = r"acpi: the tables of 4000 devices take \d+ bytes, and there are 131072"
+    needed = r"acpi: the tables of 4000 devices take \d+ bytes, and there are 65536"
     with pytest.raises(ConfigError, match=f"^{needed} for them at 0xe0000") as error:
         acpi_tables(1, [COM1] * 4000)
     assert error.value.exit_code == 2

@@ -190,9 +190,14 @@ def test_what_is_larger_is_a_qword_address_descriptor(
     assert numbers == [0, resource.base, last, 0, resource.size]
 
 
-@pytest.mark.parametrize(("shared", "flags"), [(False, 0b0011), (True, 0b1011)])
-def test_interrupts_are_rising_edges(shared: bool, flags: int) -> None:
-    data = crs(aml.resource_template([LegacyIrq(20, shared)]))
+@pytest.mark.parametrize(
+    ("shared", "level", "flags"),
+    [(False, False, 0b0011), (True, False, 0b1011), (True, True, 0b1001)],
+)
+def test_interrupts_are_rising_edges_or_high_levels(
+    shared: bool, level: bool, flags: int
+) -> None:
+    data = crs(aml.resource_template([LegacyIrq(20, shared, level)]))
     assert struct.unpack("<BHBBI", data) == (0x89, 6, flags, 1, 20)
 
 

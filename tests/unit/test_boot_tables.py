@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from vmm.boot import cpu_state
-from vmm.boot.layout import BOOT_PARAMS, EBDA, EBDA_SIZE, GDT, GIB, PML4
+from vmm.boot.layout import BIOS, BOOT_PARAMS, GDT, GIB, MP_TABLE, PML4
 from vmm.boot.mptable import mp_table
 from vmm.boot.placement import write_blocks
-from vmm.boot.protected_mode import gdt32, set_protected_mode_cpu
+from vmm.boot.protected_mode import LOADER_CS, gdt32, set_protected_mode_cpu
 from vmm.config import CPUS_MAX
 from vmm.kvm.abi import kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
@@ -165,6 +165,21 @@ def test_protected_mode_segments_are_flat_and_those_of_the_gdt(
     assert (sregs.tr.base, sregs.tr.limit, sregs.tr.type) == (0, 0x67, 0xB)
 
 
+def test_what_is_not_linux_has_the_selectors_of_qemu_and_grub() -> None:
+    vcpu = RecordingVcpu()
+    set_protected_mode_cpu(cast("Vcpu", vcpu), kvm_regs(), LOADER_CS)
+    gdt = struct.unpack("<4Q", gdt32(LOADER_CS).data)
+    sregs = vcpu.sregs
+    assert [sregs.cs.selector, sregs.ds.selector, sregs.ss.selector] == [8, 16, 16]
+    assert (sregs.tr.selector, sregs.gdt.limit) == (24, 31)
+    assert gdt == (
+        0,
+        0x00CF_9B00_0000_FFFF,
+        0x00CF_9300_0000_FFFF,
+        0x0000_8B00_0000_0067,
+    )
+
+
 def test_boot_msrs_are_fast_strings_and_write_back() -> None:
     vcpu = RecordingVcpu()
     cpu_state.set_boot_msrs(cast("Vcpu", vcpu))
@@ -187,33 +202,33 @@ def split(table: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def entries_of(kind: int, cpus: int = 1) -> list[bytes]:
-    return [entry for entry in split(mp_table(EBDA, cpus))[1] if entry[0] == kind]
+    return [entry for entry in split(mp_table(MP_TABLE, cpus))[1] if entry[0] == kind]
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 8, CPUS_MAX])
 def test_mp_table_sums_are_zero(cpus: int) -> None:
-    table = mp_table(EBDA, cpus)
+    table = mp_table(MP_TABLE, cpus)
     assert sum(table[:16]) % 256 == 0
     assert sum(table[16:]) % 256 == 0
 
 
 def test_mp_pointer_names_itself_and_the_table() -> None:
     signature, address, length, version = struct.unpack_from(
-        "<4sIBB", mp_table(EBDA, 1)
+        "<4sIBB", mp_table(MP_TABLE, 1)
     )
-    assert (signature, address, length, version) == (b"_MP_", EBDA + 16, 1, 4)
+    assert (signature, address, length, version) == (b"_MP_", MP_TABLE + 16, 1, 4)
 
 
 def test_mp_header_has_length_and_local_apic() -> None:
-    table = mp_table(EBDA, 2)
+    table = mp_table(MP_TABLE, 2)
     header, _ = split(table)
     assert header[:4] == b"PCMP"
     assert struct.unpack_from("<H", header, 4)[0] == len(table) - 16
     assert struct.unpack_from("<I", header, 36)[0] == 0xFEE0_0000
 
 
-def test_mp_table_of_all_cpus_fits_into_the_ebda() -> None:
-    assert len(mp_table(EBDA, CPUS_MAX)) <= EBDA_SIZE
+def test_mp_table_of_all_cpus_fits_below_the_bios() -> None:
+    assert len(mp_table(MP_TABLE, CPUS_MAX)) <= BIOS - MP_TABLE
 
 
 def test_mp_table_lists_each_cpu_enabled_the_first_as_boot_cpu() -> None:
@@ -221,8 +236,9 @@ def test_mp_table_lists_each_cpu_enabled_the_first_as_boot_cpu() -> None:
     assert cpus == [(0, 3), (1, 1), (2, 1)]
 
 
-def test_mp_table_lists_as_many_cpus_as_fit() -> None:
-    assert [entry[1] for entry in entries_of(0, cpus=CPUS_MAX)] == list(range(40))
+def test_mp_table_lists_all_cpus() -> None:
+    found = [entry[1] for entry in entries_of(0, cpus=CPUS_MAX)]
+    assert found == list(range(CPUS_MAX))
 
 
 def test_ioapic_id_is_no_cpus() -> None:
@@ -233,6 +249,13 @@ def test_ioapic_id_is_no_cpus() -> None:
 def test_isa_irq_n_is_wired_to_pin_n() -> None:
     wires = [struct.unpack("<BBHBBBB", entry) for entry in entries_of(3, cpus=2)]
     assert wires == [(3, 0, 0, 0, irq, 2, irq) for irq in range(16)]
+
+
+def test_level_triggered_irqs_are_active_high_and_level() -> None:
+    wires = split(mp_table(MP_TABLE, 1, [5, 11]))[1]
+    flags = [struct.unpack_from("<H", wire, 2)[0] for wire in wires if wire[0] == 3]
+    assert [irq for irq, value in enumerate(flags) if value] == [5, 11]
+    assert {flags[5], flags[11]} == {0b1101}
 
 
 def test_local_interrupts_are_extint_and_nmi_of_all_cpus() -> None:

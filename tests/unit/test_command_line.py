@@ -78,6 +78,11 @@ USAGE = {
     "memory 512": (("run", "--memory", "512"), "did you mean 512M?"),
     "port x": (("run", "--debug-exit=x"), "--debug-exit: 'x' is no port: 0x501"),
     "port": (("run", "--debug-exit=0xffff"), "debug_exit: port 0xffff is not within"),
+    "debugcon": (("run", "--debugcon", "tty"), "debugcon: 'tty' is not stdio, null"),
+    "debugcon twice": (
+        ("run", "--debugcon", "file:x", "--serial", "file:x"),
+        "debugcon: other output goes to 'file:x', too",
+    ),
     "serial": (("run", "--serial", "tty"), "serial: 'tty' is not stdio, null"),
     "serial file": (("run", "--serial", "file:"), "serial: 'file:' is not stdio, null"),
     "serial limit": (("run", "--serial-limit", "0"), "serial_limit: 0 is not above 0"),

@@ -1,5 +1,6 @@
 """DeviceManager: plug, unplug, power; all of it or nothing."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -8,14 +9,15 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from open_fds import open_fds
 
+from vmm.boot.layout import device_addresses
 from vmm.device_manager import DeviceManager
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.doorbell import Doorbell
-from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError
+from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError, TriggerError
 from vmm.devices.fast_port import FastPort
 from vmm.devices.io_manager import IoManager
-from vmm.devices.resource_manager import ResourceManager
+from vmm.devices.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.resources import (
     DeviceResources,
     GenericIrqConstraint,
@@ -25,12 +27,13 @@ from vmm.devices.resources import (
     PioAddressRange,
     ResourceConstraint,
 )
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, KvmError
 from vmm.event_loop import EventLoop
 
 if TYPE_CHECKING:
-    from vmm.devices.trigger import Trigger
+    from vmm.devices.trigger import Interrupt
     from vmm.kvm.vm import Vm
+    from vmm.video_window import VideoWindow
 
 pytest_plugins = ("loop_fixtures",)
 
@@ -55,7 +58,7 @@ class Device(DeviceIo):
         return self.constraints
 
     def assign_resources(
-        self, resources: DeviceResources, interrupts: "Sequence[Trigger]"
+        self, resources: DeviceResources, interrupts: "Sequence[Interrupt]"
     ) -> None:
         self.calls.append("assign")
         super().assign_resources(resources, interrupts)
@@ -75,6 +78,8 @@ class FakeVm:
     """Keeps what it was told."""
 
     def __init__(self) -> None:
+        self.lines: list[tuple[int, bool]] = []
+        self.refuses_lines = False
         self.irqfds: dict[int, int] = {}
         self.ioeventfds: dict[int, Doorbell] = {}
         self.coalesced: list[int] = []
@@ -86,6 +91,11 @@ class FakeVm:
     def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
         os.fstat(eventfd)
         assert self.irqfds.pop(eventfd) == gsi
+
+    def set_irq_line(self, gsi: int, high: bool) -> None:
+        if self.refuses_lines:
+            raise KvmError(errno.ENXIO, "KVM_IRQ_LINE failed: no line")
+        self.lines.append((gsi, high))
 
     def assign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
         os.fstat(eventfd)
@@ -102,6 +112,19 @@ class FakeVm:
         self.coalesced.remove(port)
 
 
+class FakeVideo:
+    """Counts who has claimed video memory."""
+
+    def __init__(self) -> None:
+        self.claims = 0
+
+    def open(self) -> None:
+        self.claims += 1
+
+    def close(self) -> None:
+        self.claims -= 1
+
+
 class Rig:
     """A DeviceManager with what it manages."""
 
@@ -110,9 +133,10 @@ class Rig:
         self.bus = IoManager()
         self.manager = DeviceManager(self.resources, self.bus, loop, posts=True)
         self.vm = FakeVm()
+        self.video = FakeVideo()
 
     def power_on(self) -> None:
-        self.manager.power_on(cast("Vm", self.vm))
+        self.manager.power_on(cast("Vm", self.vm), cast("VideoWindow", self.video))
 
     @property
     def is_empty(self) -> bool:
@@ -217,6 +241,119 @@ def test_device_plugged_while_it_runs_is_connected_at_once(rig: Rig) -> None:
     rig.power_on()
     rig.manager.add(Device())
     assert list(rig.vm.irqfds.values()) == [5]
+
+
+# Level-triggered lines
+
+
+def leveled(irq: int = 5) -> Device:
+    """A device with a level-triggered line, which it shares."""
+    return Device([LegacyIrqConstraint(irq=irq, shared=True, level=True)])
+
+
+def plugged(rig: Rig, *devices: Device) -> "list[Interrupt]":
+    for device in devices:
+        rig.manager.add(device)
+    return [device.interrupts[0] for device in devices]
+
+
+def test_a_level_is_set_once_each_way(rig: Rig) -> None:
+    (line,) = plugged(rig, leveled())
+    rig.power_on()
+    for high in (False, True, True, False, False):
+        line.set_level(high)
+    assert rig.vm.lines == [(5, True), (5, False)]
+    assert rig.vm.irqfds == {}
+
+
+def test_a_shared_line_is_high_while_anybody_holds_it(rig: Rig) -> None:
+    one, two = plugged(rig, leveled(), leveled())
+    rig.power_on()
+    one.set_level(True)
+    two.set_level(True)
+    one.set_level(False)
+    assert rig.vm.lines == [(5, True)]
+    two.set_level(False)
+    assert rig.vm.lines == [(5, True), (5, False)]
+
+
+def test_a_line_that_is_held_is_high_in_the_next_vm(rig: Rig) -> None:
+    held, _ = plugged(rig, leveled(5), leveled(6))
+    held.set_level(True)  # before there is one
+    rig.power_on()
+    assert rig.vm.lines == [(5, True)]
+    rig.manager.power_off()
+    rig.vm = FakeVm()
+    rig.power_on()
+    assert rig.vm.lines == [(5, True)]
+
+
+def test_between_two_vms_levels_change_unseen(rig: Rig) -> None:
+    (line,) = plugged(rig, leveled())
+    rig.power_on()
+    line.set_level(True)
+    rig.manager.power_off()
+    line.set_level(False)
+    rig.power_on()
+    assert rig.vm.lines == [(5, True)]
+
+
+def test_an_unplugged_device_lets_go_for_good(rig: Rig) -> None:
+    device = leveled()
+    (line,) = plugged(rig, device)
+    rig.power_on()
+    line.set_level(True)
+    rig.manager.remove(device)
+    line.set_level(True)
+    assert rig.vm.lines == [(5, True), (5, False)]
+
+
+def test_edges_and_levels_are_refused_where_the_other_was_asked_for(rig: Rig) -> None:
+    level, edge = plugged(rig, leveled(6), Device())
+    with pytest.raises(TriggerError, match="interrupt 6 is level-triggered"):
+        level.trigger()
+    with pytest.raises(TriggerError, match="this interrupt is edge-triggered"):
+        edge.set_level(True)
+
+
+def test_a_line_that_kvm_refuses_is_a_trigger_error(rig: Rig) -> None:
+    (line,) = plugged(rig, leveled())
+    rig.power_on()
+    rig.vm.refuses_lines = True
+    with pytest.raises(TriggerError, match="interrupt line 5: KVM_IRQ_LINE failed"):
+        line.set_level(True)
+    rig.vm.refuses_lines = False
+
+
+def test_the_lines_that_are_level_triggered_are_told(rig: Rig) -> None:
+    plugged(rig, leveled(11), leveled(11), Device())
+    assert rig.manager.level_irqs() == {11}
+
+
+# Video memory
+
+
+@pytest.mark.parametrize(
+    ("base", "size", "claims"),
+    [(0xA_0000, 0x2_0000, 1), (0xB_8000, 1, 1), (0xE800_0000, 0x1000, 0)],
+)
+def test_a_device_in_the_video_window_has_it(
+    loop: EventLoop, base: int, size: int, claims: int
+) -> None:
+    rig = Rig(loop)
+    addresses = PoolLayout(addresses=device_addresses(64 << 20))
+    rig.manager = DeviceManager(ResourceManager(addresses), rig.bus, loop)
+    device = Device([MmioAddressConstraint.at(base, size)])
+    rig.manager.add(device)
+    rig.power_on()
+    assert rig.video.claims == claims
+    rig.manager.power_off()
+    assert rig.video.claims == claims  # the VM takes it along
+    rig.video = FakeVideo()
+    rig.power_on()
+    rig.manager.remove(device)
+    assert rig.video.claims == 0
+    rig.manager.close()
 
 
 # Doorbells and posted ports
@@ -360,7 +497,7 @@ def test_overlap_on_the_bus_undoes_the_allocation(rig: Rig) -> None:
 def test_device_that_refuses_its_resources_undoes_them(rig: Rig) -> None:
     class Picky(Device):
         def assign_resources(
-            self, resources: DeviceResources, interrupts: "Sequence[Trigger]"
+            self, resources: DeviceResources, interrupts: "Sequence[Interrupt]"
         ) -> None:
             super().assign_resources(resources, interrupts)
             if len(resources):

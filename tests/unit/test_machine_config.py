@@ -197,6 +197,11 @@ def test_given_kernel_comes_without_an_initrd() -> None:
     assert MachineConfig(kernel="vmlinux").images() == ("vmlinux", None)
 
 
+def test_debugcon_to_where_a_commands_output_goes_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^debugcon: with --capture, stdout has"):
+        MachineConfig(command="true", serial="null", capture="stdout", debugcon="stdio")
+
+
 @pytest.mark.parametrize("tee", ["file:log", ["file:log"], ("file:log",)])
 def test_tee_may_be_one_or_several(tee: str | Sequence[str]) -> None:
     assert MachineConfig(tee=tee).tee == ("file:log",)

@@ -83,7 +83,6 @@ OURS = {
     "boot_params": (layout.BOOT_PARAMS, ["linux64", "linux32"]),
     "the loader's information": (layout.BOOT_PARAMS, ["multiboot"]),
     "the random seed": (layout.SETUP_DATA, ["linux64", "linux32"]),
-    "the MP table": (layout.EBDA, PROTOCOLS),
 }
 
 

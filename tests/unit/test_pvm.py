@@ -18,6 +18,7 @@ from vmm.quirks import Quirks, Rescue, quirks_for
 
 RAM = 0x8000
 CODE, IDT, STACK = 0x1000, 0x2000, 0x3000
+LONG_MODE = 1 << 8 | 1 << 10  # EFER.LME, LMA
 HANDLER = 0xFFFF_8000_1234_5678
 LSTAR = 0xFFFF_8000_0000_0040
 USER_RSP = 0x7FFF_0000
@@ -32,6 +33,7 @@ class GuestVcpu(FakeVcpu):
         self.regs = kvm_regs(rip=CODE, rsp=STACK, r11=0x246)
         self.sregs = kvm_sregs()
         self.sregs.idt.base, self.sregs.idt.limit = IDT, 16 * 256 - 1
+        self.sregs.efer = LONG_MODE
         self.msrs = {0xC000_0081: 0x23_0010 << 32, 0xC000_0084: 0x4_7700}
         self.refuses_msrs = False
         self.exceptions: list[int] = []
@@ -221,6 +223,23 @@ def test_idt_that_is_not_mapped_arms_nothing(vcpu: GuestVcpu, rescue: Rescue) ->
     vcpu.sregs.idt.base = RAM
     assert rescue(write_lstar(vcpu))
     assert vcpu.breakpoint is None
+
+
+def test_guest_that_is_not_in_long_mode_arms_nothing(
+    vcpu: GuestVcpu, rescue: Rescue
+) -> None:
+    vcpu.sregs.efer = 0
+    assert rescue(write_lstar(vcpu))
+    assert vcpu.breakpoint is None
+
+
+def test_guest_that_has_left_long_mode_makes_no_system_call(
+    vcpu: GuestVcpu, memory: GuestMemory, rescue: Rescue, quirks: PvmQuirks
+) -> None:
+    rescue(write_lstar(vcpu))
+    vcpu.sregs.efer = 0
+    assert rescue(fault(vcpu, memory, LSTAR, 0x33))
+    assert (vcpu.regs.rip, quirks.counts) == (HANDLER, {})
 
 
 def test_gate_that_is_not_present_arms_nothing(

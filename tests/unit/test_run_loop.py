@@ -14,6 +14,7 @@ from fake_vcpu import DATA, Exit, FakeVcpu, io, mmio, plain
 from open_fds import open_fds
 from scripted_entry import scripted_entry
 
+from vmm.boot.firmware import firmware
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.io_manager import IoManager
 from vmm.devices.resources import DeviceResources, MmioAddressRange, PioAddressRange
@@ -71,6 +72,7 @@ class Rig:
         self.control = RunControl()
         self.rescued: list[int] = []  # exits that a quirk takes care of
         self.asked: list[int] = []
+        self.rescue_fails: KvmError | None = None
         self._script: Iterator[Exit] = iter(())
         self.loop = RunLoop(
             self.vcpu,
@@ -91,6 +93,8 @@ class Rig:
 
     def rescue(self, reason: int) -> bool:
         self.asked.append(reason)
+        if self.rescue_fails is not None:
+            raise self.rescue_fails
         return reason in self.rescued
 
     def plug(self, device: DeviceIo) -> None:
@@ -312,6 +316,16 @@ def test_vcpu_that_kvm_has_reset_has_no_rip(rig: Rig) -> None:
     rig.vcpu.rip = 0xFFF0
     end = rig.run(plain(abi.KVM_EXIT_SHUTDOWN))
     assert end.detail == "triple fault at an unknown RIP (KVM has reset the vCPU)"
+
+
+def test_triple_fault_of_which_firmware_was_told_is_a_reset(rig: Rig) -> None:
+    for _, address, data in firmware(1, [], ()):
+        if address + len(data) <= 0x4000:
+            rig.memory.write(address, data)
+    assert rig.run(plain(abi.KVM_EXIT_SHUTDOWN)).reason is ExitReason.CRASH
+    rig.control.rearm()
+    rig.memory.write(0x472, bytes(2))
+    assert rig.run(plain(abi.KVM_EXIT_SHUTDOWN)).reason is ExitReason.RESET
 
 
 def test_registers_that_cannot_be_read_are_told(
@@ -562,6 +576,19 @@ def test_exit_that_a_quirk_handles_does_not_end_the_run(rig: Rig) -> None:
     end = rig.run(plain(abi.KVM_EXIT_DEBUG), plain(abi.KVM_EXIT_DEBUG))
     assert end.reason is ExitReason.STOPPED
     assert rig.asked == [abi.KVM_EXIT_DEBUG] * 2
+
+
+def test_rescue_that_kvm_refuses_is_the_guests_crash(rig: Rig) -> None:
+    rig.rescue_fails = KvmError(errno.EINVAL, "KVM_SET_SREGS failed: Invalid argument")
+    end = rig.run(plain(abi.KVM_EXIT_DEBUG))
+    assert end.reason is ExitReason.CRASH
+    assert end.detail.endswith(", and KVM_SET_SREGS failed: Invalid argument")
+
+
+def test_rescue_that_fails_otherwise_is_our_error(rig: Rig) -> None:
+    rig.rescue_fails = KvmError(errno.EIO, "KVM_SET_SREGS failed")
+    with pytest.raises(KvmError, match="KVM_SET_SREGS failed"):
+        rig.run(plain(abi.KVM_EXIT_DEBUG))
 
 
 def test_exit_that_no_quirk_handles_is_a_crash(rig: Rig) -> None:

@@ -6,6 +6,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING, cast
 
+from vmm.config import MachineConfig
 from vmm.run_command import _Stopper
 from vmm.signals import handled
 
@@ -62,6 +63,8 @@ def test_a_signal_that_comes_while_handlers_change_is_no_traceback() -> None:
 
 class FakeMachine:
     """Notes with what it is stopped."""
+
+    config = MachineConfig()
 
     def __init__(self) -> None:
         self.stops: list[tuple[str, int | None]] = []

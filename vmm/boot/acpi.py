@@ -70,10 +70,13 @@ ALL_CPUS: Final = 0xFF
 NMI_LINT: Final = 1
 
 
-def acpi_tables(cpus: int, devices: Iterable[AcpiDevice]) -> bytes:
+def acpi_tables(
+    cpus: int, devices: Iterable[AcpiDevice], level_irqs: Iterable[int] = ()
+) -> bytes:
     """All tables, the RSDP first; to be put at `layout.ACPI`. `cpus` is 1..255.
 
-    Raises ConfigError if so many devices don't fit there.
+    Of the ISA IRQs `level_irqs` are level-triggered, and the SCI. Raises ConfigError
+    if so many devices don't fit there.
     """
     devices = list(devices)
     if len(devices) > DEVICES_MAX:
@@ -91,7 +94,7 @@ def acpi_tables(cpus: int, devices: Iterable[AcpiDevice]) -> bytes:
     facs = place(_facs(), align=64)
     dsdt = place(_dsdt(cpus, devices))
     fadt = place(_fadt(facs, dsdt))
-    madt = place(_madt(cpus))
+    madt = place(_madt(cpus, {ACPI_SCI, *level_irqs}))
     xsdt = place(_table(b"XSDT", 1, struct.pack("<2Q", fadt, madt)))
     if len(blob) > ACPI_SIZE:
         raise ConfigError(
@@ -167,15 +170,17 @@ def _fadt(facs: int, dsdt: int) -> bytes:
     return _table(b"FACP", 6, bytes(fadt[_HEADER.size :]))
 
 
-def _madt(cpus: int) -> bytes:
+def _madt(cpus: int, level_irqs: Iterable[int]) -> bytes:
     """CPU n has the APIC id n, as in KVM, whose IOAPIC takes IRQ n at its pin n.
 
     That is why IRQ 0 has no override to pin 2, as it has on a PC.
     """
     entries = [struct.pack("<BBBBI", 0, 8, at, at, CPU_ENABLED) for at in range(cpus)]
     entries.append(struct.pack("<BBBBII", 1, 12, 0, 0, IOAPIC, 0))
-    sci = ACPI_SCI, ACPI_SCI, ACTIVE_HIGH_LEVEL
-    entries.append(struct.pack("<BBBBIH", 2, 10, 0, *sci))
+    entries += [
+        struct.pack("<BBBBIH", 2, 10, 0, irq, irq, ACTIVE_HIGH_LEVEL)
+        for irq in sorted(level_irqs)
+    ]
     entries.append(struct.pack("<BBBHB", 4, 6, ALL_CPUS, 0, NMI_LINT))
     body = struct.pack("<II", LAPIC, PCAT_COMPAT) + b"".join(entries)
     return _table(b"APIC", 5, body)

@@ -145,7 +145,9 @@ def _descriptor(resource: Resource) -> bytes:
         flags = _READ_WRITE | _CACHEABLE
         return _address(_SPACE_MEMORY, flags, resource.base, resource.size)
     if isinstance(resource, LegacyIrq):
-        flags = _CONSUMER | _EDGE | (_SHARED if resource.shared else 0)
+        flags = _CONSUMER | (_SHARED if resource.shared else 0)
+        if not resource.level:
+            flags |= _EDGE
         return struct.pack("<BHBBI", _INTERRUPT, 6, flags, 1, resource.irq)
     return b""
 

@@ -13,7 +13,9 @@ PAGE_SIZE: Final = 0x1000
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
-GDT: Final = 0x500  # just above the BIOS data area
+VECTORS: Final = 0  # of real mode, 1 KiB
+BDA: Final = 0x400  # the BIOS data area
+GDT: Final = 0x500  # just above it
 BOOT_PARAMS: Final = 0x6000  # the "zero page", or what other protocols have for it
 BOOT_INFO_MAX: Final = 0x1000
 PML4: Final = 0x9000  # then one PDPT and four page directories: 6 pages
@@ -23,19 +25,32 @@ CMDLINE: Final = 0x20000
 CMDLINE_MAX: Final = 0x10000  # room for the string and its NUL
 STRINGS: Final = 0x30000  # of modules
 STRINGS_MAX: Final = 0x10000
-EBDA: Final = 0x9FC00  # the last KiB of base memory, where MP tables are sought
+EBDA: Final = 0x9FC00  # the last KiB of base memory
 EBDA_SIZE: Final = 0x400
 SETUP_DATA: Final = 0xD0000  # a page; within RAM it would split the kernel's e820 map
 ACPI: Final = 0xE0000  # the tables, RSDP first: where BIOSes have it, too
-ACPI_SIZE: Final = 0x20000
+ACPI_SIZE: Final = 0x10000
+MP_TABLE: Final = 0xF0000  # in the BIOS's ROM, as its code
+BIOS: Final = 0xFE05B  # where the reset vector jumps to on every PC
+RESET_VECTOR: Final = 0xFFFF0
 HIGH_MEMORY: Final = 0x100000  # RAM goes on here after the legacy video and ROM area
+
+VIDEO: Final = Range(0xA_0000, 0x2_0000)  # RAM, too, until a device claims it
 
 MMIO_HOLE: Final = 0xE000_0000  # RAM ends at 3.5 GiB ...
 IOAPIC: Final = 0xFEC0_0000
 LAPIC: Final = 0xFEE0_0000
-IDENTITY_MAP: Final = 0xFFFB_C000  # one page for KVM on Intel
-TSS: Final = 0xFFFB_D000  # three pages, likewise
+IDENTITY_MAP: Final = 0xFEFF_C000  # a page for KVM on Intel, below what flash may have
+TSS: Final = 0xFEFF_D000  # three pages, likewise
 MMIO_HOLE_END: Final = 0x1_0000_0000  # ... and goes on at 4 GiB
+ADDRESS_END: Final = 1 << 52  # x86 has no further physical addresses
+
+# What is KVM's own. MSIs are writes to the LAPIC's MiB.
+KVMS_OWN: Final = (
+    Range(IOAPIC, PAGE_SIZE),
+    Range(LAPIC, MIB),
+    Range(IDENTITY_MAP, 4 * PAGE_SIZE),
+)
 
 MEMORY_MIN: Final = 2 * MIB  # base memory and something above 1 MiB
 
@@ -46,3 +61,19 @@ def ram_ranges(size: int) -> list[Range]:
     if size > MMIO_HOLE:
         ranges.append(Range(MMIO_HOLE_END, size - MMIO_HOLE))
     return ranges
+
+
+def device_addresses(ram_size: int) -> tuple[tuple[int, int], ...]:
+    """(first, last) of every range where neither RAM nor KVM's own is."""
+    low, *high = ram_ranges(ram_size)
+    above_video = VIDEO.guest_addr + VIDEO.size
+    below = [
+        Range(0, VIDEO.guest_addr),
+        Range(above_video, low.size - above_video),
+    ]
+    found, start = [], 0
+    for taken in sorted([*below, *KVMS_OWN, *high, Range(ADDRESS_END, 0)]):
+        if start < taken.guest_addr:
+            found.append((start, taken.guest_addr - 1))
+        start = taken.guest_addr + taken.size
+    return tuple(found)

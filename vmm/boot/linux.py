@@ -12,7 +12,6 @@ from .layout import (
     ACPI,
     BOOT_PARAMS,
     CMDLINE,
-    EBDA,
     HIGH_MEMORY,
     MIB,
     MMIO_HOLE,
@@ -20,7 +19,6 @@ from .layout import (
     SETUP_DATA,
     ram_ranges,
 )
-from .mptable import mp_table
 from .placement import Block, check_room, write_blocks
 
 
@@ -47,7 +45,7 @@ class LinuxBoot(Record):
             check_room(self.kernel, self._blocks())
 
     def _blocks(self) -> list[Block]:
-        """All that lies in RAM besides kernel, initrd and ACPI's tables."""
+        """All that lies in RAM besides kernel, initrd and what firmware leaves."""
         ram = ram_ranges(self.memory_size)
         rsdp = ACPI if self.acpi else 0
         params = boot_params(self.kernel, ram, self._initrd_range(), rsdp)
@@ -61,7 +59,6 @@ class LinuxBoot(Record):
             Block("the command line", CMDLINE, self.cmdline + b"\0"),
             Block("the random seed", SETUP_DATA, rng_seed()),
             Block("boot_params", BOOT_PARAMS, bytes(params)),
-            Block("the MP table", EBDA, mp_table(EBDA, self.cpus)),
             *tables,
         ]
 

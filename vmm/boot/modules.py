@@ -14,7 +14,6 @@ from .layout import (
     BOOT_INFO_MAX,
     BOOT_PARAMS,
     CMDLINE,
-    EBDA,
     HIGH_MEMORY,
     MIB,
     PAGE_SIZE,
@@ -22,9 +21,8 @@ from .layout import (
     STRINGS_MAX,
     ram_ranges,
 )
-from .mptable import mp_table
 from .placement import Block, check_room, write_blocks
-from .protected_mode import gdt32, set_protected_mode_cpu
+from .protected_mode import LOADER_CS, gdt32, set_protected_mode_cpu
 
 
 class Module(Record):
@@ -92,14 +90,13 @@ class ModuleBoot(Record):
             check_room(self.kernel, self._blocks())
 
     def _blocks(self) -> list[Block]:
-        """All that lies in RAM besides kernel, modules and ACPI's tables."""
+        """All that lies in RAM besides kernel, modules and what firmware leaves."""
         strings, addresses = self._strings()
         return [
             Block("the command line", CMDLINE, self.cmdline + b"\0"),
             Block("the modules' strings", STRINGS, strings),
             Block("the loader's information", BOOT_PARAMS, self.info(addresses)),
-            Block("the MP table", EBDA, mp_table(EBDA, self.cpus)),
-            gdt32(),
+            gdt32(LOADER_CS),
         ]
 
     def places(self) -> list[Range]:
@@ -150,4 +147,4 @@ class ModuleBoot(Record):
         """Set the first vCPU's registers."""
         regs = self.registers()
         regs.rip = entry
-        set_protected_mode_cpu(vcpu, regs)
+        set_protected_mode_cpu(vcpu, regs, LOADER_CS)

@@ -4,6 +4,7 @@ Source: Intel MultiProcessor Specification 1.4, chapter 4.
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 from .layout import IOAPIC, LAPIC
@@ -22,17 +23,17 @@ ALL_LAPICS: Final = 0xFF
 
 MP_PROCESSOR, MP_BUS, MP_IOAPIC, MP_INTSRC, MP_LINTSRC = range(5)
 _FLOATING_POINTER_SIZE: Final = 16
-LISTED_MAX: Final = 40  # CPUs for which the EBDA has room
+ACTIVE_HIGH_LEVEL: Final = 1 | 3 << 2  # 0: as the bus has it, rising edges
 
 
-def mp_table(address: int, cpus: int) -> bytes:
+def mp_table(address: int, cpus: int, level_irqs: Iterable[int] = ()) -> bytes:
     """The floating pointer and, behind it, the table; to be put at `address`.
 
-    `cpus` is 1..254, of which the first 40 are listed: a kernel finds more than that
-    by ACPI alone. ISA IRQ n is wired to IOAPIC pin n, as KVM's default
-    routing has it; polarity and trigger conform to the bus: rising edges.
+    `cpus` is 1..254. ISA IRQ n is wired to IOAPIC pin n, as KVM's default routing has
+    it; `level_irqs` are level-triggered.
     """
     ioapic_id = cpus  # ids are unique among CPUs and IOAPICs
+    flags = dict.fromkeys(level_irqs, ACTIVE_HIGH_LEVEL)
     entries = [
         struct.pack(
             "<BBBBII8x",
@@ -43,14 +44,16 @@ def mp_table(address: int, cpus: int) -> bytes:
             CPU_STEPPING,
             CPU_FEATURE_APIC_FPU,
         )
-        for cpu in range(min(cpus, LISTED_MAX))
+        for cpu in range(cpus)
     ]
     entries.append(struct.pack("<BB6s", MP_BUS, BUS_ISA, b"ISA   "))
     entries.append(
         struct.pack("<BBBBI", MP_IOAPIC, ioapic_id, IOAPIC_VERSION, 1, IOAPIC)
     )
     entries += [
-        struct.pack("<BBHBBBB", MP_INTSRC, INT, 0, BUS_ISA, irq, ioapic_id, irq)
+        struct.pack(
+            "<BBHBBBB", MP_INTSRC, INT, flags.get(irq, 0), BUS_ISA, irq, ioapic_id, irq
+        )
         for irq in range(ISA_IRQS)
     ]
     entries += [

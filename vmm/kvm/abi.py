@@ -69,6 +69,35 @@ class kvm_irqfd(Structure):
     ]
 
 
+class kvm_irq_level(Structure):
+    _fields_ = [("irq", c_uint32), ("level", c_uint32)]
+
+
+class kvm_pic_state(Structure):
+    imr: int
+    irq_base: int
+    elcr: int
+    elcr_mask: int
+    _fields_ = [
+        (name, c_uint8)
+        for name in (
+            "last_irr irr imr isr priority_add irq_base read_reg_select poll "
+            "special_mask init_state auto_eoi rotate_on_auto_eoi "
+            "special_fully_nested_mode init4 elcr elcr_mask"
+        ).split()
+    ]
+
+
+class kvm_irqchip(Structure):
+    """`chip` holds a kvm_pic_state, or the IOAPIC's."""
+
+    _fields_ = [
+        ("chip_id", c_uint32),
+        ("pad", c_uint32),
+        ("chip", c_uint8 * 512),
+    ]
+
+
 class kvm_ioeventfd(Structure):
     _fields_ = [
         ("datamatch", c_uint64),
@@ -308,6 +337,9 @@ KVM_SET_USER_MEMORY_REGION: Final = _IOW(
 KVM_SET_TSS_ADDR: Final = _IO(0x47)  # API 4.36
 KVM_SET_IDENTITY_MAP_ADDR: Final = _IOW(0x48, sizeof(c_uint64))  # API 4.41
 KVM_CREATE_IRQCHIP: Final = _IO(0x60)  # API 4.24
+KVM_IRQ_LINE: Final = _IOW(0x61, sizeof(kvm_irq_level))  # API 4.25
+KVM_GET_IRQCHIP: Final = _IOWR(0x62, sizeof(kvm_irqchip))  # API 4.26
+KVM_SET_IRQCHIP: Final = _IOR(0x63, sizeof(kvm_irqchip))  # API 4.27, and it reads it
 KVM_REGISTER_COALESCED_MMIO: Final = _IOW(
     0x67, sizeof(kvm_coalesced_mmio_zone)
 )  # API 4.116
@@ -338,6 +370,8 @@ KVM_GET_STATS_FD: Final = _IO(0xCE)  # API 4.133
 
 KVM_API_VERSION: Final = 12  # "applications should refuse to run" on any other
 KVM_IRQFD_FLAG_DEASSIGN: Final = 1 << 0
+KVM_IRQCHIP_PIC_MASTER: Final = 0
+KVM_IRQCHIP_PIC_SLAVE: Final = 1
 KVM_IOEVENTFD_FLAG_DATAMATCH: Final = 1 << 0
 KVM_IOEVENTFD_FLAG_PIO: Final = 1 << 1
 KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 1 << 2

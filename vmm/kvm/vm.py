@@ -1,6 +1,6 @@
 """A VM: memory slots, the in-kernel interrupt controllers and timer, irqfds."""
 
-from ctypes import addressof, c_uint8, c_uint64
+from ctypes import addressof, c_uint8, c_uint64, memmove, sizeof
 
 from ..devices.doorbell import Doorbell
 from ._fd import KvmFd
@@ -11,10 +11,12 @@ from .abi import (
     KVM_CREATE_PIT2,
     KVM_CREATE_VCPU,
     KVM_ENABLE_CAP,
+    KVM_GET_IRQCHIP,
     KVM_IOEVENTFD,
     KVM_IOEVENTFD_FLAG_DATAMATCH,
     KVM_IOEVENTFD_FLAG_DEASSIGN,
     KVM_IOEVENTFD_FLAG_PIO,
+    KVM_IRQ_LINE,
     KVM_IRQFD,
     KVM_IRQFD_FLAG_DEASSIGN,
     KVM_MSR_EXIT_REASON_FILTER,
@@ -23,6 +25,7 @@ from .abi import (
     KVM_PIT_SPEAKER_DUMMY,
     KVM_REGISTER_COALESCED_MMIO,
     KVM_SET_IDENTITY_MAP_ADDR,
+    KVM_SET_IRQCHIP,
     KVM_SET_TSS_ADDR,
     KVM_SET_USER_MEMORY_REGION,
     KVM_UNREGISTER_COALESCED_MMIO,
@@ -30,9 +33,12 @@ from .abi import (
     kvm_coalesced_mmio_zone,
     kvm_enable_cap,
     kvm_ioeventfd,
+    kvm_irq_level,
+    kvm_irqchip,
     kvm_irqfd,
     kvm_msr_filter,
     kvm_msr_filter_range,
+    kvm_pic_state,
     kvm_pit_config,
     kvm_userspace_memory_region,
 )
@@ -65,6 +71,22 @@ class Vm(KvmFd):
     def create_pit2(self) -> None:
         """Put the i8254 timer in KVM, with port 0x61 answered there as well."""
         ioctl(self.fd, KVM_CREATE_PIT2, kvm_pit_config(flags=KVM_PIT_SPEAKER_DUMMY))
+
+    def get_pic(self, chip_id: int) -> kvm_pic_state:
+        """The state of a PIC: KVM_IRQCHIP_PIC_MASTER or _SLAVE."""
+        chip = kvm_irqchip(chip_id=chip_id)
+        ioctl(self.fd, KVM_GET_IRQCHIP, chip)
+        return kvm_pic_state.from_buffer_copy(chip.chip)
+
+    def set_pic(self, chip_id: int, state: kvm_pic_state) -> None:
+        """Replace the state of a PIC."""
+        chip = kvm_irqchip(chip_id=chip_id)
+        memmove(chip.chip, addressof(state), sizeof(state))
+        ioctl(self.fd, KVM_SET_IRQCHIP, chip)
+
+    def set_irq_line(self, gsi: int, high: bool) -> None:
+        """Set the level of interrupt line `gsi`, as all that isn't KVM's drives it."""
+        ioctl(self.fd, KVM_IRQ_LINE, kvm_irq_level(irq=gsi, level=high))
 
     def set_user_memory_region(
         self, slot: int, guest_addr: int, size: int, host_addr: int

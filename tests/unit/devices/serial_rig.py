@@ -26,13 +26,17 @@ TX_LOAD = 16  # what Linux's driver writes per THRE of a 16550A
 
 
 class CountingTrigger:
-    """Counts its edges."""
+    """Counts its edges, and has a level."""
 
     def __init__(self) -> None:
         self.edges = 0
+        self.is_high = False
 
     def trigger(self) -> None:
         self.edges += 1
+
+    def set_level(self, high: bool) -> None:
+        self.is_high = high
 
 
 class StallSink:

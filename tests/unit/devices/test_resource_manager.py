@@ -87,6 +87,29 @@ def test_a_range_chooses_the_pool(manager: ResourceManager) -> None:
     assert resources.get_mmio_address_ranges() == [(0x50_0000_1000, 0x1000)]
 
 
+@pytest.mark.parametrize("base", [0xFED0_0000, 0xFED4_0000, 0xFF00_0000, 1 << 33])
+def test_mmio_may_be_wherever_nothing_else_is(
+    manager: ResourceManager, base: int
+) -> None:
+    resources = take(manager, MmioAddressConstraint.at(base, 0x1000))
+    assert resources.get_mmio_address_ranges() == [(base, 0x1000)]
+
+
+def test_mmio_somewhere_in_a_wide_range_is_where_any_would_be(
+    manager: ResourceManager,
+) -> None:
+    wide = MmioAddressConstraint(size=0x1000, range=(0, (1 << 39) - 1))
+    assert take(manager, wide) == take(
+        ResourceManager(), MmioAddressConstraint(size=0x1000)
+    )
+
+
+def test_mmio_and_memory_never_overlap(manager: ResourceManager) -> None:
+    take(manager, MemAddressConstraint(size=0x1000))
+    with pytest.raises(Exhausted, match=r"addresses: 0x1 .* is not free: 0x0 left"):
+        take(manager, MmioAddressConstraint.at(1 << 32, 1))
+
+
 def test_memory_addresses_start_at_4_gib(manager: ResourceManager) -> None:
     resources = take(manager, MemAddressConstraint(size=1 << 30, align=1 << 30))
     assert resources.get_mem_address_ranges() == [(1 << 32, 1 << 30)]
@@ -148,6 +171,24 @@ def test_the_pcs_own_irqs_are_nobodys(manager: ResourceManager, number: int) -> 
         irq(manager, number)
 
 
+def test_who_shares_a_line_agrees_whether_it_is_level_triggered(
+    manager: ResourceManager,
+) -> None:
+    edge = LegacyIrqConstraint(irq=5, shared=True)
+    level = LegacyIrqConstraint(irq=5, shared=True, level=True)
+    for first, second, how in ((edge, level, "edge"), (level, edge, "level")):
+        given = take(manager, first)
+        with pytest.raises(Exhausted, match=f"IRQ 5 is shared by others, {how}-trig"):
+            take(manager, second)
+        manager.free_device_resources(given)
+
+
+def test_any_shared_level_triggered_irq_is_11(manager: ResourceManager) -> None:
+    given = take(manager, LegacyIrqConstraint(shared=True, level=True))
+    assert given == DeviceResources([LegacyIrq(11, shared=True, level=True)])
+    assert given.get_level_irqs() == [11]
+
+
 def test_any_irq_is_never_one_that_an_isa_device_asks_for(
     manager: ResourceManager,
 ) -> None:
@@ -174,6 +215,14 @@ def test_what_is_held_is_exhausted_and_tells_what_is_left(
     [
         MmioAddressConstraint(size=1 << 50),
         MmioAddressConstraint.at(0x1000, 0x1000),
+        MmioAddressConstraint.at(0xFEC0_0000, 0x1000),
+        MmioAddressConstraint.at(0xFEDF_F000, 0x2000),
+        PioAddressConstraint.at(0x1E, 4),
+        PioAddressConstraint.at(0x20, 1),
+        PioAddressConstraint.at(0x40, 1),
+        PioAddressConstraint.at(0x61, 1),
+        PioAddressConstraint.at(0xA1, 1),
+        PioAddressConstraint.at(0x4D0, 2),
         MmioAddressConstraint(size=1, align=1 << 60),
         PioAddressConstraint(size=4, align=4, range=(0x3F9, 0x3FE)),
         KvmMemSlotConstraint(slot=509),
@@ -238,7 +287,8 @@ def test_a_mac_address_is_passed_over_when_freeing(manager: ResourceManager) -> 
 
 
 def test_the_vmm_passes_its_own_layout() -> None:
-    layout = PoolLayout(mmio=((0xD000_0000, 0xD000_0FFF),), any_port_from=0xC000)
+    page = ((0xD000_0000, 0xD000_0FFF),)
+    layout = PoolLayout(addresses=page, any_mmio=page, any_port_from=0xC000)
     resources = take(
         ResourceManager(layout),
         MmioAddressConstraint(size=0x1000),

@@ -1,0 +1,37 @@
+"""VideoWindow: 0xA0000 to 0xBFFFF, where RAM is unless a device has claimed it.
+
+Kernels that print by writing text to 0xB8000 find memory there, whoever reads it; a
+device that has an address in it gets the whole window, as a display adapter does.
+"""
+
+from .kvm.vm import Vm
+from .memory import Region
+
+
+class VideoWindow:
+    """The window of one VM. Its callers, one at a time, hold DeviceManager's lock."""
+
+    def __init__(self, vm: Vm, slot: int, region: Region, host_addr: int) -> None:
+        """Back it by RAM: it is the VM's memory slot `slot`."""
+        self._vm = vm
+        self._slot = slot
+        self._region = region
+        self._host_addr = host_addr
+        self._claims = 0
+        self._back(region.size)
+
+    def open(self) -> None:
+        """Take the RAM away, for one device more."""
+        self._claims += 1
+        if self._claims == 1:
+            self._back(0)
+
+    def close(self) -> None:
+        """Put it back, if that was the last one."""
+        self._claims -= 1
+        if not self._claims:
+            self._back(self._region.size)
+
+    def _back(self, size: int) -> None:
+        address = self._region.guest_addr
+        self._vm.set_user_memory_region(self._slot, address, size, self._host_addr)
