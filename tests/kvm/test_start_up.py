@@ -31,7 +31,7 @@ OURS = """
     kvm._libc kvm.abi
     kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm life machine memory messages
     panic_watch power_cycle preparation probe quirks result run_command run_control
-    run_loop run_once signals terminal threads verdict wiring
+    run_loop signals terminal threads verdict wiring
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {"vmm.pvm", "vmm.virtual_memory", "vmm._run_loop", "vmm._run_loop.lib"}
