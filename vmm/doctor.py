@@ -2,6 +2,7 @@
 
 import json
 
+from .foreign_text import printable
 from .host import (
     OPTIONAL_CAPABILITIES,
     HostReport,
@@ -21,7 +22,7 @@ def examine_and_print(path: str, as_json: bool) -> int:
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        print("\n".join(lines(report)))
+        print(printable("\n".join(lines(report))))
     return 0
 
 
@@ -31,7 +32,7 @@ def run_doctor(as_json: bool) -> int:
     if as_json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        print("\n".join(_lines(report)))
+        print(printable("\n".join(_lines(report))))
     return 0 if report.usable else 1
 
 

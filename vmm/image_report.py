@@ -14,6 +14,7 @@ from .boot.payload import find_payload
 from .config import BOOT_PROTOCOLS
 from .devices.record import Record
 from .errors import ImageError, KvmUnavailable
+from .foreign_text import one_line, printable
 from .host import host_kind
 from .quirks import quirks_for
 
@@ -108,7 +109,7 @@ def _reason(error: ImageError, path: str) -> str:
 def _version(image: KernelImage) -> str:
     """What a bzImage's header says; of an ELF file, Linux's banner."""
     if image.setup_header:
-        return kernel_version(image.file)
+        return one_line(kernel_version(image.file))
     file = image.file
     for at in range(0, file.size, _CHUNK):
         data = file.read(at, _CHUNK + _BANNER_SIZE)
@@ -116,7 +117,7 @@ def _version(image: KernelImage) -> str:
         while start >= 0:
             words = data[start : start + _BANNER_SIZE].split(b"\n")[0].split(b"\0")[0]
             if words[len(BANNER) : len(BANNER) + 1].isdigit():  # no format string
-                return words.removeprefix(BANNER).decode("ascii", "replace")
+                return one_line(words.removeprefix(BANNER))
             start = data.find(BANNER, start + 1)
     return ""
 
@@ -138,8 +139,7 @@ def _notes(file: ImageFile) -> list[str]:
         return []
     found = []
     for name, kind, value in read_notes(read_elf(file)):
-        owner = name.decode("ascii", "backslashreplace")
-        found.append(f"{owner} {kind}: {_value(value)}")
+        found.append(one_line(f"{printable(name)} {kind}: {_value(value)}"))
     return found
 
 

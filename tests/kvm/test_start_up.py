@@ -26,8 +26,8 @@ OURS = """
     devices.serial_modem devices.serial_receiver devices.serial_reg
     devices.serial_state devices.serial_timeout devices.serial_transmitter
     devices.sink devices.soonest_timer devices.trigger endpoint errors event_loop
-    eventfd exit_detail guardian guest_entry host kvm kvm._fd kvm._libc kvm.abi
-    kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm life machine memory messages
+    eventfd exit_detail foreign_text guardian guest_entry host kvm kvm._fd kvm._libc
+    kvm.abi kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm life machine memory messages
     panic_watch power_cycle preparation probe quirks result run_command run_control
     run_loop run_once terminal threads wiring
 """.split()

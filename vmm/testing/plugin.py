@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from vmm.errors import KvmUnavailable
+from vmm.foreign_text import one_line
 from vmm.kvm.kvm import Kvm
 from vmm.machine import Machine, open_machines
 
@@ -273,7 +274,7 @@ def pytest_runtest_makereport(
         for number, machine in enumerate(machines, 1):
             machine.keep()
             kernel = Path(machine.config.images()[0]).name
-            title = f"vmm: machine {number}, {kernel}"
+            title = one_line(f"vmm: machine {number}, {kernel}")
             report.sections.append((title, machine.describe()))
     if call.when == "teardown":
         attach(item.config, report, _consoles(machines))
