@@ -14,7 +14,7 @@ from .devices.serial import Serial, SerialEvents
 from .devices.serial_reg import UART_IER_RDI
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 from .errors import VmmError
-from .event_loop import EventLoop
+from .event_loop import EventLoop, NextTurn
 from .panic_watch import PanicWatch
 from .result import RunResult
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
 COLLECT_MIN_NS: Final = 2_000_000
 COLLECT_MAX_NS: Final = 16_000_000
 CHUNK: Final = 64 << 10
+TURN: Final = 4 * CHUNK  # output in one turn of the loop: others wait for theirs
+TURN_IN: Final = 64  # fillings of the guest's FIFO, likewise
 FILE_LIMIT: Final = 1 << 30  # or a guest could fill the host's disk
 LISTEN_NS: Final = 20_000_000  # between two looks whether the guest listens
 PATIENCE_NS: Final = 10_000_000_000  # with a guest that doesn't
@@ -116,6 +118,7 @@ class Console(SerialEvents):
         self._collect_ns = COLLECT_MIN_NS
         self._stalled = False  # the endpoint will say when it takes more
         self._drained = threading.Event()
+        self._go_on = NextTurn(loop, self.endpoint_ready)
         self._abandoned = False
 
     def _open(self, where: str) -> Endpoint:
@@ -195,9 +198,16 @@ class Console(SerialEvents):
             self._on_data()
 
     def endpoint_ready(self) -> None:
-        """Give the endpoint what it takes. On the loop's thread."""
+        """Give the endpoint what it takes. On the loop's thread.
+
+        A guest may print faster than that: there is an end to each turn, and another.
+        """
+        left = TURN
         while data := bytes(self.sink.peek(CHUNK)):
             self.watch.feed(self._consumed, data)
+            if left <= 0:
+                self._go_on.ask()
+                return
             try:
                 taken = self._endpoint.write(data)
             except OSError as error:
@@ -209,6 +219,7 @@ class Console(SerialEvents):
                 self.mid_line = data[taken - 1] != ord("\n")
             self.sink.consume(taken)
             self._stalled = taken < len(data)
+            left -= taken
             if self._stalled:
                 return
         self._drained.set()
