@@ -2,11 +2,14 @@
 
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .reader import Reader
 from .result import RunResult
 from .spool import Spool
+
+if TYPE_CHECKING:  # most searches need no process
+    from .regex_process import RegexProcesses
 
 CAPTURE_LIMIT: Final = 64 << 20  # bytes that a reader may be behind
 
@@ -41,6 +44,7 @@ class CaptureEndpoint:
         self._awaits_reader = awaits_reader
         self._refused = False
         self._readers: list[Reader] = []
+        self._processes: RegexProcesses | None = None
 
     def room(self, wanted: int) -> int:
         """How many of `wanted` bytes `write` takes; if not all, `on_room` follows."""
@@ -63,9 +67,21 @@ class CaptureEndpoint:
         """There is none to pause."""
 
     def close(self) -> None:
-        """Let go of the temporary file."""
+        """Let go of the temporary file, and of what looks for regexes. Idempotent."""
         with self.changed:
             self.spool.close()
+            if self._processes is not None:
+                self._processes.close()
+
+    @property
+    def processes(self) -> "RegexProcesses":
+        """Where it is looked for what may take long."""
+        from .regex_process import RegexProcesses
+
+        with self.changed:
+            if self._processes is None:
+                self._processes = RegexProcesses()
+            return self._processes
 
     def end(self, result: RunResult | None) -> None:
         """No more output will come; None: it will, after all."""

@@ -11,6 +11,7 @@ from . import __version__
 from .config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
 from .devices.errors import DeviceError
 from .errors import VmmError
+from .foreign_text import one_line
 from .messages import say, show_traceback, tell
 
 
@@ -29,7 +30,8 @@ class _Formatter(argparse.HelpFormatter):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for every other error."""
-        self.exit(2, f"vmm: error: {message} (see '{self.prog} --help')\n")
+        text = f"vmm: error: {message} (see '{self.prog} --help')"
+        self.exit(2, f"{one_line(text)}\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:  # noqa: ANN401
         """What --help and --version have to say."""
@@ -278,7 +280,7 @@ def _report(error: Exception, debug: bool) -> int:
         show_traceback(error)
     known = isinstance(error, (VmmError, DeviceError))
     name = "" if known else f"{type(error).__name__}: "
-    say(f"error: {name}{' '.join(str(error).split())}")
+    say(f"error: {name}{error}")
     return getattr(error, "exit_code", 1)
 
 

@@ -10,11 +10,11 @@ from .config import MachineConfig
 from .devices.buffered_sink import BufferedSink
 from .devices.clock import next_beat
 from .devices.errors import FullFifo
-from .devices.serial import Serial, SerialEvents
+from .devices.serial import FIFO_SIZE, Serial, SerialEvents
 from .devices.serial_reg import UART_IER_RDI
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 from .errors import VmmError
-from .event_loop import EventLoop
+from .event_loop import EventLoop, NextTurn
 from .panic_watch import PanicWatch
 from .result import RunResult
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
 COLLECT_MIN_NS: Final = 2_000_000
 COLLECT_MAX_NS: Final = 16_000_000
 CHUNK: Final = 64 << 10
+TURN: Final = 4 * CHUNK  # output in one turn of the loop: others wait for theirs
+TURN_IN: Final = 64  # fillings of the guest's FIFO, likewise
 FILE_LIMIT: Final = 1 << 30  # or a guest could fill the host's disk
 LISTEN_NS: Final = 20_000_000  # between two looks whether the guest listens
 PATIENCE_NS: Final = 10_000_000_000  # with a guest that doesn't
@@ -111,6 +113,7 @@ class Console(SerialEvents):
             assert isinstance(self.sink, _TappedSink)
             self.sink.tap = tap
         self._input = bytearray()
+        self._breaks: list[int] = []  # places in the input, of what comes after each
         self._feed_is_due = False
         self._awaiting = False  # looking now and then whether the guest listens
         self._holding = False
@@ -119,6 +122,7 @@ class Console(SerialEvents):
         self._collecting = False
         self._collect_ns = COLLECT_MIN_NS
         self._stalled = False  # the endpoint will say when it takes more
+        self._go_on = NextTurn(loop, self.endpoint_ready)
         self._drained = threading.Event()
         self._abandoned = False
 
@@ -216,8 +220,15 @@ class Console(SerialEvents):
             self._on_data()
 
     def endpoint_ready(self) -> None:
-        """Give the endpoint what it takes. On the loop's thread."""
+        """Give the endpoint what it takes. On the loop's thread.
+
+        A guest may print faster than that: there is an end to each turn, and another.
+        """
+        left = TURN
         while data := bytes(self.sink.peek(CHUNK)):
+            if left <= 0:
+                self._go_on.ask()
+                return
             self.watch.feed(self._consumed, data)
             try:
                 taken = self._endpoint.write(data)
@@ -229,6 +240,7 @@ class Console(SerialEvents):
             if taken:
                 self.mid_line = data[taken - 1] != ord("\n")
             self.sink.consume(taken)
+            left -= taken
             self._stalled = taken < len(data)
             if self._stalled:
                 return
@@ -349,6 +361,18 @@ class Console(SerialEvents):
         self._holding = False  # whoever calls this knows when
         self._loop.call_soon(self._feed)
 
+    def send_break(self, before: bytes = b"") -> None:
+        """Type `before`, then hold the line low: BREAK.
+
+        Linux takes the next character, within five seconds, for a SysRq command, if
+        ttyS0 is its console: Documentation/admin-guide/sysrq.rst.
+        """
+        with self._lock:
+            self._input += before
+            self._breaks.append(len(self._input))
+        self._holding = False
+        self._loop.call_soon(self._feed)
+
     def sendline(self, line: bytes | str = b"") -> None:
         """Type `line` and a newline."""
         data = line.encode() if isinstance(line, str) else line
@@ -356,15 +380,16 @@ class Console(SerialEvents):
 
     def endpoint_input(self, data: bytes) -> bool:
         """Type what came from the endpoint; False if some of it has to wait."""
+        typed = self.input_filter(data)  # which may type and break by itself
         with self._lock:
-            self._input += self.input_filter(data)
+            self._input += typed
         self._feed()
         return not self._input
 
     def in_buffer_empty(self) -> None:
         """The guest has drained its FIFO: SerialEvents, on a vCPU's thread."""
         # Not twice: a guest may do this faster than the loop turns.
-        if self._input and not self._feed_is_due:
+        if (self._input or self._breaks) and not self._feed_is_due:
             self._feed_is_due = True
             self._loop.call_soon(self._feed)
 
@@ -395,12 +420,29 @@ class Console(SerialEvents):
                 self._await_listener()
             return
         with self._lock:
-            while self._input:
-                try:
-                    taken = self._serial.enqueue_raw_bytes(bytes(self._input[:64]))
-                except FullFifo:
+            for _ in range(TURN_IN):
+                if not self._input and not self._breaks:
+                    break
+                if not self._feed_some(self._serial):
                     return
-                if taken == 0:  # loopback refuses the host
-                    return
-                del self._input[:taken]
+            else:
+                self._feed_is_due = True
+                self._loop.call_soon(self._feed)
+                return
         self._endpoint.resume_input()
+
+    def _feed_some(self, serial: Serial) -> bool:
+        """A break, or what there is before one; False if the guest takes none."""
+        if self._breaks and self._breaks[0] == 0:
+            sent = serial.fifo_capacity() > 0 and serial.inject_break()
+            if sent:
+                del self._breaks[0]
+            return sent
+        end = self._breaks[0] if self._breaks else len(self._input)
+        try:
+            taken = serial.enqueue_raw_bytes(bytes(self._input[: min(end, FIFO_SIZE)]))
+        except FullFifo:
+            return False
+        del self._input[:taken]
+        self._breaks = [place - taken for place in self._breaks]
+        return taken > 0  # loopback refuses the host

@@ -9,6 +9,7 @@ from typing import Final
 
 from .boot.layout import PAGE_SIZE
 from .errors import VmmError
+from .foreign_text import printable
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
 from .symbols import Symbols
@@ -41,7 +42,8 @@ def crash_report(
     vcpus: Sequence[Vcpu], memory: GuestMemory, symbols: Symbols | None
 ) -> str:
     """A part for each vCPU. They stand still, and their threads don't use them."""
-    return "\n".join(_of_vcpu(vcpu, memory, symbols) for vcpu in vcpus)
+    parts = (_of_vcpu(vcpu, memory, symbols) for vcpu in vcpus)
+    return printable("\n".join(parts))
 
 
 def _of_vcpu(vcpu: Vcpu, memory: GuestMemory, symbols: Symbols | None) -> str:

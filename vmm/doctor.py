@@ -2,6 +2,7 @@
 
 import json
 
+from .foreign_text import printable
 from .host import (
     OPTIONAL_CAPABILITIES,
     HostReport,
@@ -22,7 +23,7 @@ def examine_and_print(path: str, as_json: bool) -> int:
     if as_json:
         tell(json.dumps(report.to_dict(), indent=2))
     else:
-        tell("\n".join(lines(report)))
+        tell(printable("\n".join(lines(report))))
     return 0
 
 
@@ -32,7 +33,7 @@ def run_doctor(as_json: bool) -> int:
     if as_json:
         tell(json.dumps(report.to_dict(), indent=2))
     else:
-        tell("\n".join(_lines(report)))
+        tell(printable("\n".join(_lines(report))))
     return 0 if report.usable else 1
 
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Self
 
+from .foreign_text import printable
+
 if TYPE_CHECKING:
     from .result import RunResult
 
@@ -10,6 +12,10 @@ class VmmError(Exception):
     """The VMM or its host can't do what was asked. Root of all errors here."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        """The message; what it quotes of a guest or an image is safe to show."""
+        return printable(super().__str__())
 
 
 class ConfigError(VmmError):

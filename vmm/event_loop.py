@@ -178,3 +178,22 @@ class EventLoop:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
+
+
+class NextTurn:
+    """A callback for the loop's next turn; asked for twice, it is called once."""
+
+    def __init__(self, loop: EventLoop, callback: Callback) -> None:
+        self._loop = loop
+        self._callback = callback
+        self._is_due = False
+
+    def ask(self) -> None:
+        """On the loop's thread."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._call)
+
+    def _call(self) -> None:
+        self._is_due = False
+        self._callback()

@@ -15,6 +15,7 @@ from .boot.payload import find_payload
 from .config import BOOT_PROTOCOLS, MachineConfig
 from .devices.record import Record
 from .errors import ConfigError, ImageError, KvmUnavailable
+from .foreign_text import one_line, printable
 from .host import host_kind
 from .preparation import open_boot
 from .quirks import quirks_for
@@ -112,12 +113,12 @@ def _reason(error: ConfigError, path: str) -> str:
 def _version(image: KernelImage) -> str:
     """What a bzImage's header says; of an ELF file, Linux's banner."""
     if image.setup_header:
-        return kernel_version(image.file)
+        return one_line(kernel_version(image.file))
     for at in range(0, min(image.file.size, _SEARCHED_MAX), _CHUNK):
         # No format string: its number begins with a digit.
         found = BANNER.search(image.file.read(at, _CHUNK + _BANNER_SIZE))
         if found:
-            return found[1].decode("ascii", "replace")
+            return one_line(found[1])
     return ""
 
 
@@ -143,8 +144,7 @@ def _notes(file: ImageFile) -> list[str]:
         if len(found) == _NOTES_SHOWN:
             found.append("... and more")
             break
-        owner = name.decode("ascii", "backslashreplace")
-        found.append(f"{owner} {kind}: {_value(value)}")
+        found.append(one_line(f"{printable(name)} {kind}: {_value(value)}"))
     return found
 
 

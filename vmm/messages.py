@@ -4,12 +4,13 @@ import os
 import sys
 
 from .errors import VmmError
+from .foreign_text import one_line, printable
 
 
 def say(message: str) -> None:
     """A line on stderr."""
     try:
-        print(f"vmm: {message}", file=sys.stderr, flush=True)
+        print(f"vmm: {one_line(message)}", file=sys.stderr, flush=True)
     except OSError:  # nobody listens any more
         return
 
@@ -35,4 +36,5 @@ def show_traceback(error: Exception | None) -> None:
     if error is not None:
         import traceback
 
-        traceback.print_exception(error)
+        text = "".join(traceback.format_exception(error))
+        print(printable(text), end="", file=sys.stderr)

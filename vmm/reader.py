@@ -3,17 +3,55 @@
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from .errors import ExpectTimeout, GuestEnded
-from .search import Found, Pattern, Search
+from .foreign_text import printable
+from .search import AnyMatch, Found, IsOver, Pattern, Search, SearchAborted
 
 if TYPE_CHECKING:
     from .capture import CaptureEndpoint
+    from .regex_process import RemoteMatch
+    from .regex_worker import Wanted
 
 CHUNK: Final = 64 << 10  # bytes that are looked at in one go
 LAST_LINES: Final = 10  # that an error message shows
 LAST_BYTES: Final = 8 << 10  # in which they are looked for
+PATIENCE_S: Final = 1.0  # to look at what came in time, when the time is over
+
+
+class _Deadline:
+    """When a wait is over, and when it is for one that has not looked at all yet."""
+
+    def __init__(self, capture: "CaptureEndpoint", timeout: float) -> None:
+        self.timeout = timeout
+        self._capture = capture
+        now = time.monotonic()
+        self._end = now + timeout
+        self._patience_ends = max(now, self._end) + PATIENCE_S
+        self._last: int | None = None
+
+    @property
+    def left(self) -> float:
+        """Seconds in which more may come."""
+        return self._end - time.monotonic()
+
+    def is_late(self, place: int) -> bool:
+        """Whether what is at `place` came too late. With the lock held.
+
+        A guest may print faster than we look; what an ended one printed is in time.
+        """
+        if self._last is None and self.left <= 0:
+            self._last = self._capture.spool.end
+        is_last = self._last is not None and place >= self._last
+        return is_last and self._capture.result is None
+
+    def is_over(self) -> bool:
+        """Whether no more is to be looked at, though it came in time."""
+        now = time.monotonic()
+        if self._capture.result is not None:  # nor does more come
+            self._patience_ends = min(self._patience_ends, now + PATIENCE_S)
+        return now > self._patience_ends
 
 
 class Reader:
@@ -34,37 +72,64 @@ class Reader:
         """Wait up to `timeout` seconds for a str, bytes or regex; consume it all.
 
         Text is taken literally. A regex matches as soon as it can: end it with
-        what must follow. Raises ExpectTimeout, which consumes nothing, or GuestEnded
-        at once when the run is over and the pattern hasn't come.
+        what must follow. Its match lies within 64 KiB; one that may take long is
+        looked for in another process, so that the wait ends in time whatever it is,
+        within some two seconds.
+        Raises ExpectTimeout, which consumes nothing, or GuestEnded at once when the run
+        is over and the pattern hasn't come.
         """
         return self.expect_any([pattern], timeout)
 
     def expect_any(self, patterns: Sequence[Pattern], timeout: float = 30) -> Found:
         """Wait for the first of several; `index` tells which. As `expect`."""
-        search = Search(patterns)
-        deadline = time.monotonic() + timeout
-        last_look: int | None = None
+        search = Search(patterns, self._elsewhere)
+        deadline = _Deadline(self._capture, timeout)
         wanted = " or ".join(repr(_shown(pattern)) for pattern in patterns)
+        what = f"no {wanted} on the console"
         changed, spool = self._capture.changed, self._capture.spool
         while True:
             with changed:
                 if search.base != self.position:  # another thread has read on
                     search.restart(self.position)
                 data = spool.read(search.next, CHUNK)
-                left = deadline - time.monotonic()
-                if left <= 0 and last_look is None:
-                    last_look = spool.end  # a guest may print faster than we look
-                late = last_look is not None and search.next >= last_look
-                if not data or (late and self._capture.result is None):
-                    self._complain(f"no {wanted} on the console", left, timeout)
-                    changed.wait(left)
+                if deadline.is_late(search.next):
+                    data = b""
+                if not data and self._wait(search, what, deadline):
                     continue
-            found = search.feed(data)
+            look = deadline.is_over
+            try:
+                found = search.feed(data, look) if data else search.look(look)
+            except SearchAborted:
+                with changed:
+                    self._give_up(what, timeout, spool.end - search.next + len(data))
             if found is not None:
                 match, index = found
                 before = self._consume(search, match)
                 if before is not None:
                     return Found(match, before, index)
+
+    def _wait(self, search: Search, what: str, deadline: "_Deadline") -> bool:
+        """Wait for more output, with the lock held. Raises if none is to come.
+
+        False: it is time to look once more at what there is.
+        """
+        left = deadline.left
+        if not search.owes_look:
+            self._complain(what, left, deadline.timeout)
+        elif self._capture.result is not None:
+            return False
+        else:
+            left = min(left, search.due - time.monotonic())
+            if left <= 0:
+                return False
+        self._capture.changed.wait(left)
+        return True
+
+    def _elsewhere(
+        self, wanted: "Sequence[Wanted]", text: bytes, is_over: IsOver
+    ) -> "tuple[RemoteMatch, int] | None":
+        """Look for what may take long."""
+        return self._capture.processes.first_match(wanted, text, is_over)
 
     def read(self) -> bytes:
         """All that was printed and not yet consumed; consumes it. Doesn't wait."""
@@ -119,7 +184,7 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _consume(self, search: Search, match: re.Match[bytes]) -> bytes | None:
+    def _consume(self, search: Search, match: "AnyMatch") -> bytes | None:
         """Read past a match; what came before it, None if another thread read it."""
         with self._capture.changed:
             if search.base != self.position:
@@ -129,6 +194,12 @@ class Reader:
             self.position = search.place(match.end())
         self._capture.tell_of_room()
         return before
+
+    def _give_up(self, what: str, timeout: float, unread: int) -> NoReturn:
+        """Raise, though `unread` bytes were not looked at, with the lock held."""
+        what = f"{what} (its last {unread} bytes were not looked at: it takes too long)"
+        self._complain(what, 0, timeout)
+        raise AssertionError  # there was no time left
 
     def _complain(self, what: str, left: float, timeout: float) -> None:
         """Raise, if the wait is over, with the lock held."""
@@ -143,8 +214,8 @@ class Reader:
         spool = self._capture.spool
         news = self.position < spool.end
         start = max(self.position if news else spool.start, spool.end - LAST_BYTES)
-        text = spool.read(start, LAST_BYTES).decode(errors="backslashreplace")
-        shown = [f"  | {line}" for line in text.splitlines()[-LAST_LINES:]]
+        text = printable(spool.read(start, LAST_BYTES)).removesuffix("\n")
+        shown = [f"  | {line}" for line in text.split("\n")[-LAST_LINES:] if text]
         head = "it ends:" if news or not shown else "nothing new came after:"
         return "\n".join([head, *(shown or ["  (empty)"])])
 

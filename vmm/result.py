@@ -3,6 +3,7 @@
 from enum import Enum
 
 from .devices.record import Record, field
+from .foreign_text import one_line, printable
 
 
 class ExitReason(Enum):
@@ -63,7 +64,8 @@ class RunResult(Record):
     work-around for this host was applied, `cmdline` what the kernel was given.
     `oops` is the console's log from the first line on that tells of an oops, a BUG
     or a panic; `report` shows registers, code and stack after a crash or a hang.
-    `output` is what a guest's command printed, where it was captured.
+    `output` is what a guest's command printed, where it was captured, as it is;
+    `detail`, `oops` and `report` are printable, whatever a guest has put into them.
     """
 
     reason: ExitReason
@@ -83,6 +85,11 @@ class RunResult(Record):
     oops: str = ""
     report: str = ""
     output: bytes | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", one_line(self.detail))
+        for name in ("oops", "report"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
 
     def to_dict(self) -> dict[str, object]:
         """The contents of `--result FILE.json`."""

@@ -191,6 +191,7 @@ def _keys_of_a_terminal(
             machine.console.input_filter = EscapeFilter(
                 on_quit=lambda: machine.stop("Ctrl-A x"),
                 on_help=lambda: print(HELP, end="", file=sys.stderr, flush=True),
+                on_break=machine.console.send_break,
             )
             if not options.quiet:
                 say("Ctrl-A x quits, Ctrl-A h helps")

@@ -1,12 +1,31 @@
 """Search: finds the first of some patterns in a stream that comes in pieces."""
 
 import re
-from collections.abc import Sequence
-from typing import Any, Final
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from .regex_cost import LINE, Cost, cost_of
+from .regex_worker import Wanted, first_match
+
+if TYPE_CHECKING:  # what most patterns don't need
+    from .regex_process import RemoteMatch
+
+IsOver = Callable[[], bool]
+Elsewhere = Callable[
+    [Sequence[Wanted], bytes, IsOver], "tuple[RemoteMatch, int] | None"
+]
+AnyMatch: TypeAlias = "re.Match[bytes] | RemoteMatch"
 Pattern = str | bytes | re.Pattern[bytes] | re.Pattern[str]
 
-WINDOW: Final = 1 << 20  # bytes, within which a regex's match must lie
+WINDOW: Final = 64 << 10  # bytes, within which a regex's match must lie
+NEAR: Final = LINE // 2  # bytes, within which it is found at once
+LOOK_S: Final = 1.0  # that a look may take at first, while more may come
+
+
+class SearchAborted(Exception):
+    """There was no more time to look."""
 
 
 class Found:
@@ -15,30 +34,35 @@ class Found:
     `found[0]` is what matched, `found[1]` and `found["name"]` are a regex's groups.
     """
 
-    def __init__(self, match: re.Match[bytes], before: bytes, index: int) -> None:
-        self.match = match
-        """Python's own; its positions are those within a window of the output."""
+    def __init__(self, match: "AnyMatch", before: bytes, index: int) -> None:
+        self._match = match
         self.before = before
         """What the reader had not read yet, up to the match."""
         self.index = index
         """Which of `expect_any`'s patterns it was."""
 
     @property
+    def match(self) -> re.Match[bytes]:
+        """Python's own; its positions are those within a window of the output."""
+        match = self._match
+        return match if isinstance(match, re.Match) else match.again()
+
+    @property
     def string(self) -> bytes:
         """All that was consumed: `before` and the match."""
-        return self.before + self.match[0]
+        return self.before + self._match[0]
 
     def __getitem__(self, group: int | str) -> bytes | Any:  # noqa: ANN401, as re has it
         """A group; None, as in re, for one that took no part in the match."""
-        return self.match[group]
+        return self._match[group]
 
     def group(self, group: int | str = 0) -> bytes | Any:  # noqa: ANN401, as re has it
         """The same by its name in re."""
-        return self.match[group]
+        return self._match[group]
 
     def groups(self) -> tuple[bytes | Any, ...]:
         """All groups but the whole match."""
-        return self.match.groups()
+        return self._match.groups()
 
     def start(self) -> int:
         """Where in `string` the match begins."""
@@ -46,28 +70,55 @@ class Found:
 
     def end(self) -> int:
         """Where in `string` the match ends, which is its end."""
-        return len(self.before) + len(self.match[0])
+        return len(self.before) + len(self._match[0])
 
     def span(self) -> tuple[int, int]:
         """`start` and `end`."""
         return self.start(), self.end()
 
     def __repr__(self) -> str:
-        return f"Found({self.match[0]!r}, index={self.index}, span={self.span()})"
+        return f"Found({self._match[0]!r}, index={self.index}, span={self.span()})"
+
+
+class _Pattern(NamedTuple):
+    regex: re.Pattern[bytes]
+    cost: Cost
+
+    def start(self, text: bytes, seen: int) -> int:
+        """Where a match may begin that has, or looks at, more than `seen` bytes."""
+        if self.cost.reach is not None:
+            return max(0, seen - self.cost.reach)
+        if self.cost.newlines is None:
+            return 0
+        for _ in range(self.cost.newlines + 1):
+            seen = text.rfind(b"\n", 0, max(0, seen))
+        return max(0, seen)
+
+    def is_quick(self, text: bytes, start: int) -> bool:
+        """Whether it takes no time to speak of to look there."""
+        if self.cost.is_cheap or not self.cost.is_affordable:
+            return self.cost.is_cheap
+        if self.cost.newlines is None:
+            return len(text) - start <= LINE
+        return max(map(len, text[start:].split(b"\n"))) <= LINE
 
 
 class Search:
     """One search, from the place `base` in a stream on; `next` is what it wants.
 
-    Text is found wherever it was cut, at the cost of looking at each byte once. A
-    regex looks at the last WINDOW bytes again whenever more comes.
+    Text is found wherever it was cut, at the cost of looking at each byte once, and
+    so are short regexes. Others look again at the line that isn't complete, or at
+    the last WINDOW bytes. Where that may take long, somebody else is asked to look:
+    at what is NEAR at once, and for half of the time at most at all the rest.
     """
 
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
-        """Raises ValueError if there are none."""
+    def __init__(self, patterns: Sequence[Pattern], elsewhere: Elsewhere) -> None:
+        """Raises ValueError if there are none. `elsewhere`: as RegexProcesses'."""
         if not patterns:
             raise ValueError("expect_any: no patterns")
         self._patterns = [_compile(pattern) for pattern in patterns]
+        self._kept = max(WINDOW, *(p.cost.reach or 0 for p in self._patterns))
+        self._elsewhere = elsewhere
         self.restart(0)
 
     def restart(self, base: int) -> None:
@@ -75,38 +126,105 @@ class Search:
         self.base = base
         self._window = b""
         self._window_at = base
+        self._looked = 0  # at how much of the window, from all places
+        self._patience_s = LOOK_S
+        self.due = 0.0
+        """When to `look`, by time.monotonic(), if it `owes_look`."""
 
     @property
     def next(self) -> int:
         """The place of the byte that `feed` expects."""
         return self._window_at + len(self._window)
 
-    def feed(self, data: bytes) -> tuple[re.Match[bytes], int] | None:
-        """Look at more; returns the match that begins first, and its index."""
+    @property
+    def owes_look(self) -> bool:
+        """Whether a match may be there that begins too far away for `feed`."""
+        return self._looked < len(self._window)
+
+    def feed(
+        self, data: bytes, is_over: IsOver = lambda: False
+    ) -> "tuple[AnyMatch, int] | None":
+        """Look at more; returns the match that begins first, and its index.
+
+        Raises SearchAborted if `is_over` before all was looked at, and VmmError.
+        """
         seen = len(self._window)
         self._window += data
-        best: tuple[re.Match[bytes], int] | None = None
-        for index, (regex, again) in enumerate(self._patterns):
-            match = regex.search(self._window, max(0, seen - again))
-            if match and (best is None or match.start() < best[0].start()):
-                best = match, index
-        if best is None and len(self._window) > 2 * WINDOW:
-            self._window_at += len(self._window) - WINDOW
-            self._window = self._window[-WINDOW:]
-        return best
+        wanted = self._wanted()
+        found: tuple[AnyMatch, int] | None
+        if self._is_quick(wanted, self._window):
+            if seen and is_over() and not all(p.cost.is_cheap for p in self._patterns):
+                raise SearchAborted
+            found = first_match(wanted, self._window)
+            self._looked = len(self._window)
+        else:
+            found = self._feed_slowly(wanted, seen, is_over)
+        if found is None and len(self._window) > 2 * self._kept:
+            cut = len(self._window) - self._kept
+            self._window_at += cut
+            self._window = self._window[cut:]
+            self._looked = max(0, self._looked - cut)
+        return found
+
+    def look(self, is_over: IsOver = lambda: False) -> "tuple[AnyMatch, int] | None":
+        """Look at all that is remembered. Returns and raises what `feed` does."""
+        began = time.monotonic()
+        size = len(self._window)
+
+        def is_enough() -> bool:
+            return time.monotonic() - began > self._patience_s or is_over()
+
+        found = None
+        try:
+            found = self._elsewhere(self._wanted(), self._window, is_enough)
+            self._looked = size
+        except SearchAborted:
+            if is_over():
+                raise
+            self._patience_s *= 2
+        now = time.monotonic()
+        self.due = now + (now - began)
+        return found
 
     def place(self, offset: int) -> int:
         """Where in the stream a match's `offset` is."""
         return self._window_at + offset
 
+    def _wanted(self) -> list[Wanted]:
+        return [(p.regex, p.start(self._window, self._looked)) for p in self._patterns]
 
-def _compile(pattern: Pattern) -> tuple[re.Pattern[bytes], int]:
-    """A regex, and how many bytes that were seen may be part of a new match."""
+    def _is_quick(self, wanted: Sequence[Wanted], text: bytes) -> bool:
+        pairs = zip(self._patterns, wanted, strict=True)
+        return all(pattern.is_quick(text, start) for pattern, (_, start) in pairs)
+
+    def _feed_slowly(
+        self, wanted: Sequence[Wanted], seen: int, is_over: IsOver
+    ) -> "tuple[AnyMatch, int] | None":
+        size = len(self._window)
+        found: tuple[AnyMatch, int] | None
+        for end in (*range(seen + NEAR, size, NEAR), size):
+            text = self._window[:end]
+            near = [(regex, max(start, end - 2 * NEAR)) for regex, start in wanted]
+            if end > seen + NEAR and is_over():
+                raise SearchAborted
+            if self._is_quick(near, text):
+                found = first_match(near, text)
+            else:
+                found = self._elsewhere(near, text, is_over)
+            if found is not None:
+                with suppress(SearchAborted):  # it need not be the first
+                    return self.look(is_over) or found
+                return found
+        return self.look(is_over) if time.monotonic() >= self.due else None
+
+
+def _compile(pattern: Pattern) -> _Pattern:
     if isinstance(pattern, re.Pattern):
         source = pattern.pattern
+        flags = pattern.flags & ~re.DEBUG
         if isinstance(source, str):
-            flags = pattern.flags & ~re.UNICODE
-            return re.compile(source.encode(), flags), 2 * WINDOW
-        return re.compile(source, pattern.flags), 2 * WINDOW
+            source, flags = source.encode(), flags & ~re.UNICODE
+        regex = re.compile(source, flags)
+        return _Pattern(regex, cost_of(regex))
     text = pattern.encode() if isinstance(pattern, str) else pattern
-    return re.compile(re.escape(text)), max(0, len(text) - 1)
+    return _Pattern(re.compile(re.escape(text)), Cost(0, len(text), 0))

@@ -8,9 +8,10 @@ from typing import Final
 
 from .capture import CaptureEndpoint
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
-from .event_loop import EventLoop
+from .event_loop import EventLoop, NextTurn
 
 CHUNK: Final = 64 << 10
+TURN: Final = 4 * CHUNK  # in one turn of the loop: others wait for theirs
 
 
 class Teed:
@@ -45,6 +46,7 @@ class _Tee:
         self._endpoint = self._open(loop, where, cleanup)
         cleanup.callback(self._endpoint.close)
         self._reader = tees.capture.copier()
+        self._go_on = NextTurn(loop, self.endpoint_ready)
 
     def _open(self, loop: EventLoop, where: str, cleanup: ExitStack) -> Endpoint:
         kind, _, path = where.partition(":")
@@ -64,7 +66,11 @@ class _Tee:
         return not self._reader.peek(1)
 
     def endpoint_ready(self) -> None:
+        left = TURN
         while data := self._reader.peek(CHUNK):
+            if left <= 0:
+                self._go_on.ask()
+                return
             try:
                 taken = self._endpoint.write(data)
             except OSError as error:
@@ -72,6 +78,7 @@ class _Tee:
                 self._endpoint = NullEndpoint()
                 continue
             self._reader.skip(taken)
+            left -= taken
             if taken < len(data):
                 return
         self._tees.check_done()

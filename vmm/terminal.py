@@ -14,6 +14,7 @@ ESCAPE: Final = 0x01  # Ctrl-A
 HELP: Final = (
     "Ctrl-A x  quit the VMM\r\n"
     "Ctrl-A h  this help\r\n"
+    "Ctrl-A b  send a BREAK to the guest: Linux takes the next key for SysRq\r\n"
     "Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
 )
 
@@ -132,8 +133,13 @@ class EscapeFilter:
     """Takes Ctrl-A commands out of what the user types and obeys them."""
 
     def __init__(
-        self, on_quit: Callable[[], None], on_help: Callable[[], None]
+        self,
+        on_quit: Callable[[], None],
+        on_help: Callable[[], None],
+        on_break: Callable[[bytes], None],
     ) -> None:
+        """`on_break` is given what is for the guest before the break."""
+        self._on_break = on_break
         self._commands = {ord("x"): on_quit, ord("h"): on_help}
         self._escaped = False
 
@@ -145,6 +151,9 @@ class EscapeFilter:
                 self._escaped = False
                 if byte == ESCAPE:
                     rest.append(byte)
+                elif byte == ord("b"):
+                    self._on_break(bytes(rest))
+                    rest.clear()
                 elif byte in self._commands:
                     self._commands[byte]()
             elif byte == ESCAPE:

@@ -187,6 +187,14 @@ class TestShell:
         for number in range(50):
             assert shell.ask(f"echo $(({number} * 7))") == f"{7 * number}\r\n"
 
+    def test_break_makes_the_next_key_a_sysrq_command(self, shell: Shell) -> None:
+        console = shell.machine.console
+        console.send("echo not ")
+        console.send_break()
+        console.send("hdone\n")
+        console.expect(re.compile(rb"sysrq: HELP : .*\r\n"), DEADLINE)
+        assert console.expect(Shell.PROMPT, DEADLINE).before == b"not done\r\n"
+
     def test_without_acpi_the_mp_table_tells_of_the_ioapic(self, shell: Shell) -> None:
         """The tiny kernel knows no ACPI."""
         interrupts = shell.ask("cat /proc/interrupts")

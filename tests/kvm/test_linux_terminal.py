@@ -27,6 +27,9 @@ def test_type_a_command_and_read_its_answer() -> None:
         terminal.type(b"echo $((6 * 7)) answers\r")
         terminal.read_until(b"\n42 answers")
         terminal.read_until(PROMPT)
+        terminal.type(b"echo for \x01bhpeople\r")
+        terminal.read_until(b"sysrq: HELP : ")
+        terminal.read_until(b"\nfor people")
         terminal.type(b"exit\r")
         assert b"guest: reset" in terminal.read_until(b"vmm: the guest reset")
         assert terminal.process.wait(DEADLINE) == 0

@@ -164,10 +164,12 @@ def test_a_run_under_ci_keeps_artifacts_of_each_test(
         """
     )
     run(suite).assert_outcomes(passed=1)
-    (folder,) = (suite.path / "vmm-artifacts/test_it.py").iterdir()
+    folder, second = sorted((suite.path / "vmm-artifacts/test_it.py").iterdir())
     assert re.fullmatch(r"TestX\.test_two\[a_b_c\]-[0-9a-f]{8}", folder.name)
-    names = sorted(path.name for path in folder.iterdir())
-    assert names == ["console-2.log", "console.log", "result-2.json", "result.json"]
+    assert second.name == f"{folder.name}-2"
+    for one in (folder, second):
+        names = sorted(path.name for path in one.iterdir())
+        assert names == ["console.log", "result.json"]
     assert json.loads((folder / "result.json").read_text())["reason"] == "reset"
     assert (folder / "console.log").read_bytes() == b"hello from the bare guest\n"
 
@@ -254,14 +256,55 @@ def test_reports_carry_the_console(suite: pytest.Pytester) -> None:
     assert b64encode(b"hello from the bare guest\n").decode() in html
 
 
+def test_nobody_obeys_what_a_guest_has_printed(suite: pytest.Pytester) -> None:
+    """Jenkins and Azure attach files by name, GitHub takes commands from logs."""
+    suite.makepyfile(
+        f"""
+        def test_echo(vm):
+            machine = vm(kernel={str(bare("echo"))!r})
+            machine.start()
+            machine.console.expect("ready")
+            machine.console.send(2 * "[" + "ATTACHMENT|/etc/shadow]]\\n")
+            machine.console.send("::error::no\\n\\x1b]0;owned\\x07")
+            machine.console.expect("\\x07", timeout=60)
+            machine.console.expect("never", timeout=0)
+        """
+    )
+    result = run(suite, "--junit-xml=r.xml", "--html=r.html", "--self-contained-html")
+    result.assert_outcomes(failed=1)
+    case = ElementTree.parse(suite.path / "r.xml").find(".//testcase")
+    assert case is not None
+    text = case.findtext("system-out") or ""
+    attached, *shown_there = text.splitlines()
+    assert re.fullmatch(r"\[\[ATTACHMENT\|/.*/console\.log\]\]", attached)
+    safe = [r"\x5b[ATTACHMENT|/etc/shadow]]", r"\x3a:error::no", r"\x1b]0;owned\x07"]
+    assert shown_there == ["echo: ready", *safe]
+    shown = result.stdout.str()
+    assert all(f"  {line}" in shown for line in safe)
+    assert not re.search(r"(?m)^\s*::|\x1b\]|\[\[ATTACHMENT", shown)
+    html = (suite.path / "r.html").read_text()
+    assert b64encode("\n".join(["echo: ready", *safe]).encode()).decode() in html
+
+
 def test_it_works_with_xdist(suite: pytest.Pytester) -> None:
+    session = """
+    import pytest
+
+    @pytest.fixture(scope="session", autouse=True)
+    def shared(vm_session):
+        vm_session().run()
+    """
+    suite.makeconftest(session)
     tests = "\n".join(HELLO.replace("test_hello", f"test_{n}") for n in range(4))
     suite.makepyfile(tests)
-    result = run(suite, "-n", "2", "--junit-xml=r.xml")
-    result.assert_outcomes(passed=4)
+    options = ("-n", "2", "--junit-xml=r.xml", "--vmm-artifacts=kept")
+    run(suite, *options).assert_outcomes(passed=4)
     found = ElementTree.parse(suite.path / "r.xml").iter("system-out")
     texts = [element.text or "" for element in found]
-    assert len({text.partition("]]")[0] for text in texts}) == 4
+    assert len(texts) == 4
+    attached = {path for text in texts for path in re.findall(r"T\|(.*)\]\]", text)}
+    assert len(attached) == 4 + 2  # one of the session's machines in each worker
+    assert {*map(Path, attached)} == {*(suite.path / "kept").rglob("console.log")}
     assert all("hello from the bare guest" in text for text in texts)
 
 

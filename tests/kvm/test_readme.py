@@ -47,5 +47,5 @@ def test_the_readmes_tests_pass(pytester: pytest.Pytester) -> None:
     assert match is not None
     pytester.makepyfile(match[1])
     kernel = f"--vmm-kernel={bare('hello')}"
-    result = pytester.runpytest_subprocess("-pno:cacheprovider", kernel)
+    result = pytester.runpytest_subprocess("-pno:cacheprovider", "-Werror", kernel)
     result.assert_outcomes(passed=2)

@@ -26,11 +26,11 @@ OURS = """
     devices.serial_interrupts devices.serial_modem devices.serial_receiver
     devices.serial_reg devices.serial_state devices.serial_timeout
     devices.serial_transmitter devices.sink devices.soonest_timer devices.trigger
-    endpoint errors event_loop eventfd exit_detail field_types guardian guest_entry
-    host input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
-    kvm.stats kvm.vcpu kvm.vm level_lines life machine memory messages panic_watch
-    power_cycle preparation probe quirks result run_command run_control run_loop
-    signals terminal threads verdict video_window wiring
+    endpoint errors event_loop eventfd exit_detail field_types foreign_text guardian
+    guest_entry host input_file installation kvm kvm._fd kvm._libc kvm.abi
+    kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm level_lines life machine memory
+    messages panic_watch power_cycle preparation probe quirks result run_command
+    run_control run_loop signals terminal threads verdict video_window wiring
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {"vmm.pvm", "vmm.virtual_memory", "vmm._run_loop", "vmm._run_loop.lib"}

@@ -9,8 +9,8 @@ from vmm.devices.serial import Serial
 from vmm.event_loop import EventLoop
 
 DEADLINE = 10.0
-RX, IER, FCR, LSR = 0, 1, 2, 5  # offsets of registers
-DATA_READY = 1
+RX, IER, FCR, MCR, LSR = 0, 1, 2, 4, 5  # offsets of registers
+DATA_READY, BREAK = 1, 0x10
 PIPE_SIZE = 4096
 
 OnLoop = Callable[[Callable[[], object]], None]
@@ -36,13 +36,18 @@ class Guest:
         return bool(self.serial.read(LSR) & DATA_READY)
 
     def read(self, count: int) -> bytes:
-        data = bytearray()
+        return bytes(byte or 0 for byte in self.read_with_breaks(count))
+
+    def read_with_breaks(self, count: int) -> list[int | None]:
+        """Bytes, and None for each break."""
+        data: list[int | None] = []
         while len(data) < count:
             assert self._interrupt.wait(DEADLINE)
             self._interrupt.clear()
-            while self.has_input:
-                data.append(self.serial.read(RX))
-        return bytes(data)
+            while (status := self.serial.read(LSR)) & DATA_READY:
+                byte = self.serial.read(RX)
+                data.append(None if status & BREAK else byte)
+        return data
 
 
 class Rig:

@@ -75,6 +75,7 @@ class Escaper:
         self.filter = EscapeFilter(
             on_quit=lambda: self.obeyed.append("quit"),
             on_help=lambda: self.obeyed.append("help"),
+            on_break=lambda typed: self.obeyed.append(f"{typed.decode()}, break"),
         )
 
 
@@ -92,6 +93,7 @@ def escaper() -> Escaper:
         (b"\x01\x01", b"\x01", []),
         (b"\x01\x01x", b"\x01x", []),
         (b"\x01\x01\x01x", b"\x01", ["quit"]),
+        (b"a\x01bb\x01bc", b"c", ["a, break", "b, break"]),
         (b"a\x01?b", b"ab", []),
         (b"\x01", b"", []),
         (bytes(range(2, 256)), bytes(range(2, 256)), []),

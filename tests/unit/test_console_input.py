@@ -7,8 +7,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from console_rig import DEADLINE, FCR, RX, OnLoop, Rig, Start
+from console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
 
+from vmm.console import TURN_IN
+from vmm.devices.serial import FIFO_SIZE
+from vmm.devices.serial_reg import UART_LSR_OE
 from vmm.event_loop import EventLoop
 
 pytest_plugins = ("loop_fixtures", "console_fixtures")
@@ -98,6 +101,57 @@ def test_clients_input_waits_until_the_guest_listens(
     assert not rig.guest.has_input
     rig.guest.listen()
     assert rig.guest.read(1) == b"x"
+
+
+def test_break_comes_after_what_was_typed_before_it(start: Start) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    before, after = os.urandom(200), os.urandom(200)
+    rig.console.send(before)
+    rig.console.send_break(b"+")
+    rig.console.send_break()
+    rig.console.send(after)
+    got = rig.guest.read_with_breaks(403)
+    assert got == [*before, *b"+", None, None, *after]
+
+
+def test_break_waits_for_room_and_for_the_end_of_a_loopback(
+    start: Start, on_loop: OnLoop
+) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    rig.guest.serial.write(MCR, 0x10)  # loopback
+    rig.console.send_break()
+    on_loop(lambda: None)
+    assert not rig.guest.has_input
+    rig.guest.serial.write(MCR, 0)
+    assert rig.guest.read_with_breaks(1) == [None]
+    rig.console.send(b"x" * FIFO_SIZE)
+    rig.console.send_break()
+    assert rig.guest.read_with_breaks(FIFO_SIZE + 1) == [*b"x" * FIFO_SIZE, None]
+    assert rig.guest.serial.state().line_status & UART_LSR_OE == 0
+
+
+def test_guest_that_drains_its_fifo_at_once_lets_others_have_their_turn(
+    loop: EventLoop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(loop, "capture")
+    stack.callback(rig.console.close)
+    order: list[object] = []
+
+    def take(data: bytes) -> int:
+        order.append(len(data))
+        return len(data)
+
+    monkeypatch.setattr(rig.guest.serial, "enqueue_raw_bytes", take)
+    rig.console.send(b"x" * FIFO_SIZE * TURN_IN * 2)
+    done = threading.Event()
+    loop.call_soon(lambda: order.append("another's"))
+    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(done.set)))
+    loop.start()
+    assert done.wait(DEADLINE)
+    turn = [FIFO_SIZE] * TURN_IN
+    assert order == [*turn, "another's", *turn]
 
 
 def test_guest_that_empties_its_fifo_over_and_over_makes_no_work_pile_up(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from console_rig import DEADLINE, PIPE_SIZE, OnLoop, Start
 
+from vmm.console import CHUNK, TURN
 from vmm.errors import GuestEnded
 from vmm.event_loop import EventLoop
 from vmm.result import ExitReason, RunResult
@@ -55,6 +56,28 @@ def test_output_keeps_its_order(start: Start, fifo: tuple[str, int]) -> None:
     for line in lines:
         rig.print(line)
     assert read_exactly(reader, len(b"".join(lines))) == b"".join(lines)
+
+
+def test_output_without_an_end_lets_others_have_their_turn(
+    start: Start, on_loop: OnLoop, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = start("null")
+    taken: list[int] = []
+
+    def more(count: int) -> None:
+        taken.append(count)
+        consume(count)
+        if len(taken) < 30:
+            rig.print(b"x" * count)
+
+    consume = rig.console.sink.consume
+    monkeypatch.setattr(rig.console.sink, "consume", more)
+    rig.print(b"x" * CHUNK)
+    on_loop(rig.console.endpoint_ready)
+    assert 0 < sum(taken) <= 3 * TURN  # with the console's own turns in between
+    rig.console.finish(DEADLINE)
+    assert len(taken) == 30
+    assert len(loop._timers) < 3
 
 
 def test_reader_that_stalls_and_comes_back_loses_nothing(

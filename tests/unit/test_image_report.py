@@ -79,6 +79,26 @@ def test_elf_has_its_banner_and_not_the_format_of_it(tmp_path: Path) -> None:
     assert report_of(tmp_path, elf() + banner).version == "6.1.0 (me)"
 
 
+def test_version_and_notes_are_safe_to_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    title = b"\x1b]0;owned\x07\xc2\x9b2J"
+    shown = r"\x1b]0;owned\x07\x9b2J"
+    note = (
+        struct.pack("<III", len(title) + 1, 4, 1) + title.ljust(16, b"\0") + NOTE[-4:]
+    )
+    image = pvh_elf(NOTE + note) + b"\0Linux version 6" + title + b"\n##[x]\n"
+    report = report_of(tmp_path, image)
+    assert report.version == f"6{shown}"
+    assert report.notes[1] == f"{shown} 1: 04 00 00 01"
+    hostile = tmp_path / "ker\x1b[2Jnel"
+    hostile.write_bytes(image)
+    assert cli.main(["doctor", str(hostile)]) == 0
+    told = capsys.readouterr().out
+    assert r"ker\x1b[2Jnel" in told
+    assert all(char == "\n" or char.isprintable() for char in told)
+
+
 def test_multiboot_image_tells_its_flags_and_ranges(tmp_path: Path) -> None:
     report = report_of(tmp_path, flat())
     assert (report.booted_by, report.multiboot_flags) == ("multiboot", 0x10003)

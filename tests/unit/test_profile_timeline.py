@@ -46,6 +46,15 @@ def test_several_lines_may_come_at_once(console: ConsoleTimeline) -> None:
     assert texts(console) == ["one", "two", "", "three"]
 
 
+def test_a_line_that_a_reader_would_obey_is_broken(console: ConsoleTimeline) -> None:
+    """Though it is whole only once its colours are gone."""
+    console.feed(b"[\x1b[0m[ATTACHMENT|/etc/shadow]]\n::error::\x9b\n")
+    assert texts(console) == [
+        r"\x5b[ATTACHMENT|/etc/shadow]]",
+        r"\x3a:error::\x9b",
+    ]
+
+
 def test_carriage_returns_at_the_end_are_not_shown(console: ConsoleTimeline) -> None:
     console.feed(b"one\r\ntwo\r\r\n")
     assert texts(console) == ["one", "two"]

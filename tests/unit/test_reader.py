@@ -109,6 +109,20 @@ def test_timeout_is_a_timeout_error_that_consumes_nothing(
     assert reader.read() == b"abc\xff"
 
 
+@pytest.mark.parametrize("result", [None, RESULT])
+def test_errors_show_what_the_guest_printed_as_it_is_safe(
+    capture: CaptureEndpoint, reader: Reader, result: RunResult | None
+) -> None:
+    capture.write(b"\x1b]0;owned\x07 \xc2\x9b2J\r\n[[ATTACHMENT|/etc/shadow]]\n")
+    capture.end(result)
+    with pytest.raises((ExpectTimeout, GuestEnded)) as caught:
+        reader.expect("x", timeout=0)
+    assert str(caught.value).splitlines()[1:] == [
+        r"  | \x1b]0;owned\x07 \x9b2J",
+        r"  | \x5b[ATTACHMENT|/etc/shadow]]",
+    ]
+
+
 def test_end_of_the_guest_ends_the_wait_at_once(
     capture: CaptureEndpoint, reader: Reader
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from console_rig import DEADLINE, OnLoop, Start
 
 from vmm.config import MachineConfig
-from vmm.console import Console
+from vmm.console import TURN, Console
 from vmm.errors import ConfigError, VmmError
 from vmm.event_loop import EventLoop
 
@@ -59,9 +59,12 @@ class SlowTee:
 
     def print(self, data: bytes) -> bytes:
         """Print; what the script reads of it."""
-        self.rig.print(data)
-        self.on_loop(self.rig.console.endpoint_ready)
-        return self.rig.console.read()
+        read = b""
+        for start in range(0, len(data), TURN):
+            self.rig.print(data[start : start + TURN])
+            self.on_loop(self.rig.console.endpoint_ready)
+            read += self.rig.console.read()
+        return read
 
 
 @pytest.fixture

@@ -3,10 +3,12 @@
 from collections.abc import Iterable
 from html import escape
 
+from ..foreign_text import printable
+
 
 def text(value: object) -> str:
     """Anything as text, whoever wrote it: nothing in it is markup."""
-    return escape(str(value), quote=True)
+    return escape(printable(str(value)), quote=True)
 
 
 def duration(ns: float) -> str:

@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from ..foreign_text import printable
+
 MAX_LINES: Final = 20_000
 MAX_LINE: Final = 240  # bytes kept of one
 
@@ -30,10 +32,7 @@ class Line(NamedTuple):
     def text(self) -> str:
         """Fit to be shown: printable characters on one line, whatever was sent."""
         plain = _ANSI.sub(b"", self.data).rstrip(b"\r")
-        shown = "".join(
-            char if char.isprintable() else ascii(char)[1:-1]
-            for char in plain.decode(errors="backslashreplace").expandtabs()
-        )
+        shown = printable(plain).expandtabs()
         return f"{shown} … and {self.cut} bytes" if self.cut else shown
 
 

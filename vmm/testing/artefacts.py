@@ -1,7 +1,8 @@
-"""Where a test's files go: a folder that has the test's name."""
+"""Where a machine's files go: a folder that has its test's name."""
 
 import re
 import zlib
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,22 @@ def folder_for(root: Path, node_id: str) -> Path:
     file, _, names = node_id.partition("::")
     parts = [*file.split("/"), names.replace("::", ".")]
     return root.joinpath(*(_plain(part) for part in parts if part not in ("", "..")))
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder `path`, or `path`-2, `path`-3, the first that isn't there yet.
+
+    Two workers of a test run, and two runs, never get the same. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path
+    for number in count(2):
+        try:
+            folder.mkdir()
+            break
+        except FileExistsError:
+            folder = path.with_name(f"{path.name}-{number}")
+    return folder
 
 
 def _plain(name: str) -> str:

@@ -3,14 +3,14 @@
 They travel with the test's report, so that they come through pytest-xdist, too.
 """
 
-import re
 from typing import Any, Final, TypedDict, cast
 from xml.etree.ElementTree import Element
 
 import pytest
 
+from vmm.foreign_text import printable
+
 _ATTRIBUTE: Final = "vmm_consoles"
-_NOT_XML: Final = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd]")
 
 
 class Attachment(TypedDict):
@@ -46,7 +46,7 @@ class JunitWriter:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Before pytest is done with the test; `[[ATTACHMENT|path]]` is what Jenkins
-        and GitLab take for an attached file."""
+        and GitLab take for an attached file: ours, and none that a guest names."""
         from _pytest.junitxml import xml_key
 
         log: Any = self._config.stash.get(xml_key, None)
@@ -55,7 +55,7 @@ class JunitWriter:
             return
         element = Element("system-out")
         element.text = "".join(
-            f"[[ATTACHMENT|{console['path']}]]\n{_NOT_XML.sub('?', console['text'])}\n"
+            f"[[ATTACHMENT|{console['path']}]]\n{printable(console['text'])}\n"
             for console in consoles
         )
         log.node_reporter(report).append(element)

@@ -9,25 +9,30 @@ from typing import Any, Final
 from vmm.config import MachineConfig
 from vmm.devices.device_io import DeviceIo
 from vmm.errors import VmmError
+from vmm.foreign_text import printable
 from vmm.machine import Machine
 
+from .artefacts import new_folder
 from .settings import check_names
 
 LAST_LINES: Final = 30
 LAST_BYTES: Final = 64 << 10  # of a console, in a report
-_PLAIN: Final = {n: f"\\x{n:02x}" for n in (*range(9), *range(11, 32), 127)}
 
 
 class TestMachine(Machine):
-    """A Machine that leaves its console and its result in `folder`."""
+    """A Machine that leaves its console and its result in a folder of its own.
+
+    It is called `folder`, or `folder`-2 and so on.
+    """
 
     __test__ = False  # no class of tests
 
-    def __init__(self, config: MachineConfig, folder: Path, number: int) -> None:
+    def __init__(self, config: MachineConfig, folder: Path) -> None:
+        """Raises what Machine does, and OSError where there can be no folder."""
         super().__init__(config)
-        suffix = "" if number == 1 else f"-{number}"
-        self.transcript_path = folder / f"console{suffix}.log"
-        self._result_path = folder / f"result{suffix}.json"
+        own = new_folder(folder)
+        self.transcript_path = own / "console.log"
+        self._result_path = own / "result.json"
         self.tail = ""
         """The end of the console's output, as of the last `keep`."""
         self._is_kept = False
@@ -36,10 +41,9 @@ class TestMachine(Machine):
         """Write both files: how it is now, or was when it was closed."""
         if self._is_kept:
             return
-        self._result_path.parent.mkdir(parents=True, exist_ok=True)
         if self.console.is_captured:
             transcript = self.console.transcript
-            self.tail = _readable(transcript[-LAST_BYTES:])
+            self.tail = printable(transcript[-LAST_BYTES:])
             self.transcript_path.write_bytes(transcript)
         if self.result is not None:
             text = json.dumps(self.result.to_dict(), indent=2)
@@ -57,24 +61,22 @@ class TestMachine(Machine):
 
     def describe(self) -> str:
         """How it ended, or that it runs, and the last lines of its console."""
+        return printable("\n".join(self._lines()))
+
+    def _lines(self) -> list[str]:
         lines = [f"result: {_outcome(self)}"]
         lines += [f"warning: {warning}" for warning in self.warnings]
         if not self.console.is_captured:
-            lines.append(f"console: {self.config.serial}")
-            return "\n".join(lines)
-        shown = self.tail.splitlines()[-LAST_LINES:]
+            return [*lines, f"console: {self.config.serial}"]
+        shown = (
+            self.tail.removesuffix("\n").split("\n")[-LAST_LINES:] if self.tail else []
+        )
         lines.append(f"console, its last {len(shown)} lines:" if shown else "no output")
         lines += [f"  {line}" for line in shown]
         result = self.result
         if result is not None and result.report:
             lines.append(result.report)
-        lines.append(f"transcript: {self.transcript_path}")
-        return "\n".join(lines)
-
-
-def _readable(output: bytes) -> str:
-    text = output.decode(errors="backslashreplace").replace("\r\n", "\n")
-    return text.translate(_PLAIN)
+        return [*lines, f"transcript: {self.transcript_path}"]
 
 
 def _outcome(machine: Machine) -> str:
@@ -123,8 +125,7 @@ class VmFactory:
                     f"{self._name}: this fixture's scope is over, and its machines are "
                     "closed: a longer one is vm_class or vm_session"
                 )
-            number = len(self.machines) + 1
-            machine = TestMachine(MachineConfig(**chosen), self._folder, number)
+            machine = TestMachine(MachineConfig(**chosen), self._folder)
             self.machines.append(machine)
         for device in devices:
             machine.plug(device)

@@ -12,6 +12,7 @@ import pytest
 
 from vmm import threads
 from vmm.errors import KvmUnavailable
+from vmm.foreign_text import one_line
 from vmm.installation import script
 from vmm.kvm.kvm import Kvm
 from vmm.machine import Machine, open_machines
@@ -279,7 +280,7 @@ def pytest_runtest_makereport(
         for number, machine in enumerate(machines, 1):
             machine.keep()
             kernel = Path(machine.config.images()[0]).name
-            title = f"vmm: machine {number}, {kernel}"
+            title = one_line(f"vmm: machine {number}, {kernel}")
             report.sections.append((title, machine.describe()))
     if call.when == "teardown":
         attach(item.config, report, _consoles(machines))
