@@ -24,10 +24,14 @@ def kvm_here() -> HostKvm:
     return host_kvm()
 
 
-@pytest.fixture(autouse=True)
-def _kvm_that_serves(request: pytest.FixtureRequest, kvm_here: HostKvm) -> None:
-    """Refuse what the KVM here cannot run, and Linux tests without a Linux."""
-    marked = {mark.name for mark in request.node.iter_markers()}
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse what the KVM here cannot run, and Linux tests without a Linux.
+
+    Before any fixture: one of a class may boot a guest.
+    """
+    kvm_here = host_kvm()
+    marked = {mark.name for mark in item.iter_markers()}
     if kvm_here.kind == "none" or (kvm_here.kind == "pvm" and "hardware" in marked):
         refuse(f"{kvm_here.reason}; scripts/test runs it in the software machine")
     if "linux" in marked:
