@@ -49,8 +49,8 @@ def test_a_triple_fault_of_which_firmware_was_told_is_a_reset() -> None:
 
 @pytest.mark.linux
 @pytest.mark.hardware
-@pytest.mark.parametrize("way", ["b", "t", "e"])
-def test_linux_resets_by_bios_triple_fault_and_efi(way: str) -> None:
+@pytest.mark.parametrize("way", ["b", "e"])
+def test_linux_resets_by_the_bios_and_by_efi(way: str) -> None:
     """The other ways of arch/x86/kernel/reboot.c are tested with what does them."""
     config = MachineConfig(
         kernel=built("vmlinux-tiny"),
