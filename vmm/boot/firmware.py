@@ -44,12 +44,12 @@ NO_RESET: Final = 0xFFFF  # so that we see it
 # The ROM: an interrupt is ended, a service fails, a reset resets.
 _END_SLAVES: Final = bytes.fromhex("50 b0 20 e6 a0 e6 20 58 cf")
 _END_MASTERS: Final = bytes.fromhex("50 b0 20 e6 20 58 cf")
-# 	push ax; mov al, 0x20; out 0xa0, al (the slave's only); out 0x20, al; pop ax; iret
+# push ax; mov al, 0x20; out 0xa0, al (the slave's only); out 0x20, al; pop ax; iret
 _FAIL: Final = bytes.fromhex("55 89 e5 80 4e 06 01 5d b4 86 cf")
-# 	push bp; mov bp, sp; or byte [bp + 6], 1 (CF); pop bp; mov ah, 0x86; iret
+# push bp; mov bp, sp; or byte [bp + 6], 1 (CF); pop bp; mov ah, 0x86; iret
 _RETURN: Final = b"\xcf"
 _RESET: Final = bytes.fromhex("fa b0 fe e6 64 f4 eb fd")
-# 	cli; mov al, 0xfe; out 0x64, al; 1: hlt; jmp 1b
+# cli; mov al, 0xfe; out 0x64, al; 1: hlt; jmp 1b
 _SERVICES: Final = range(0x10, 0x20)
 _IRQS: Final = 8  # of each PIC
 _SEGMENT: Final = 0xF000
