@@ -26,7 +26,9 @@ from vmm import (
     RunResult,
     VmmError,
 )
+from vmm.console import Console
 from vmm.errors import KvmError
+from vmm.machine import _close_all
 
 GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
 
@@ -320,3 +322,38 @@ def test_a_machine_that_never_ran_has_nothing_to_close_in_a_child() -> None:
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert machine.run().reason is ExitReason.RESET
+
+
+def test_consoles_are_closed_when_the_event_loop_uses_them_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[set[str]] = []
+    close = Console.close
+
+    def watched(console: Console) -> None:
+        threads.append({thread.name for thread in threading.enumerate()})
+        close(console)
+
+    monkeypatch.setattr(Console, "close", watched)
+    with bare_machine("debugcon", debugcon="capture") as machine:
+        machine.run()
+        assert "vmm-events" in {thread.name for thread in threading.enumerate()}
+    assert len(threads) == 2
+    assert all("vmm-events" not in names for names in threads)
+
+
+def test_at_the_end_every_machine_is_closed_whatever_one_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[str] = []
+
+    class Unwilling:
+        def close(self) -> None:
+            closed.append("one")
+            raise VmmError("it doesn't close")
+
+    machines = [Unwilling(), Unwilling()]
+    monkeypatch.setattr("vmm.machine.open_machines", lambda: machines)
+    with pytest.raises(VmmError):
+        _close_all()
+    assert len(closed) == len(machines)
