@@ -257,6 +257,8 @@ class Machine:
         gone: Any = _Elsewhere(os.getppid())
         self.console = self._control = self._life = self._outside = gone
         self._devices = self._loop = self._board = self._host = gone
+        if self.debugcon is not None:
+            self.debugcon = gone
 
     def __enter__(self) -> Self:
         return self

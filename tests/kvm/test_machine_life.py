@@ -279,7 +279,8 @@ raise SystemExit("an assertion of my script failed")
 def test_a_forked_child_has_no_part_in_the_machine(tmp_path: Path) -> None:
     """It leaves the block, and its end is its own; the parent's console listens on."""
     done = script(f"""
-config = MachineConfig(kernel=kernel.format("echo"), tee="unix:{tmp_path}/s")
+tee = "unix:{tmp_path}/s"
+config = MachineConfig(kernel=kernel.format("echo"), tee=tee, debugcon="capture")
 with Machine(config) as machine:
     machine.start()
     machine.console.expect("ready", timeout={DEADLINE})
@@ -287,7 +288,9 @@ with Machine(config) as machine:
     if child == 0:
         machine.stop()
         machine.join()
-        for call in (machine.wait, lambda: machine.console.send("x"), machine.start):
+        calls = [machine.wait, machine.start]
+        calls += [lambda: machine.console.send("x"), lambda: machine.debugcon.read()]
+        for call in calls:
             try:
                 call()
             except VmmError as error:
@@ -306,7 +309,7 @@ with Machine(config) as machine:
     *refusals, kvm, pids, reason = done.stdout.splitlines()
     parent = pids.split()[1]
     text = f"this machine belongs to process {parent}: a forked child has no part in it"
-    assert (refusals, done.stderr) == ([text] * 3, "")
+    assert (refusals, done.stderr) == ([text] * 4, "")
     assert (kvm, reason) == ("no kvm", "reset")
 
 
