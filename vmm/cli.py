@@ -90,12 +90,17 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Exit codes: 0 reset or poweroff, 1 the VMM failed, 2 bad usage or image, "
         "33 the guest crashed, 34 it panicked, 35 it hangs, 124 timed out, "
-        "130/143 stopped by SIGINT or Ctrl-A x / SIGTERM. With --exec or --script the "
-        "command's status, or 125 if it never came; with --debug-exit the guest's, "
-        "which is odd, or of ours the even 4, 32, 34, 36, 124, 130/142. "
-        "On a terminal, Ctrl-A x quits and Ctrl-A h helps."
+        "130/143/129 stopped by SIGINT or Ctrl-A x / SIGTERM / SIGHUP. With --exec or "
+        "--script the command's status, or 125 if it never came; with --debug-exit the "
+        "guest's, which is odd, or of ours the even 4, 32, 34, 36, 124, 130/142/128. "
+        "On a terminal, Ctrl-A x quits, Ctrl-A b sends a BREAK and Ctrl-A h helps."
     )
-    parser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS)
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show a traceback for an error",
+    )
     add = parser.add_argument
     add(
         "--kernel",

@@ -150,6 +150,6 @@ class DeviceManager:
 
 def _report_of(device: DeviceIo) -> str:
     try:
-        return device.get_report()
+        return str(device.get_report() or "")  # whatever it is
     except Exception as error:  # a user's: it is no reason to lose the others
         return f"{type(device).__name__} has no report: {type(error).__name__}: {error}"

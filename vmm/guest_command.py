@@ -15,6 +15,7 @@ from . import cpio
 from .config import path_of
 from .errors import ConfigError
 from .guest_files import GuestFiles, split_spec
+from .input_file import read_up_to
 from .installation import is_checkout, script
 
 if TYPE_CHECKING:
@@ -109,16 +110,15 @@ def command_parameters(config: "MachineConfig", cmdline: str) -> str:
 
 def _check_script(path: str) -> None:
     """Raises ConfigError unless it is a file that may be executed, and will be."""
-    if not os.path.isfile(path):
-        raise ConfigError(f"script: {path!r} is no file")
-    if not os.stat(path).st_mode & 0o100:
-        raise ConfigError(f"script: {path!r} has no run bit: chmod +x {path}")
     try:
-        with open(path, "rb") as file:
-            line = file.readline(256)  # as much as Linux looks at
+        head = read_up_to(path, 256)  # as much as Linux looks at
+        mode = os.stat(path).st_mode
     except OSError as error:
         raise ConfigError(f"script: {path!r}: {error.strerror}") from None
-    if line.endswith(b"\r\n") and not line.startswith(b"\x7fELF"):
+    if not mode & 0o100:
+        raise ConfigError(f"script: {path!r} has no run bit: chmod +x {path}")
+    line, newline, _ = head.partition(b"\n")
+    if newline and line.endswith(b"\r") and not line.startswith(b"\x7fELF"):
         raise ConfigError(
             f"script: {path!r} has lines that end in CR LF, as Windows writes them: "
             "the guest would look for an interpreter whose name ends in CR; "

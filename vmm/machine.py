@@ -47,8 +47,9 @@ def open_machines() -> "list[Machine]":
 @atexit.register
 def _close_all() -> None:
     """What nobody has closed, before the interpreter goes, and its threads with it."""
-    for machine in open_machines():
-        machine.close()
+    with ExitStack() as stack:  # all of them, whatever one raises
+        for machine in open_machines():
+            stack.callback(machine.close)
 
 
 def _disown_all() -> None:
@@ -82,12 +83,12 @@ class Machine:
     leaving the `with` block stops the guest and releases everything. So does the end
     of the program, for a machine that nobody has closed. In a forked child there is no
     machine: it raises VmmError, but for `close`, `join` and `stop`, which do nothing.
-    `warnings`
-    are lines about what may not work, or take long, on this host. A `profile`
-    records where the time goes; such a run uses the run loop in Python.
+    `warnings` are lines about what may not work, or take long, on this host. A
+    `profile` records where the time goes; such a run uses the run loop in Python.
 
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
-    does all host I/O. Lock order: DeviceManager, a device, its sink, RunControl.
+    does all host I/O. Lock order: DeviceManager, a device, its sink or its interrupt,
+    LevelLines, RunControl.
     """
 
     def __init__(
@@ -123,7 +124,6 @@ class Machine:
             self.console = Console(self._loop, self.config, self._fail, tap)
             stack.callback(self.console.close)
             stack.callback(self._devices.close)
-            stack.callback(self._loop.stop)  # before what its callbacks use is closed
             sizes = [region.size for region in memory.regions]
             setup = cmos_setup(sizes[0], sum(sizes[1:]))
             self._board = Board(self.console, self._loop, self._reset, setup)
@@ -137,6 +137,7 @@ class Machine:
             self._plug_debug_exit()
             self.debugcon = self._plug_debugcon(stack)
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
+            stack.callback(self._loop.stop)  # before what its callbacks use is closed
             self._outside = Outside(
                 self._loop, self.console, command, self.debugcon, failures=[]
             )
@@ -256,6 +257,8 @@ class Machine:
         gone: Any = _Elsewhere(os.getppid())
         self.console = self._control = self._life = self._outside = gone
         self._devices = self._loop = self._board = self._host = gone
+        if self.debugcon is not None:
+            self.debugcon = gone
 
     def __enter__(self) -> Self:
         return self

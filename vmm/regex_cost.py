@@ -17,6 +17,7 @@ LINES: Final = 8
 SHORT: Final = 256  # bytes of a match that may be looked at again at any time
 CHEAP: Final = 64  # steps for a byte of the text
 AFFORDABLE: Final = 16 * LINE  # for a byte of a text that is no longer than LINE
+VISITS: Final = 5000  # of the regex's parts: twice as many with each nested repetition
 
 _ALL: Final = frozenset(range(256))
 _CATEGORIES: Final = {
@@ -61,6 +62,8 @@ def cost_of(regex: re.Pattern[bytes]) -> Cost:
         ways, _ = survey.sequence(tree, frozenset())
     except (ImportError, AttributeError, LookupError, TypeError, ValueError, Warning):
         return Cost()  # another Python's
+    except (RecursionError, _TooDeep):
+        return Cost()
     if survey.is_odd:
         return Cost()
     steps = ways * (1 + least)
@@ -69,6 +72,10 @@ def cost_of(regex: re.Pattern[bytes]) -> Cost:
     reach = most + 1 if most < SHORT else None  # it may end with \B
     newlines = survey.newlines if survey.newlines <= LINES else None
     return Cost(steps, reach, newlines)
+
+
+class _TooDeep(Exception):
+    """It would take long to find out how long a search takes."""
 
 
 class _Survey:
@@ -83,12 +90,16 @@ class _Survey:
         self.is_odd = bool(flags & re.LOCALE)
         self.newlines = 0
         self._times = 1  # that what we are at may be repeated
+        self._visits = 0
         self.looks_around = False
 
     def sequence(
         self, items: Iterable[tuple[Any, Any]], follow: frozenset[int]
     ) -> tuple[float, frozenset[int]]:
         ways = 1.0
+        self._visits += 1
+        if self._visits > VISITS:
+            raise _TooDeep
         for op, argument in reversed(list(items)):
             more, follow = self._item(str(op), argument, follow)
             ways *= more

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from .config import MachineConfig, path_of
-from .errors import ConfigError
+from .errors import ConfigError, VmmError
 from .guardian import Guardian
 from .machine import Machine
 from .messages import say, show_traceback
@@ -49,7 +49,10 @@ def run(options: argparse.Namespace) -> int:
             result, error = _run_machine(options, profile, signals)
         except Exception as failure:
             code = told_apart(getattr(failure, "exit_code", 1), **passed_on(options))
-            report(RunResult(ExitReason.ERROR, code, detail=str(failure)))
+            try:
+                report(RunResult(ExitReason.ERROR, code, detail=str(failure)))
+            except VmmError as problem:  # one more, and not the one that came first
+                say(f"error: {problem}")
             raise
         report(result)
         return _conclude(options, profile, result, error)
@@ -86,7 +89,7 @@ def passed_on(options: argparse.Namespace) -> dict[str, bool]:
 
 def _check_places(options: argparse.Namespace) -> None:
     """Raises ConfigError where a report would replace what the console has written."""
-    places = [options.serial, options.capture, *options.tee]
+    places = [options.serial, options.capture, options.debugcon, *options.tee]
     taken = {path_of(where) for where in places if where is not None} - {None}
     for name in ("result", "profile"):
         path = getattr(options, name)

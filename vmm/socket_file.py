@@ -29,11 +29,13 @@ _told: Final[list[Callable[[list[Identity]], None]]] = []
 @contextmanager
 def reported_to(tell: Callable[[list[Identity]], None]) -> Iterator[None]:
     """Tell somebody all that this process has, whenever it is one more or one less."""
-    _told.append(tell)
+    with _lock:
+        _told.append(tell)
     try:
         yield
     finally:
-        _told.remove(tell)
+        with _lock:
+            _told.remove(tell)
 
 
 def remove(files: list[Identity]) -> None:

@@ -22,9 +22,9 @@ class VideoWindow:
 
     def open(self) -> None:
         """Take the RAM away, for one device more."""
-        self._claims += 1
-        if self._claims == 1:
+        if not self._claims:
             self._back(0)
+        self._claims += 1
 
     def close(self) -> None:
         """Put it back, if that was the last one."""

@@ -13,8 +13,11 @@ from terminals import Terminal, on_terminal
 # Without an editor of lines, bash leaves the terminal as it is.
 BASH = ("bash", "--norc", "--noprofile", "--noediting", "-i")
 PROMPT = b"ready> "
-RUN = f"{sys.executable} -m vmm run --quiet --kernel".encode()
-ECHO = str(bare("echo")).encode()
+
+
+def echo() -> bytes:
+    """The command that boots a guest that echoes."""
+    return f"{sys.executable} -m vmm run --quiet --kernel {bare('echo')}".encode()
 
 
 class Shell:
@@ -30,7 +33,7 @@ class Shell:
 
     def start(self) -> None:
         """Boot a guest that echoes, in the foreground."""
-        self.terminal.type(RUN + b" " + ECHO + b"\n")
+        self.terminal.type(echo() + b"\n")
         self.terminal.read_until(b"echo: ready")
         self.await_raw()
 
@@ -103,7 +106,7 @@ def test_fetched_back_from_the_background_the_guest_has_its_keys(shell: Shell) -
 
 
 def test_started_in_the_background_it_runs_and_can_be_fetched(shell: Shell) -> None:
-    shell.terminal.type(RUN + b" " + ECHO + b" &\n")
+    shell.terminal.type(echo() + b" &\n")
     shell.terminal.read_until(b"echo: ready")
     assert b"typed: 2" in shell.ask(b"echo typed: $((1 + 1))")
     shell.terminal.type(b"fg\n")

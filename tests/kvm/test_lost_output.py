@@ -95,7 +95,7 @@ def test_a_result_on_a_pipe_comes_behind_the_console() -> None:
     assert json.loads(out.removeprefix(HELLO))["reason"] == "reset"
 
 
-@pytest.mark.parametrize("option", ["--serial", "--tee"])
+@pytest.mark.parametrize("option", ["--serial", "--tee", "--debugcon"])
 def test_a_result_does_not_replace_what_the_console_writes(
     tmp_path: Path, option: str
 ) -> None:

@@ -26,7 +26,9 @@ from vmm import (
     RunResult,
     VmmError,
 )
+from vmm.console import Console
 from vmm.errors import KvmError
+from vmm.machine import _close_all
 
 GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
 
@@ -277,7 +279,8 @@ raise SystemExit("an assertion of my script failed")
 def test_a_forked_child_has_no_part_in_the_machine(tmp_path: Path) -> None:
     """It leaves the block, and its end is its own; the parent's console listens on."""
     done = script(f"""
-config = MachineConfig(kernel=kernel.format("echo"), tee="unix:{tmp_path}/s")
+tee = "unix:{tmp_path}/s"
+config = MachineConfig(kernel=kernel.format("echo"), tee=tee, debugcon="capture")
 with Machine(config) as machine:
     machine.start()
     machine.console.expect("ready", timeout={DEADLINE})
@@ -285,7 +288,9 @@ with Machine(config) as machine:
     if child == 0:
         machine.stop()
         machine.join()
-        for call in (machine.wait, lambda: machine.console.send("x"), machine.start):
+        calls = [machine.wait, machine.start]
+        calls += [lambda: machine.console.send("x"), lambda: machine.debugcon.read()]
+        for call in calls:
             try:
                 call()
             except VmmError as error:
@@ -304,7 +309,7 @@ with Machine(config) as machine:
     *refusals, kvm, pids, reason = done.stdout.splitlines()
     parent = pids.split()[1]
     text = f"this machine belongs to process {parent}: a forked child has no part in it"
-    assert (refusals, done.stderr) == ([text] * 3, "")
+    assert (refusals, done.stderr) == ([text] * 4, "")
     assert (kvm, reason) == ("no kvm", "reset")
 
 
@@ -320,3 +325,38 @@ def test_a_machine_that_never_ran_has_nothing_to_close_in_a_child() -> None:
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert machine.run().reason is ExitReason.RESET
+
+
+def test_consoles_are_closed_when_the_event_loop_uses_them_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads: list[set[str]] = []
+    close = Console.close
+
+    def watched(console: Console) -> None:
+        threads.append({thread.name for thread in threading.enumerate()})
+        close(console)
+
+    monkeypatch.setattr(Console, "close", watched)
+    with bare_machine("debugcon", debugcon="capture") as machine:
+        machine.run()
+        assert "vmm-events" in {thread.name for thread in threading.enumerate()}
+    assert len(threads) == 2
+    assert all("vmm-events" not in names for names in threads)
+
+
+def test_at_the_end_every_machine_is_closed_whatever_one_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed: list[str] = []
+
+    class Unwilling:
+        def close(self) -> None:
+            closed.append("one")
+            raise VmmError("it doesn't close")
+
+    machines = [Unwilling(), Unwilling()]
+    monkeypatch.setattr("vmm.machine.open_machines", lambda: machines)
+    with pytest.raises(VmmError):
+        _close_all()
+    assert len(closed) == len(machines)

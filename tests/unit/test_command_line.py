@@ -217,6 +217,18 @@ def test_result_tells_of_an_error_too(
     assert '"exit_code": 2' in result.read_text()
 
 
+def test_error_is_told_though_the_result_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fifo = tmp_path / "result"
+    os.mkfifo(fifo)
+    assert main(["run", "--kernel", "none", "--result", str(fifo)]) == 2
+    assert capsys.readouterr().err == (
+        f"vmm: error: result: {str(fifo)!r}: nobody reads from it\n"
+        "vmm: error: kernel 'none': no such file or directory\n"
+    )
+
+
 # Help
 
 

@@ -529,3 +529,15 @@ def test_closing_closes_the_lines_and_twice_is_fine(rig: Rig) -> None:
     rig.manager.close()
     rig.manager.close()
     assert open_fds() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), [(42, ["42"]), (None, []), (b"x", ["b'x'"])]
+)
+def test_a_report_is_text_whatever_a_device_says(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, said: object, shown: list[str]
+) -> None:
+    device = Device()
+    monkeypatch.setattr(device, "get_report", lambda: said)
+    rig.manager.add(device)
+    assert rig.manager.reports() == shown

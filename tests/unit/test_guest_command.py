@@ -1,6 +1,7 @@
 """A guest's command: what is taken, what is refused, and what the segment has."""
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -179,8 +180,14 @@ def test_script_of_any_other_kind_is_taken(script: Path, head: bytes) -> None:
 
 
 def test_script_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"script: .* is no file"):
+    with pytest.raises(ConfigError, match=r"script: '.*/none': No such file"):
         MachineConfig(script=tmp_path / "none")
+
+
+def test_script_that_is_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o700)
+    with pytest.raises(ConfigError, match=r"script: '.*/pipe': is a pipe, not a file"):
+        MachineConfig(script=tmp_path / "pipe")
 
 
 def test_capture_without_a_command() -> None:

@@ -80,3 +80,10 @@ def test_what_is_not_understood_has_no_bound(monkeypatch: pytest.MonkeyPatch) ->
     regex = re.compile(rb"seen by nobody yet")
     monkeypatch.delattr("re._parser.parse")
     assert cost_of(regex) == Cost()
+
+
+def test_what_takes_long_to_judge_has_no_bound() -> None:
+    """Each repetition around another doubles the work."""
+    depth = 20
+    regex = re.compile(b"(" * depth + b"a" + b"+x)" * depth)
+    assert cost_of(regex) == Cost()
