@@ -211,11 +211,15 @@ class PvpanicPio(IsaAdapter):
 
 
 class AcpiPmPio(IsaAdapter):
-    """ACPI's PM1 registers, where the FADT says. They keep the SCI for themselves."""
+    """ACPI's PM1 registers, where the FADT says. They keep the SCI for themselves.
+
+    With two ports more, which read 0: `outl(0x604, 0x2000)` is taken apart by QEMU, and
+    so it switches off, while an access beyond a device's ports is dropped here.
+    """
 
     def __init__(self, pm: AcpiPm) -> None:
         sci = InterruptLine()  # no event ever pulls it
-        super().__init__(pm, ACPI_PM, [(0, PM1_SIZE)], {ACPI_SCI: sci})
+        super().__init__(pm, ACPI_PM, [(0, PM1_SIZE + 2)], {ACPI_SCI: sci})
 
 
 class RtcMmio(_Adapter):

@@ -119,10 +119,7 @@ class MachineConfig(Record):
         if not 1 <= self.cpus <= CPUS_MAX:
             raise ConfigError(f"cpus: {self.cpus} is not within 1..{CPUS_MAX}")
         self._check_times()
-        if self.debug_exit is not None and not 0 <= self.debug_exit <= 0xFFFC:
-            raise ConfigError(
-                f"debug_exit: port {self.debug_exit:#x} is not within 0..0xfffc"
-            )
+        self._check_debug_exit()
         if not 0 <= self.socket_mode <= 0o777:
             raise ConfigError(
                 f"socket_mode: {self.socket_mode:#o} is not within 0..0o777"
@@ -149,6 +146,21 @@ class MachineConfig(Record):
         command, files = check_command(self)
         object.__setattr__(self, "command", command)
         object.__setattr__(self, "files", files)
+
+    def _check_debug_exit(self) -> None:
+        port = self.debug_exit
+        if port is None:
+            return
+        if not 0 <= port <= 0xFFFC:
+            raise ConfigError(f"debug_exit: port {port:#x} is not within 0..0xfffc")
+        if self.runs_command:
+            from .devices.debug_exit import DEBUG_EXIT_PORT
+
+            if port == DEBUG_EXIT_PORT:
+                raise ConfigError(
+                    f"debug_exit: a command's status comes through port {port:#x}: "
+                    "choose another, 0xf4"
+                )
 
     def _check_debugcon(self) -> None:
         where = self.debugcon

@@ -294,7 +294,7 @@ class Machine:
         console = Console(self._loop, settings, self._fail)
         console.owner = "the debug console"
         stack.callback(console.close)
-        self._devices.add(Debugcon(console.sink))
+        self._add("debugcon", Debugcon(console.sink))
         return console
 
     def _plug_debug_exit(self) -> None:
@@ -302,10 +302,18 @@ class Machine:
             return
         from .devices.isa_debug_exit import IsaDebugExit
 
+        port = self.config.debug_exit
+        self._add("debug_exit", IsaDebugExit(self._on_debug_exit, port))
+
+    def _add(self, field: str, device: DeviceIo) -> None:
+        """Plug in what `field` of the configuration asks for.
+
+        Raises ConfigError with its name where another device has the ports.
+        """
         try:
-            self._devices.add(IsaDebugExit(self._on_debug_exit, self.config.debug_exit))
+            self._devices.add(device)
         except DeviceError as error:
-            raise ConfigError(f"debug_exit: {error}") from None
+            raise ConfigError(f"{field}: {error}") from None
 
     # What makes it end
 

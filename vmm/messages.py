@@ -8,10 +8,20 @@ from .foreign_text import one_line, printable
 
 
 def say(message: str) -> None:
-    """A line on stderr."""
+    """A line of our own on stderr."""
+    show(f"vmm: {one_line(message)}\n")
+
+
+def show(text: str) -> None:
+    """Text as it is on stderr; that nobody can have it changes no run.
+
+    Where stderr is closed it has no file, and print would take stdout's.
+    """
+    if sys.stderr is None:
+        return
     try:
-        print(f"vmm: {one_line(message)}", file=sys.stderr, flush=True)
-    except OSError:  # nobody listens any more
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:  # nobody listens any more, or the disk is full
         return
 
 
@@ -37,4 +47,4 @@ def show_traceback(error: Exception | None) -> None:
         import traceback
 
         text = "".join(traceback.format_exception(error))
-        print(printable(text), end="", file=sys.stderr)
+        show(printable(text))

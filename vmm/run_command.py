@@ -3,7 +3,6 @@
 import argparse
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -15,7 +14,7 @@ from .config import MachineConfig, path_of
 from .errors import ConfigError, VmmError
 from .guardian import Guardian
 from .machine import Machine
-from .messages import say, show_traceback
+from .messages import say, show, show_traceback
 from .result import ExitReason, RunResult, told_apart
 from .signals import handled
 from .terminal import HELP, EscapeFilter, raw_terminal
@@ -139,7 +138,7 @@ def _run_machine(
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
         if machine.console.mid_line and options.serial == "stdio" and _on_terminal():
-            print(file=sys.stderr)  # so that what we say starts on a line of its own
+            show("\n")  # so that what we say starts on a line of its own
         if machine.paused is not None:
             _hold(machine, result, options)
             options.quiet = True  # all has been said
@@ -166,7 +165,7 @@ def _tell(result: RunResult) -> None:
     if result.console_dropped:
         say(f"{result.console_dropped} bytes of console output were dropped")
     if result.report:
-        print(result.report, file=sys.stderr, flush=True)
+        show(f"{result.report}\n")
 
 
 def _hold(machine: Machine, result: RunResult, options: argparse.Namespace) -> None:
@@ -193,7 +192,7 @@ def _keys_of_a_terminal(
         if options.serial == "stdio" and stack.enter_context(raw_terminal(0)):
             machine.console.input_filter = EscapeFilter(
                 on_quit=lambda: machine.stop("Ctrl-A x"),
-                on_help=lambda: print(HELP, end="", file=sys.stderr, flush=True),
+                on_help=lambda: show(HELP),
                 on_break=machine.console.send_break,
             )
             if not options.quiet:

@@ -45,6 +45,12 @@ def test_output_lost_after_the_guests_end_is_no_success(
     assert err.startswith(f"vmm: error: {words}")
 
 
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+def test_messages_that_are_lost_change_nothing(stderr: str) -> None:
+    code, out, _ = shell(f"vmm run --kernel {bare('triple-fault')} {stderr}")
+    assert (code, out) == (33, b"triple fault\n")
+
+
 @pytest.mark.linux
 def test_a_commands_output_that_is_lost_is_no_success() -> None:
     command = "vmm run --append quiet --quiet --capture"

@@ -71,6 +71,11 @@ def test_a_debug_exit_port_that_is_taken_is_refused_with_its_numbers(port: int) 
         bare_machine("hello", debug_exit=port)
 
 
+def test_a_debug_console_whose_port_is_taken_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^debugcon: .* 0xe9\.\.0xe9 "):
+        bare_machine("hello", debug_exit=0xE9, debugcon="null")
+
+
 # Debug console
 
 

@@ -180,6 +180,14 @@ def test_kernel_of_multiboot_2_alone_is_named(tmp_path: Path, contents: bytes) -
         opened(tmp_path, contents)
 
 
+@pytest.mark.parametrize("front", [elf32(), bytes(64)], ids=["ELF", "flat"])
+def test_multiboot_header_too_far_behind_is_named(tmp_path: Path, front: bytes) -> None:
+    """Where ld puts it by itself: each kind of segment has a page."""
+    contents = front.ljust(0x2034, b"\0") + multiboot_header(3)
+    with pytest.raises(ImageError, match="has its multiboot header at 0x2034, where"):
+        opened(tmp_path, contents)
+
+
 BOTH = multiboot_header(3) + multiboot2_header()
 
 

@@ -78,6 +78,10 @@ USAGE = {
     "memory 512": (("run", "--memory", "512"), "did you mean 512M?"),
     "port x": (("run", "--debug-exit=x"), "--debug-exit: 'x' is no port: 0x501"),
     "port": (("run", "--debug-exit=0xffff"), "debug_exit: port 0xffff is not within"),
+    "port of a command": (
+        ("run", "--debug-exit", "--exec", "true"),
+        "debug_exit: a command's status comes through port 0x501: choose another, 0xf4",
+    ),
     "debugcon": (("run", "--debugcon", "tty"), "debugcon: 'tty' is not stdio, null"),
     "debugcon twice": (
         ("run", "--debugcon", "file:x", "--serial", "file:x"),

@@ -10,7 +10,7 @@ from .image import MULTIBOOT, PVH, ImageFile, KernelImage
 
 HEAD_SIZE: Final = 8192  # within which a multiboot header has to lie
 MULTIBOOT_MAGIC: Final = b"\x02\xb0\xad\x1b"  # 0x1BADB002
-MULTIBOOT2_HEAD_SIZE: Final = 32768
+MULTIBOOT2_HEAD_SIZE: Final = 32768  # the same for multiboot 2
 MULTIBOOT2_MAGIC: Final = b"\xd6\x50\x52\xe8"  # 0xE85250D6
 _MULTIBOOT2: Final = struct.Struct("<4I")  # magic, architecture, length, checksum
 
@@ -63,21 +63,33 @@ def _parse(file: ImageFile, protocol: str, ram_end: int | None) -> KernelImage:
     if is_elf(head):
         image = parse_elf(file, protocol)
         if protocol == "auto" and image.protocol != PVH and not image.linux:
-            _refuse_multiboot2(file)
+            _refuse_multiboot_alone(file)
         return image
     if protocol != "auto":
         raise file.error("neither a bzImage nor an ELF file")
-    _refuse_multiboot2(file)
+    _refuse_multiboot_alone(file)
     raise file.error(_what_else(head))
 
 
-def _refuse_multiboot2(file: ImageFile) -> None:
+def _refuse_multiboot_alone(file: ImageFile) -> None:
     """Raises ImageError for a kernel that only multiboot 2 can enter.
 
+    And for one whose multiboot header lies too far behind: ld gives each kind of
+    segment a page, and a section that no linker script puts first comes third.
     Source: Multiboot2 Specification 2.0, section 3.1.1, "The layout of header magic
     fields".
     """
     head = file.read(0, MULTIBOOT2_HEAD_SIZE)
+    if MULTIBOOT_MAGIC in head:
+        from .multiboot_image import find_header
+
+        header = find_header(head)
+        if header is not None:
+            raise file.error(
+                f"has its multiboot header at {header.offset:#x}, where no loader "
+                f"looks: it has to lie in the first {HEAD_SIZE} bytes; link its "
+                "section first, or pass ld -z noseparate-code"
+            )
     if MULTIBOOT2_MAGIC not in head:
         return
     for at in range(0, len(head) - _MULTIBOOT2.size + 1, 8):

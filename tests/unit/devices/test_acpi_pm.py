@@ -72,6 +72,13 @@ def test_s5_with_slp_en_switches_off(pm: Pm) -> None:
     assert pm.off.edges == 1
 
 
+def test_four_bytes_at_once_switch_off_too(pm: Pm) -> None:
+    """`outl(0x604, 0x2000)`, which QEMU splits."""
+    data = bytearray((S5 | SLP_EN).to_bytes(4, "little"))
+    pm.io.pio_write(ACPI_PM + PM1_CNT, memoryview(data))
+    assert pm.off.edges == 1
+
+
 def test_linux_writes_the_type_first_and_then_both(pm: Pm) -> None:
     pm.set_word(PM1_CNT, S5 | SCI_EN)
     assert pm.off.edges == 0
@@ -120,7 +127,7 @@ def test_reset_forgets_what_was_enabled(pm: Pm) -> None:
 
 
 def test_it_keeps_its_ports_and_the_sci(pm: Pm) -> None:
-    assert pm.resources.get_pio_address_ranges() == [(ACPI_PM, PM1_SIZE)]
+    assert pm.resources.get_pio_address_ranges() == [(ACPI_PM, PM1_SIZE + 2)]
     assert pm.resources.get_legacy_irq() == ACPI_SCI
 
 
