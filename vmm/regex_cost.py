@@ -2,8 +2,9 @@
 
 A search costs what the text is long, times the ways in which a match can be tried from
 one place: one, where each repetition must end where it does, as in `\\[ *\\d+\\] `; one
-for each byte of a line in `eth0.*up`; ever more in `(\\w+\\s?)+\\$ `. The bounds here
-are coarse and on the safe side.
+for each byte of a line in `eth0.*up`; ever more in `(\\w+\\s?)+\\$ `. Each way costs
+what it looks at: in `.*\\d+ ms` all the digits of a line, for each byte of it. The
+bounds here are coarse and on the safe side.
 """
 
 import re
@@ -28,6 +29,17 @@ _CATEGORIES: Final = {
     "CATEGORY_WORD": rb"\w",
     "CATEGORY_NOT_WORD": rb"\W",
 }
+
+
+class _Part(NamedTuple):
+    """A part of a regex, from one place in the text."""
+
+    ways: float
+    """In how many it may match there."""
+    work: float
+    """Bytes that are looked at to try them all."""
+    first: frozenset[int]
+    """What it may begin with; where it is empty, what follows may."""
 
 
 class Cost(NamedTuple):
@@ -57,16 +69,15 @@ def cost_of(regex: re.Pattern[bytes]) -> Cost:
         from re import _parser  # type: ignore[attr-defined]
 
         tree = _parser.parse(regex.pattern, regex.flags)
-        least, most = tree.getwidth()
-        survey = _Survey(regex.flags)
-        ways, _ = survey.sequence(tree, frozenset())
+        _, most = tree.getwidth()
+        survey = _Survey(regex.flags, tree.state.groupwidths)
+        steps = survey.sequence(tree, frozenset()).work
     except (ImportError, AttributeError, LookupError, TypeError, ValueError, Warning):
         return Cost()  # another Python's
     except (RecursionError, _TooDeep):
         return Cost()
     if survey.is_odd:
         return Cost()
-    steps = ways * (1 + least)
     if survey.looks_around:
         return Cost(steps)
     reach = most + 1 if most < SHORT else None  # it may end with \B
@@ -81,12 +92,12 @@ class _TooDeep(Exception):
 class _Survey:
     """Goes through a parsed regex, from its end to its beginning.
 
-    Each part has a count of ways, and the bytes that it may begin with, or that may
-    follow where it is empty. Source: Lib/re/_parser.py.
+    Source: Lib/re/_parser.py.
     """
 
-    def __init__(self, flags: int) -> None:
+    def __init__(self, flags: int, group_widths: list[Any]) -> None:
         self._flags = flags
+        self._group_widths = group_widths
         self.is_odd = bool(flags & re.LOCALE)
         self.newlines = 0
         self._times = 1  # that what we are at may be repeated
@@ -95,27 +106,29 @@ class _Survey:
 
     def sequence(
         self, items: Iterable[tuple[Any, Any]], follow: frozenset[int]
-    ) -> tuple[float, frozenset[int]]:
-        ways = 1.0
+    ) -> _Part:
+        """Each item is tried as often as what is before it matches."""
         self._visits += 1
         if self._visits > VISITS:
             raise _TooDeep
+        whole = _Part(1, 0, follow)
         for op, argument in reversed(list(items)):
-            more, follow = self._item(str(op), argument, follow)
-            ways *= more
-        return ways, follow
+            part = self._item(str(op), argument, whole.first)
+            work = part.work + part.ways * whole.work
+            whole = _Part(part.ways * whole.ways, work, part.first)
+        return whole
 
     def _item(
         self,
         op: str,
         argument: Any,  # noqa: ANN401, re's own
         follow: frozenset[int],
-    ) -> tuple[float, frozenset[int]]:
+    ) -> _Part:
         if (some := self._bytes(op, argument)) is not None:
             self.newlines += self._times * (ord("\n") in some)
-            return 1, some
+            return _Part(1, 1, some)
         if op == "AT":  # ^, $, \b: they take nothing, but may fail anywhere
-            return 1, _ALL
+            return _Part(1, 1, _ALL)
         if op == "SUBPATTERN":
             _, added, removed, items = argument
             self.is_odd |= bool(added or removed)
@@ -129,19 +142,20 @@ class _Survey:
             return self.sequence(argument, follow)
         if op in ("ASSERT", "ASSERT_NOT"):
             self.looks_around = True
-            ways, _ = self.sequence(argument[1], _ALL)
-            return ways, _ALL
-        self.is_odd |= op != "GROUPREF"
-        return 1, _ALL
+            return _Part(1, self.sequence(argument[1], _ALL).work, _ALL)
+        if op == "GROUPREF":
+            _, most = self._group_widths[argument]
+            return _Part(1, min(most, LINE), _ALL)
+        self.is_odd = True
+        return _Part(1, 1, _ALL)
 
-    def _branch(
-        self, branches: list[Any], follow: frozenset[int]
-    ) -> tuple[float, frozenset[int]]:
+    def _branch(self, branches: list[Any], follow: frozenset[int]) -> _Part:
         """All that may be tried, or the longest if the first byte decides."""
         each = [self.sequence(items, follow) for items in branches]
-        first = frozenset[int]().union(*(start for _, start in each))
-        decides = sum(len(start) for _, start in each) == len(first)
-        return (max if decides else sum)(ways for ways, _ in each), first
+        first = frozenset[int]().union(*(part.first for part in each))
+        decides = sum(len(part.first) for part in each) == len(first)
+        ways = (max if decides else sum)(part.ways for part in each)
+        return _Part(ways, sum(part.work for part in each), first)
 
     def _repeat(
         self,
@@ -149,22 +163,31 @@ class _Survey:
         most: int,
         body: Any,  # noqa: ANN401, re's own
         follow: frozenset[int],
-    ) -> tuple[float, frozenset[int]]:
+    ) -> _Part:
         least, most = min(least, LINE), min(most, LINE)
         before = self._times
         self._times *= most
-        _, first = self.sequence(body, follow)
-        ways, _ = self.sequence(body, follow | first)
+        first = self.sequence(body, follow).first
+        ways, work, _ = self.sequence(body, follow | first)
         self._times = before
-        if most > 1 and body.getwidth()[0] == 0:  # ever another way to do nothing
-            return float("inf"), first | follow
+        shortest = body.getwidth()[0]
+        if most > 1 and shortest == 0:  # ever another way to do nothing
+            return _Part(float("inf"), float("inf"), first | follow)
         starts = first if least else first | follow
         ends = first.isdisjoint(follow)  # the next byte tells whether it goes on
         if ways == 1:
-            return 1 if ends else most - least + 1, starts
+            tries = min(most, LINE // max(1, shortest) + 1)
+            if self.looks_around:
+                work *= tries
+            else:  # what one try takes, the next ones don't look at
+                work = min(work * tries, work + 2 * LINE)
+            return _Part(1 if ends else most - least + 1, work, starts)
         if most > 1 and most * log2(ways) > log2(AFFORDABLE):
-            return float("inf"), starts
-        return sum(ways**count for count in range(least, most + 1)), starts
+            return _Part(float("inf"), float("inf"), starts)
+        tries = sum(ways**count for count in range(most + 1))
+        return _Part(
+            sum(ways**count for count in range(least, most + 1)), tries * work, starts
+        )
 
     def _bytes(self, op: str, argument: Any) -> frozenset[int] | None:  # noqa: ANN401
         """Those that one of these takes, if it takes one byte."""

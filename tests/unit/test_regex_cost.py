@@ -67,6 +67,10 @@ def test_ordinary_ones_are_affordable_on_short_lines(
         rb"(a{0,4000}){2}b",
         rb"((a{1,9}){1,9}){1,9}b",
         rb"(\w+\b)+!",
+        rb".*\d+ ms",
+        rb"\w*\w+!",
+        rb"(.*)\1!",
+        rb"(?:(?=\w*)\w)*!",
     ],
 )
 def test_what_backtracks_is_never_affordable(regex: bytes) -> None:
