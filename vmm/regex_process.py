@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from .errors import VmmError
-from .regex_worker import HEAD, HELLO, Wanted
+from .regex_worker import ASKER, HEAD, HELLO, Wanted
 from .search import IsOver, SearchAborted
 
 PROGRAM: Final = os.path.join(os.path.dirname(__file__), "regex_worker.py")
@@ -74,6 +74,7 @@ class RegexProcess:
             try:
                 to_it, self._ask = _pipe(theirs, ours)
                 self._answer, from_it = _pipe(ours, theirs)
+                alive, _ = _pipe(theirs, ours)  # until we close it, or die
                 # No signal of a terminal reaches it; it ends when its input does.
                 self._pid = os.posix_spawn(
                     sys.executable,
@@ -83,6 +84,7 @@ class RegexProcess:
                         (os.POSIX_SPAWN_DUP2, to_it, 0),
                         (os.POSIX_SPAWN_DUP2, from_it, 1),
                         (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, alive, ASKER),
                     ],
                     setpgroup=0,
                     setsigmask=(),

@@ -1,6 +1,6 @@
 """Looks for regexes, in this process or as a program in one that can be killed.
 
-As a program it imports nothing of ours: it is run by its path, on pipes.
+As a program it imports nothing of ours: it is run by its path, on three pipes.
 """
 
 import fcntl
@@ -15,6 +15,7 @@ from typing import Final
 
 HELLO: Final = b"\n"  # what the program says first
 HEAD: Final = Struct("<I")  # before each message: its length
+ASKER: Final = 3  # descriptor of a pipe that has nothing, and ends with who asks
 O_ASYNC: Final = 0x2000  # <asm-generic/fcntl.h>; os doesn't have it
 
 Wanted = tuple[re.Pattern[bytes], int]  # and from where on in the text
@@ -45,27 +46,28 @@ def _answer(question: bytes) -> bytes:
     return marshal.dumps((index, spans))
 
 
-def _die_with_asker(is_busy: bool) -> None:
-    """Let SIGIO end us, in the midst of a search too, when the other end is closed."""
-    flags = fcntl.fcntl(0, fcntl.F_GETFL)
-    fcntl.fcntl(0, fcntl.F_SETFL, flags | O_ASYNC if is_busy else flags & ~O_ASYNC)
-    if is_busy:
-        poller = select.poll()
-        poller.register(0, 0)  # a hang-up is reported regardless
-        if poller.poll(0):  # before we asked for the signal
-            sys.exit()
+def _die_with_asker() -> None:
+    """Let SIGIO end us, in the midst of a search too, when the other end is closed.
+
+    It would come for what is written, too, and late: after it was read. So this is a
+    pipe of its own.
+    """
+    fcntl.fcntl(ASKER, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(ASKER, fcntl.F_SETFL, os.O_RDONLY | O_ASYNC)
+    poller = select.poll()
+    poller.register(ASKER, 0)  # a hang-up is reported regardless
+    if poller.poll(0):  # before we asked for the signal
+        sys.exit()
 
 
 def _serve() -> None:
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    _die_with_asker()
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sink.write(HELLO)
     sink.flush()
     while head := source.read(HEAD.size):
         question = source.read(HEAD.unpack(head)[0])
-        _die_with_asker(is_busy=True)
         answer = _answer(question)
-        _die_with_asker(is_busy=False)
         sink.write(HEAD.pack(len(answer)) + answer)
         sink.flush()
 

@@ -1,5 +1,7 @@
 """RegexProcess: a search that takes for ever can be ended, and stops nobody else."""
 
+import fcntl
+import marshal
 import os
 import re
 import resource
@@ -7,7 +9,9 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
+from array import array
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +21,7 @@ from vmm.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded, VmmError
 from vmm.reader import LAST_LINES
 from vmm.regex_process import RegexProcess, RegexProcesses
+from vmm.regex_worker import HEAD
 from vmm.result import ExitReason, RunResult
 from vmm.search import SearchAborted
 
@@ -148,7 +153,7 @@ def test_text_longer_than_a_pipe_is_sent_whole() -> None:
     assert found[0].start() == 1_000_000
 
 
-@pytest.mark.parametrize("free", range(4))
+@pytest.mark.parametrize("free", range(6))
 def test_without_descriptors_it_is_one_error_and_none_is_lost(free: int) -> None:
     before = open_fds()
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -170,6 +175,20 @@ def test_what_can_not_be_started_is_named(
     monkeypatch.setattr(sys, "executable", program)
     with pytest.raises(VmmError, match="process that looks for regexes"):
         RegexProcess()
+
+
+def test_what_is_written_while_it_looks_does_not_end_it() -> None:
+    """A signal for it might come late, after it was read, where a writer is slow."""
+    process = RegexProcess()
+    for regex, text in ((rb"(a|a)*b", b"a" * 18), (rb"a", b"a")):
+        while array("i", fcntl.ioctl(process._ask, termios.FIONREAD, bytes(4)))[0]:
+            os.sched_yield()  # until it has read the one before
+        question = marshal.dumps(([(regex, 0, 0)], text))
+        os.write(process._ask, HEAD.pack(len(question)) + question)
+    for answer in (None, (0, [(0, 1)])):
+        (size,) = HEAD.unpack(process._receive(HEAD.size, lambda: False))
+        assert marshal.loads(process._receive(size, lambda: False)) == answer
+    process.close()
 
 
 DIES = """
