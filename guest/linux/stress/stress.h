@@ -69,6 +69,7 @@ void run_sum_avx512(void);
 void run_signals(void);
 void run_sigreturn(void);
 void run_timers(void);
+void run_timers_unjudged(void);
 void run_clocks(void);
 void run_pipes(void);
 void run_forks(void);

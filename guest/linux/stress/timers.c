@@ -10,6 +10,10 @@
  * the clock says.  Programs of the same guest do make timers late, unless the waiting
  * threads are real-time ones; so they are, and where they can't be, nothing is judged.
  *
+ * What a busy host still makes late is a console: whoever prints a line prints those of
+ * all others, too, and doesn't give way until the last exit of the last one.  Where a
+ * host may be busy, timers-unjudged has all but this: what comes too early, or never.
+ *
  * A kernel without HIGH_RES_TIMERS and with a periodic tick is meant, of 100 Hz; on
  * others nothing is judged, either.
  */
@@ -35,7 +39,7 @@
 #define TICKS_MAX 7
 #define LATE_MAX 2 /* ticks */
 
-static bool real_time;
+static bool real_time, unjudged;
 
 static struct timespec now(void)
 {
@@ -287,7 +291,7 @@ static long judge(long *latest)
 	long latest_ns = 0;
 
 	for (struct kind *kind = kinds; kind < kinds + KINDS; kind++) {
-		expect(!kind->late || !real_time,
+		expect(!kind->late || !real_time || unjudged,
 		       "%s: late %ld times, the last one by %ld ticks, %ld us",
 		       kind->name, kind->late, kind->late_ticks, kind->late_ns / 1000);
 		if (kind->latest > *latest)
@@ -320,4 +324,10 @@ void run_timers(void)
 	     " %ld ticks in %ld ms, %ld0 ms stolen",
 	     latest, latest_ns / 1000000, ticks_seen() - seen,
 	     between(begun, now()) / 1000000, ticks_stolen() - before);
+}
+
+void run_timers_unjudged(void)
+{
+	unjudged = true;
+	run_timers();
 }
