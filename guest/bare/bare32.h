@@ -37,6 +37,15 @@
 	call	puthex
 .endm
 
+/* The entry of a multiboot kernel that asks its loader for nothing; it goes to main. */
+.macro MULTIBOOT_START
+	.text
+	.globl	_start
+_start:	jmp	main
+	.balign	4
+	.long	0x1badb002, 0, -0x1badb002	/* magic, flags, checksum */
+.endm
+
 	.text
 image:				/* its first byte */
 /* Print the string at ESI.  Changes AL, EDX, ESI. */

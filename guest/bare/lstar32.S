@@ -9,16 +9,11 @@
  */
 #include "bare32.h"
 
-#define MULTIBOOT_MAGIC	0x1badb002
 #define LSTAR		0xc0000082
 #define TARGET		0x200000
 #define GATE		(14 * 16)	/* in 64-bit form */
 
-	.text
-	.globl	_start
-_start:	jmp	main
-	.balign	4
-	.long	MULTIBOOT_MAGIC, 0, -MULTIBOOT_MAGIC
+	MULTIBOOT_START
 main:
 	mov	$stack_top, %esp
 	mov	$handler, %eax

@@ -9,7 +9,6 @@
  */
 #include "bare32.h"
 
-#define MULTIBOOT_MAGIC	0x1badb002
 #define REAL		0x10000		/* where nothing of the boot protocol is */
 #define CODE16		0x08
 #define DATA16		0x10
@@ -17,11 +16,7 @@
 #define RTC_INDEX	0x70
 #define RTC_DATA	0x71
 
-	.text
-	.globl	_start
-_start:	jmp	main
-	.balign	4
-	.long	MULTIBOOT_MAGIC, 0, -MULTIBOOT_MAGIC
+	MULTIBOOT_START
 main:
 	mov	$stack_top, %esp
 	mov	$real, %esi
