@@ -147,15 +147,20 @@ def wide_elf(count: int, names: bytes, table_size: int | None = None) -> bytes:
     return bytes(image) + table + names
 
 
-def test_names_that_overlap_take_no_more_memory_than_their_file(tmp_path: Path) -> None:
-    path = tmp_path / "vmlinux"
-    path.write_bytes(wide_elf(5_000, b"A" * 200_000))
+def loaded(path: Path) -> tuple[Symbols, int]:
+    """The symbols of a file, and how many bytes of memory were in use for them."""
     tracemalloc.start()
     try:
         symbols = Symbols.load(path)
-        _, peak = tracemalloc.get_traced_memory()
+        return symbols, tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def test_names_that_overlap_take_no_more_memory_than_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "vmlinux"
+    path.write_bytes(wide_elf(5_000, b"A" * 200_000))
+    symbols, peak = loaded(path)
     assert peak < 10 * path.stat().st_size
     assert symbols.find(0x1000) == "A" * 512 + "+0x0"
 
@@ -163,12 +168,7 @@ def test_names_that_overlap_take_no_more_memory_than_their_file(tmp_path: Path) 
 def test_a_map_takes_memory_in_proportion_to_it(tmp_path: Path) -> None:
     path = tmp_path / "System.map"
     path.write_bytes(b"1 T a\n" * 50_000)
-    tracemalloc.start()
-    try:
-        symbols = Symbols.load(path)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    symbols, peak = loaded(path)
     assert peak < 15 * path.stat().st_size
     assert symbols.find(1) == "a+0x0"
 
