@@ -41,6 +41,6 @@ class BuildWithHelper(build_py):
 
 
 setup(
-    cffi_modules=["vmm/run_loop_build.py:ffibuilder"],
+    cffi_modules=["vmm/vcpu/run_loop_build.py:ffibuilder"],
     cmdclass={"build_py": BuildWithHelper},
 )

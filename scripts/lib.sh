@@ -91,8 +91,8 @@ find_python() {
 
 # What the environment is made of, the compiled run loop included.
 venv_stamp() {
-    (cd "$root" && cat pyproject.toml setup.py scripts/lib.sh vmm/run_loop.c \
-        vmm/run_loop_build.py) | sha256sum | cut -c1-64
+    (cd "$root" && cat pyproject.toml setup.py scripts/lib.sh vmm/vcpu/run_loop.c \
+        vmm/vcpu/run_loop_build.py) | sha256sum | cut -c1-64
 }
 
 venv_is_current() {

@@ -13,7 +13,7 @@ from .foreign_text import printable
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
 from .symbols import Symbols
-from .virtual_memory import read_virtual
+from .vcpu.virtual_memory import read_virtual
 
 CODE_BEFORE: Final = 16  # bytes shown before RIP
 CODE_AFTER: Final = 32  # and from it on

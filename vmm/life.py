@@ -10,7 +10,7 @@ from .errors import VmmError
 from .event_loop import EventLoop
 from .power_cycle import Parts, PowerCycle
 from .result import EXIT_CODES, ExitReason, RunResult
-from .run_control import LOOK, End, failure
+from .vcpu.control import LOOK, End, failure
 from .verdict import Verdict
 
 if TYPE_CHECKING:  # most runs don't import them

@@ -19,7 +19,6 @@ from .devices.keyboard import Ps2Keyboard
 from .devices.resource_manager import PoolLayout, ResourceManager
 from .errors import ConfigError, VmmError
 from .event_loop import EventLoop
-from .guest_entry import TICK_NS
 from .kvm._libc import install_kick_handler
 from .kvm.kvm import Kvm
 from .life import Life, Outside
@@ -28,7 +27,8 @@ from .panic_watch import when_silent
 from .power_cycle import Parts, survey
 from .preparation import asked_symbols, chosen_quirks, open_boot
 from .result import ExitReason, RunResult
-from .run_control import End, RunControl, failure
+from .vcpu.control import End, RunControl, failure
+from .vcpu.entry import TICK_NS
 
 if TYPE_CHECKING:  # most runs don't import them
     from .command_port import CommandPort

@@ -21,7 +21,7 @@ from .kvm.abi import (
 )
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
-from .virtual_memory import read_virtual
+from .vcpu.virtual_memory import read_virtual
 
 HALTED: Final = "its CPUs halt with interrupts off"
 MASKED: Final = "its interrupts stay off"

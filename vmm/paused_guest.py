@@ -8,7 +8,7 @@ from .errors import VmmError
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
 from .symbols import Symbols
-from .virtual_memory import read_virtual
+from .vcpu.virtual_memory import read_virtual
 
 
 class PausedGuest:

@@ -14,7 +14,6 @@ from .boot.placement import Block, check_room, write_blocks
 from .device_manager import DeviceManager
 from .devices.platform import SerialPio
 from .errors import ConfigError, KvmError
-from .guest_entry import Entry, Kind, PythonEntry, entry_kind, new_entry
 from .kvm.abi import (
     KVM_CAP_BINARY_STATS_FD,
     KVM_CAP_COALESCED_MMIO,
@@ -30,8 +29,9 @@ from .memory import GuestMemory, Region
 from .preparation import Boot
 from .quirks import Quirks
 from .result import ExitReason
-from .run_control import End, RunControl, failure
-from .run_loop import Bus, RunLoop
+from .vcpu.control import End, RunControl, failure
+from .vcpu.entry import Entry, Kind, PythonEntry, entry_kind, new_entry
+from .vcpu.run_loop import Bus, RunLoop
 from .video_window import VideoWindow
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it

@@ -30,7 +30,7 @@ from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
 from .memory import GuestMemory
 from .quirks import Quirks, Rescue
-from .virtual_memory import read_virtual
+from .vcpu.virtual_memory import read_virtual
 
 _SUBERROR: Final = Struct("<I").unpack_from
 _WRMSR: Final = Struct("<B7xIIQ").unpack_from  # error, reason, index, data

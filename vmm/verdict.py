@@ -8,7 +8,7 @@ from .event_loop import EventLoop
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory
 from .result import ExitReason
-from .run_control import End, RunControl
+from .vcpu.control import End, RunControl
 
 if TYPE_CHECKING:  # most runs never panic
     from .panic_signs import PanicSigns

@@ -18,22 +18,28 @@ OURS = """
     boot.layout boot.linux boot.mptable boot.pic boot.placement cli config console
     device_manager devices devices.acpi_device devices.acpi_pm devices.buffered_sink
     devices.calendar_registers devices.clock devices.cmos_rtc devices.cmos_rtc_state
-    devices.cmos_setup devices.crtc devices.device_io devices.doorbell devices.errors
-    devices.fast_port devices.i8042 devices.i8042_reg devices.i8042_state
-    devices.io_manager devices.keyboard devices.pci_config_ports devices.platform
-    devices.post_code devices.pvpanic devices.record devices.reset_control
-    devices.resource_manager devices.resources devices.serial devices.serial_events
-    devices.serial_interrupts devices.serial_modem devices.serial_receiver
-    devices.serial_reg devices.serial_state devices.serial_timeout
-    devices.serial_transmitter devices.sink devices.soonest_timer devices.trigger
-    endpoint errors event_loop eventfd exit_detail field_types foreign_text guardian
-    guest_entry host input_file installation kvm kvm._fd kvm._libc kvm.abi
-    kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm level_lines life machine memory
-    messages panic_watch power_cycle preparation probe quirks result run_command
-    run_control run_loop signals terminal threads verdict video_window wiring
+    devices.cmos_setup devices.crtc devices.device_io devices.doorbell
+    devices.errors devices.fast_port devices.i8042 devices.i8042_reg
+    devices.i8042_state devices.io_manager devices.keyboard devices.pci_config_ports
+    devices.platform devices.post_code devices.pvpanic devices.record
+    devices.reset_control devices.resource_manager devices.resources devices.serial
+    devices.serial_events devices.serial_interrupts devices.serial_modem
+    devices.serial_receiver devices.serial_reg devices.serial_state
+    devices.serial_timeout devices.serial_transmitter devices.sink
+    devices.soonest_timer devices.trigger endpoint errors event_loop eventfd
+    field_types foreign_text guardian host input_file installation kvm kvm._fd
+    kvm._libc kvm.abi kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm level_lines
+    life machine memory messages panic_watch power_cycle preparation probe quirks
+    result run_command signals terminal threads vcpu vcpu.control vcpu.entry
+    vcpu.fatal_exit vcpu.run_loop verdict video_window wiring
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
-POSSIBLE = {"vmm.pvm", "vmm.virtual_memory", "vmm._run_loop", "vmm._run_loop.lib"}
+POSSIBLE = {
+    "vmm.pvm",
+    "vmm.vcpu.virtual_memory",
+    "vmm.vcpu._run_loop",
+    "vmm.vcpu._run_loop.lib",
+}
 
 
 def modules(script: str, *arguments: str) -> set[str]:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from vmm._run_loop import ffi
 from vmm.devices.io_manager import IoManager
-from vmm.guest_entry import CompiledEntry, PythonEntry
 from vmm.kvm import abi
 from vmm.kvm.vcpu import Vcpu
+from vmm.vcpu._run_loop import ffi
+from vmm.vcpu.entry import CompiledEntry, PythonEntry
 
 KvmRun = Callable[[], None]  # raises OSError where the ioctl would fail
 

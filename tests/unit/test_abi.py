@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from vmm import exit_detail, memory, run_loop
+from vmm import memory
 from vmm.boot import bootparam, bzimage
 from vmm.kvm import _libc, abi
+from vmm.vcpu import fatal_exit as exit_detail
+from vmm.vcpu import run_loop
 
 HEADERS = """
 #define _GNU_SOURCE

@@ -167,7 +167,7 @@ def test_run_loop_that_was_not_built_is_told_with_the_remedy(
     fake_host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_host()
-    monkeypatch.setitem(sys.modules, "vmm._run_loop", None)
+    monkeypatch.setitem(sys.modules, "vmm.vcpu._run_loop", None)
     assert "not built" in host.examine().run_loop
     assert "C compiler" in host.examine().run_loop
     assert host.examine().problems == []

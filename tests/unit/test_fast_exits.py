@@ -10,7 +10,6 @@ import pytest
 from fake_vcpu import DATA, FakeVcpu, io
 from scripted_entry import ScriptedCompiledEntry, scripted_entry
 
-from vmm._run_loop import ffi, lib
 from vmm.devices.buffered_sink import BufferedSink
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
@@ -25,8 +24,9 @@ from vmm.kvm._libc import install_kick_handler
 from vmm.kvm.coalesced import ENTRIES
 from vmm.memory import GuestMemory, Range
 from vmm.result import ExitReason
-from vmm.run_control import End, RunControl
-from vmm.run_loop import RunLoop
+from vmm.vcpu._run_loop import ffi, lib
+from vmm.vcpu.control import End, RunControl
+from vmm.vcpu.run_loop import RunLoop
 
 RING_PAGE = 2
 PORT = 0x500

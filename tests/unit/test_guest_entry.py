@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from vmm.errors import ConfigError
-from vmm.guest_entry import entry_kind
+from vmm.vcpu.entry import entry_kind
 
 
 @pytest.fixture
 def not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "vmm._run_loop", None)
+    monkeypatch.setitem(sys.modules, "vmm.vcpu._run_loop", None)
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,8 @@ from vmm.kvm import abi
 from vmm.kvm._libc import KICK_SIGNAL, install_kick_handler
 from vmm.memory import GuestMemory, Range
 from vmm.result import ExitReason
-from vmm.run_control import LOOK, End, RunControl
-from vmm.run_loop import RunLoop
+from vmm.vcpu.control import LOOK, End, RunControl
+from vmm.vcpu.run_loop import RunLoop
 
 PORT = 0x500
 ADDRESS = 0xFE00_0000

@@ -6,7 +6,7 @@ import pytest
 from fake_vcpu import FakeVcpu
 
 from vmm.memory import GuestMemory, Range
-from vmm.virtual_memory import read_virtual
+from vmm.vcpu.virtual_memory import read_virtual
 
 LOW, HIGH = 0x7F00_0000_0000, 0x7F00_0000_1000  # two pages, apart in RAM
 

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from ..guest_entry import Entry
 from ..kvm.vcpu import Vcpu
-from ..run_loop import Bus
+from ..vcpu.entry import Entry
+from ..vcpu.run_loop import Bus
 from .timeline import ConsoleTimeline, Mark
 from .vcpu import Place, Tally, VcpuProfile
 

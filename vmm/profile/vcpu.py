@@ -10,14 +10,14 @@ from struct import Struct
 from typing import Final, NamedTuple, TypeAlias
 
 from ..devices.device_io import DeviceIo, Locked
-from ..guest_entry import Entry
 from ..kvm.abi import (
     KVM_EXIT_IO,
     KVM_EXIT_MMIO,
     KVM_RUN_EXIT_REASON,
     KVM_RUN_UNION,
 )
-from ..run_loop import Bus
+from ..vcpu.entry import Entry
+from ..vcpu.run_loop import Bus
 
 # A guest must not make us grow, whatever it touches.
 MAX_PLACES: Final = 1024

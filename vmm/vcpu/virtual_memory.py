@@ -1,9 +1,9 @@
 """Guest memory by the virtual addresses of a vCPU that stands still."""
 
-from .boot.layout import PAGE_SIZE
-from .errors import GuestAddressError
-from .kvm.vcpu import Vcpu
-from .memory import GuestMemory
+from ..boot.layout import PAGE_SIZE
+from ..errors import GuestAddressError
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
 
 
 def read_virtual(vcpu: Vcpu, memory: GuestMemory, address: int, size: int) -> bytes:

@@ -6,8 +6,8 @@ Source: KVM API section 5; suberrors from <linux/kvm.h>.
 from struct import Struct
 from typing import Final
 
-from .errors import VmmError
-from .kvm.abi import (
+from ..errors import VmmError
+from ..kvm.abi import (
     KVM_EXIT_FAIL_ENTRY,
     KVM_EXIT_INTERNAL_ERROR,
     KVM_EXIT_SHUTDOWN,
@@ -15,8 +15,8 @@ from .kvm.abi import (
     KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
     KVM_RUN_UNION,
 )
-from .kvm.vcpu import Vcpu
-from .memory import GuestMemory
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
 from .virtual_memory import read_virtual
 
 _INTERNAL: Final = Struct("<II").unpack_from  # suberror, ndata

@@ -36,7 +36,7 @@ ffibuilder.cdef(
     """
 )
 ffibuilder.set_source(
-    "vmm._run_loop",
+    "vmm.vcpu._run_loop",
     Path(__file__).with_name("run_loop.c").read_text(),
     optional=True,
     libraries=["rt"],  # timer_create, before glibc 2.34

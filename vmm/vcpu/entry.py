@@ -5,12 +5,12 @@ import sys
 from fcntl import ioctl
 from typing import Final, Literal, Protocol
 
-from .devices.fast_port import FastPorts
-from .devices.io_manager import IoManager
-from .errors import ConfigError
-from .kvm._libc import KICK_SIGNAL, run_ioctl
-from .kvm.coalesced import ENTRIES
-from .kvm.vcpu import Vcpu
+from ..devices.fast_port import FastPorts
+from ..devices.io_manager import IoManager
+from ..errors import ConfigError
+from ..kvm._libc import KICK_SIGNAL, run_ioctl
+from ..kvm.coalesced import ENTRIES
+from ..kvm.vcpu import Vcpu
 
 Kind = Literal["python", "compiled"]
 # Between two looks for posted writes. A guest that polls or takes interrupts has

@@ -8,11 +8,11 @@ import signal
 import threading
 from typing import Final, NamedTuple
 
-from .errors import VmmError
-from .kvm._libc import KICK_SIGNAL
-from .kvm.abi import KVM_RUN_IMMEDIATE_EXIT
-from .kvm.vcpu import Vcpu
-from .result import ExitReason
+from ..errors import VmmError
+from ..kvm._libc import KICK_SIGNAL
+from ..kvm.abi import KVM_RUN_IMMEDIATE_EXIT
+from ..kvm.vcpu import Vcpu
+from ..result import ExitReason
 
 
 class End(NamedTuple):

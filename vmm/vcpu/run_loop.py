@@ -7,12 +7,10 @@ import errno
 from struct import Struct
 from typing import Final, Protocol
 
-from .boot.firmware import told_of_reset
-from .devices.device_io import DeviceIo, Locked
-from .errors import KvmError
-from .exit_detail import describe_exit
-from .guest_entry import Entry, PythonEntry
-from .kvm.abi import (
+from ..boot.firmware import told_of_reset
+from ..devices.device_io import DeviceIo, Locked
+from ..errors import KvmError
+from ..kvm.abi import (
     KVM_EXIT_INTR,
     KVM_EXIT_IO,
     KVM_EXIT_IRQ_WINDOW_OPEN,
@@ -27,11 +25,13 @@ from .kvm.abi import (
     KVM_SYSTEM_EVENT_RESET,
     KVM_SYSTEM_EVENT_SHUTDOWN,
 )
-from .kvm.vcpu import Vcpu
-from .memory import GuestMemory
-from .quirks import Rescue
-from .result import ExitReason
-from .run_control import End, RunControl
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
+from ..quirks import Rescue
+from ..result import ExitReason
+from .control import End, RunControl
+from .entry import Entry, PythonEntry
+from .fatal_exit import describe_exit
 
 # exit_reason, and in the union: direction, size, port, count, data_offset
 _EXIT_IO: Final = Struct("<I20xBBHIQ").unpack_from
