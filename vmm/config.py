@@ -235,7 +235,7 @@ class MachineConfig(Record):
         return kernel, initrd
 
     def _default_kernel(self) -> str:
-        from .host import default_kernel  # most programs name a kernel
+        from .host.report import default_kernel  # most programs name a kernel
 
         guest = default_kernel()
         kernel = os.path.join(BUILD_DIR, f"vmlinux-{guest}")

@@ -3,7 +3,7 @@
 import json
 
 from .foreign_text import printable
-from .host import (
+from .host.report import (
     OPTIONAL_CAPABILITIES,
     HostReport,
     examine,

@@ -16,9 +16,9 @@ from .config import BOOT_PROTOCOLS, MachineConfig
 from .devices.record import Record
 from .errors import ConfigError, ImageError, KvmUnavailable
 from .foreign_text import one_line, printable
-from .host import host_kind
+from .host.quirks import quirks_for
+from .host.report import host_kind
 from .preparation import open_boot
-from .quirks import quirks_for
 
 BANNER: Final = re.compile(rb"Linux version (\d[^\n\0]{,255})")
 _BANNER_SIZE: Final = 512

@@ -9,8 +9,8 @@ from .boot.multiboot import MultibootBoot
 from .boot.pvh import PvhBoot
 from .config import MachineConfig
 from .errors import ConfigError
+from .host.quirks import Quirks
 from .preparation import added_files
-from .quirks import Quirks
 
 
 def module_boot(

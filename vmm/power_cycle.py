@@ -14,6 +14,7 @@ from .boot.placement import Block, check_room, write_blocks
 from .device_manager import DeviceManager
 from .devices.platform import SerialPio
 from .errors import ConfigError, KvmError
+from .host.quirks import Quirks
 from .kvm.abi import (
     KVM_CAP_BINARY_STATS_FD,
     KVM_CAP_COALESCED_MMIO,
@@ -27,7 +28,6 @@ from .kvm.vcpu import Vcpu
 from .kvm.vm import Vm
 from .memory import GuestMemory, Region
 from .preparation import Boot
-from .quirks import Quirks
 from .result import ExitReason
 from .vcpu.control import End, RunControl, failure
 from .vcpu.entry import Entry, Kind, PythonEntry, entry_kind, new_entry

@@ -7,8 +7,8 @@ from guests import DEADLINE, bare_machine
 
 from scripts.with_kvm.host_kvm import HostKvm
 from vmm import ExitReason, RunResult
+from vmm.host.probe import runs_fwait
 from vmm.kvm.kvm import Kvm
-from vmm.probe import runs_fwait
 from vmm.result import EXIT_CODES
 
 

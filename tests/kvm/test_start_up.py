@@ -27,15 +27,16 @@ OURS = """
     devices.serial_receiver devices.serial_reg devices.serial_state
     devices.serial_timeout devices.serial_transmitter devices.sink
     devices.soonest_timer devices.trigger endpoint errors event_loop eventfd
-    field_types foreign_text guardian host input_file installation kvm kvm._fd
-    kvm._libc kvm.abi kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm level_lines
-    life machine memory messages panic_watch power_cycle preparation probe quirks
-    result run_command signals terminal threads vcpu vcpu.control vcpu.entry
-    vcpu.fatal_exit vcpu.run_loop verdict video_window wiring
+    field_types foreign_text guardian host host.probe host.quirks host.report
+    input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
+    kvm.stats kvm.vcpu kvm.vm level_lines life machine memory messages panic_watch
+    power_cycle preparation result run_command signals terminal threads vcpu
+    vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop verdict video_window
+    wiring
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {
-    "vmm.pvm",
+    "vmm.host.pvm",
     "vmm.vcpu.virtual_memory",
     "vmm.vcpu._run_loop",
     "vmm.vcpu._run_loop.lib",

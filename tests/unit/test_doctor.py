@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from kernel_images import elf
 
-from vmm import cli, doctor, host
+from vmm import cli, doctor
+from vmm.host import report as host
 from vmm.kvm import abi
 from vmm.kvm import kvm as kvm_module
 from vmm.kvm.kvm import REQUIRED_CAPABILITIES

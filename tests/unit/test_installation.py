@@ -11,10 +11,10 @@ from vmm import (
     MachineConfig,
     config,
     guest_command,
-    host,
     installation,
 )
 from vmm.guest_command import initramfs_segment
+from vmm.host import report as host
 from vmm.installation import script
 from vmm.kvm.kvm import open_device
 

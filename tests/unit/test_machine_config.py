@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vmm import config, host
+from vmm import config
 from vmm.config import DEFAULT_CMDLINE, MachineConfig, parse_memory, parse_size
 from vmm.errors import ConfigError
+from vmm.host import report as host
 
 SIZES = {
     "4096": 4096,

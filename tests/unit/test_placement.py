@@ -14,8 +14,8 @@ from vmm.boot import layout
 from vmm.boot.linux import LinuxBoot
 from vmm.boot.placement import Block, check_room
 from vmm.errors import ImageError
+from vmm.host.quirks import Quirks
 from vmm.preparation import Boot, open_boot
-from vmm.quirks import Quirks
 
 Make = Callable[..., Boot]
 

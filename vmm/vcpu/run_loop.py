@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from ..boot.firmware import told_of_reset
 from ..devices.device_io import DeviceIo, Locked
 from ..errors import KvmError
+from ..host.quirks import Rescue
 from ..kvm.abi import (
     KVM_EXIT_INTR,
     KVM_EXIT_IO,
@@ -27,7 +28,6 @@ from ..kvm.abi import (
 )
 from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory
-from ..quirks import Rescue
 from ..result import ExitReason
 from .control import End, RunControl
 from .entry import Entry, PythonEntry

@@ -3,13 +3,13 @@
 import os
 from typing import Final, Literal
 
-from .devices.record import Record
-from .errors import KvmUnavailable, VmmError
-from .installation import script
-from .kvm import abi
-from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES, Kvm
+from ..devices.record import Record
+from ..errors import KvmUnavailable, VmmError
+from ..installation import script
+from ..kvm import abi
+from ..kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES, Kvm
+from ..vcpu.entry import VARIABLE, entry_kind, why_not_compiled
 from .probe import runs_fwait
-from .vcpu.entry import VARIABLE, entry_kind, why_not_compiled
 
 Kind = Literal["hardware", "pvm", "none"]
 

@@ -12,12 +12,12 @@ from struct import Struct
 from threading import Lock
 from typing import Final
 
-from .boot.bzimage import has_payload
-from .boot.cpu_state import EFER_LMA, code_segment, data_segment
-from .boot.image import LINUX32, LINUX64, KernelImage
-from .boot.layout import MIB
-from .installation import script
-from .kvm.abi import (
+from ..boot.bzimage import has_payload
+from ..boot.cpu_state import EFER_LMA, code_segment, data_segment
+from ..boot.image import LINUX32, LINUX64, KernelImage
+from ..boot.layout import MIB
+from ..installation import script
+from ..kvm.abi import (
     KVM_EXIT_DEBUG,
     KVM_EXIT_INTERNAL_ERROR,
     KVM_EXIT_X86_WRMSR,
@@ -26,11 +26,11 @@ from .kvm.abi import (
     kvm_cpuid2,
     kvm_regs,
 )
-from .kvm.vcpu import Vcpu
-from .kvm.vm import Vm
-from .memory import GuestMemory
+from ..kvm.vcpu import Vcpu
+from ..kvm.vm import Vm
+from ..memory import GuestMemory
+from ..vcpu.virtual_memory import read_virtual
 from .quirks import Quirks, Rescue
-from .vcpu.virtual_memory import read_virtual
 
 _SUBERROR: Final = Struct("<I").unpack_from
 _WRMSR: Final = Struct("<B7xIIQ").unpack_from  # error, reason, index, data
@@ -83,7 +83,7 @@ class PvmQuirks(Quirks):
         code, if it runs in ring 3.
         """
         if image.setup_header and image.protocol == LINUX64:
-            from .boot.payload import unpack_bzimage  # a vmlinux needs none of it
+            from ..boot.payload import unpack_bzimage  # a vmlinux needs none of it
 
             packed, image = image, unpack_bzimage(image)
             if image is not packed:

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from .boot.image import KernelImage
-from .kvm.abi import kvm_cpuid2
-from .kvm.vcpu import Vcpu
-from .kvm.vm import Vm
-from .memory import GuestMemory
+from ..boot.image import KernelImage
+from ..kvm.abi import kvm_cpuid2
+from ..kvm.vcpu import Vcpu
+from ..kvm.vm import Vm
+from ..memory import GuestMemory
 
 Rescue = Callable[[int], bool]
 """Takes an exit's reason; whether the guest can go on after it."""

@@ -3,13 +3,13 @@
 from struct import Struct
 from typing import Final
 
-from .boot import layout
-from .boot.cpu_state import boot_blocks, set_boot_cpu
-from .boot.placement import write_blocks
-from .kvm._libc import ioctl
-from .kvm.abi import KVM_EXIT_HLT, KVM_RUN, KVM_RUN_EXIT_REASON
-from .kvm.kvm import Kvm
-from .memory import GuestMemory, Range
+from ..boot import layout
+from ..boot.cpu_state import boot_blocks, set_boot_cpu
+from ..boot.placement import write_blocks
+from ..kvm._libc import ioctl
+from ..kvm.abi import KVM_EXIT_HLT, KVM_RUN, KVM_RUN_EXIT_REASON
+from ..kvm.kvm import Kvm
+from ..memory import GuestMemory, Range
 
 _REASON: Final = Struct("<I").unpack_from
 _CODE_ADDR: Final = 0x10000

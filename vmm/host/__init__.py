@@ -1,0 +1,1 @@
+"""Which KVM this host has, and the work-arounds that it needs."""
