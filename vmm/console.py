@@ -20,8 +20,8 @@ from .result import RunResult
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
     from .capture import CaptureEndpoint
-    from .reader import Reader
-    from .search import Found, Pattern
+    from .expect.reader import Reader
+    from .expect.search import Found, Pattern
     from .tee import Tees
 
 # Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So

@@ -8,7 +8,7 @@ import pytest
 from guests import DEADLINE, Shell, bare_machine, built, wait_until
 
 from vmm import GuestEnded, Machine, MachineConfig
-from vmm.spool import IN_MEMORY
+from vmm.expect.history import IN_MEMORY
 
 COMMANDS = int(os.environ.get("VMM_TEST_COMMANDS", "200"))
 

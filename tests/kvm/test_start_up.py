@@ -26,7 +26,7 @@ OURS = """
     devices.serial_events devices.serial_interrupts devices.serial_modem
     devices.serial_receiver devices.serial_reg devices.serial_state
     devices.serial_timeout devices.serial_transmitter devices.sink
-    devices.soonest_timer devices.trigger endpoint errors event_loop eventfd
+    devices.soonest_timer devices.trigger endpoint errors event_loop eventfd expect
     field_types foreign_text guardian host host.probe host.quirks host.report
     input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
     kvm.stats kvm.vcpu kvm.vm level_lines life machine memory messages panic_watch

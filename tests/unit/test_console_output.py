@@ -13,8 +13,8 @@ from console_rig import DEADLINE, PIPE_SIZE, OnLoop, Start
 from vmm.console import CHUNK, TURN
 from vmm.errors import GuestEnded
 from vmm.event_loop import EventLoop
+from vmm.expect.history import IN_MEMORY
 from vmm.result import ExitReason, RunResult
-from vmm.spool import IN_MEMORY
 
 pytest_plugins = ("loop_fixtures", "console_fixtures")
 

@@ -7,7 +7,7 @@ import pytest
 
 from vmm.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded
-from vmm.reader import CHUNK, LAST_LINES, Reader
+from vmm.expect.reader import CHUNK, LAST_LINES, Reader
 from vmm.result import ExitReason, RunResult
 
 DEADLINE = 10.0

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from vmm.regex_cost import Cost, cost_of
+from vmm.expect.regex_cost import Cost, cost_of
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from open_fds import open_fds
 
 from vmm.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded, VmmError
-from vmm.reader import LAST_LINES
-from vmm.regex_process import RegexProcess, RegexProcesses
-from vmm.regex_worker import HEAD
+from vmm.expect.reader import LAST_LINES
+from vmm.expect.regex_process import RegexProcess, RegexProcesses
+from vmm.expect.regex_worker import HEAD
+from vmm.expect.search import SearchAborted
 from vmm.result import ExitReason, RunResult
-from vmm.search import SearchAborted
 
 ENDLESS = re.compile(rb"(\w+\s?)+\$ ")
 TEXT = b"a" * 100
@@ -33,8 +33,8 @@ RESULT = RunResult(ExitReason.STOPPED, 130)
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """With those who don't need it, so that these tests are short."""
-    monkeypatch.setattr("vmm.reader.PATIENCE_S", 0.0)
-    monkeypatch.setattr("vmm.regex_process.LEAST_S", 0.0)
+    monkeypatch.setattr("vmm.expect.reader.PATIENCE_S", 0.0)
+    monkeypatch.setattr("vmm.expect.regex_process.LEAST_S", 0.0)
 
 
 @pytest.fixture

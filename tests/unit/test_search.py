@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmm.regex_cost import LINE
-from vmm.regex_process import RegexProcesses
-from vmm.search import NEAR, WINDOW, IsOver, Pattern, Search, SearchAborted
+from vmm.expect.regex_cost import LINE
+from vmm.expect.regex_process import RegexProcesses
+from vmm.expect.search import NEAR, WINDOW, IsOver, Pattern, Search, SearchAborted
 
 TEXT = b"aab aabab\nab#12#\n\n34"
 LONG_LINE = b"x" * (LINE + 1)
@@ -113,7 +113,7 @@ def test_look_that_takes_too_long_is_put_off(monkeypatch: pytest.MonkeyPatch) ->
             pass
         raise SearchAborted
 
-    monkeypatch.setattr("vmm.search.LOOK_S", 0.01)
+    monkeypatch.setattr("vmm.expect.search.LOOK_S", 0.01)
     search = Search([CATASTROPHE], endless)
     began = time.monotonic()
     assert search.look() is None

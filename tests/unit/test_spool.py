@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from open_fds import open_fds
 
 from vmm.errors import VmmError
-from vmm.spool import Spool
+from vmm.expect.history import Spool
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from .errors import VmmError
+from ..errors import VmmError
 
 IN_MEMORY: Final = 256 << 10  # bytes, up to which no file is made
 

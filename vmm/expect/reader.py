@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
-from .errors import ExpectTimeout, GuestEnded
-from .foreign_text import printable
+from ..errors import ExpectTimeout, GuestEnded
+from ..foreign_text import printable
 from .search import AnyMatch, Found, IsOver, Pattern, Search, SearchAborted
 
 if TYPE_CHECKING:
-    from .capture import CaptureEndpoint
+    from ..capture import CaptureEndpoint
     from .regex_process import RemoteMatch
     from .regex_worker import Wanted
 

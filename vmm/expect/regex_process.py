@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, Final
 
-from .errors import VmmError
+from ..errors import VmmError
 from .regex_worker import ASKER, HEAD, HELLO, Wanted
 from .search import IsOver, SearchAborted
 

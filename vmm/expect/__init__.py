@@ -1,0 +1,1 @@
+"""Waiting for text of a guest: patterns, what they may cost, and what was kept."""
