@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from .console import Console
+from .console.console import Console
 from .devices.acpi_pm import AcpiPm
 from .devices.clock import Clock
 from .devices.cmos_rtc import CmosRtc

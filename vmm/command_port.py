@@ -4,9 +4,9 @@ printed. They are plugged in only where a command is run."""
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from .capture import CAPTURE_LIMIT
 from .config import MachineConfig
-from .console import Console
+from .console.capture import CAPTURE_LIMIT
+from .console.console import Console
 from .devices.debug_exit import DebugExit
 from .devices.platform import SerialPio
 from .devices.serial import Serial

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from . import threads
 from .config import MachineConfig
-from .console import HURRY_S, Console
+from .console.console import HURRY_S, Console
 from .errors import VmmError
 from .event_loop import EventLoop
 from .power_cycle import Parts, PowerCycle

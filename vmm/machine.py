@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from .board import Board, acpi_pm
 from .boot.layout import device_addresses, ram_ranges
 from .config import MachineConfig
-from .console import Console
+from .console.console import Console
 from .device_manager import DeviceManager
 from .devices.cmos_setup import cmos_setup
 from .devices.device_io import DeviceIo

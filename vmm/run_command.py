@@ -11,13 +11,13 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from .config import MachineConfig, path_of
+from .console.guardian import Guardian
+from .console.signals import handled
+from .console.terminal import HELP, EscapeFilter, raw_terminal
 from .errors import ConfigError, VmmError
-from .guardian import Guardian
 from .machine import Machine
 from .messages import say, show, show_traceback
 from .result import ExitReason, RunResult, told_apart
-from .signals import handled
-from .terminal import HELP, EscapeFilter, raw_terminal
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
     from .profile.recorder import Profile
@@ -151,7 +151,7 @@ def _guard_sockets(config: MachineConfig, stack: ExitStack) -> None:
         w and w.startswith("unix:")
         for w in (config.serial, config.capture, config.debugcon, *config.tee)
     ):
-        from . import socket_file
+        from .console import socket_file
 
         # It forks: before any thread starts.
         guardian = stack.enter_context(Guardian(socket_file.remove))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from .console import Console
+from .console.console import Console
 from .event_loop import EventLoop
 from .kvm.vcpu import Vcpu
 from .memory import GuestMemory

@@ -26,7 +26,7 @@ from vmm import (
     RunResult,
     VmmError,
 )
-from vmm.console import Console
+from vmm.console.console import Console
 from vmm.errors import KvmError
 from vmm.machine import _close_all
 

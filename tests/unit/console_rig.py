@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 
 from vmm.config import MachineConfig
-from vmm.console import Console
+from vmm.console.console import Console
 from vmm.devices.serial import Serial
 from vmm.event_loop import EventLoop
 

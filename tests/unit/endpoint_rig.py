@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from vmm.endpoint import FdEndpoint
+from vmm.console.endpoint import FdEndpoint
+from vmm.console.unix_endpoint import UnixEndpoint
 from vmm.event_loop import EventLoop
-from vmm.unix_endpoint import UnixEndpoint
 
 DEADLINE = 10.0
 PIPE_SIZE = 4096

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vmm.capture import CaptureEndpoint
-from vmm.terminal import EscapeFilter
+from vmm.console.capture import CaptureEndpoint
+from vmm.console.terminal import EscapeFilter
 
 DEADLINE = 10.0
 

@@ -7,7 +7,7 @@ from console_rig import Rig
 from open_fds import open_fds
 
 from vmm.config import MachineConfig
-from vmm.console import Console
+from vmm.console.console import Console
 from vmm.errors import ConfigError
 from vmm.event_loop import EventLoop
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
 
-from vmm.console import TURN_IN
+from vmm.console.console import TURN_IN
 from vmm.devices.serial import FIFO_SIZE
 from vmm.devices.serial_reg import UART_LSR_OE
 from vmm.event_loop import EventLoop

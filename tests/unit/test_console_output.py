@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from console_rig import DEADLINE, PIPE_SIZE, OnLoop, Start
 
-from vmm.console import CHUNK, TURN
+from vmm.console.console import CHUNK, TURN
 from vmm.errors import GuestEnded
 from vmm.event_loop import EventLoop
 from vmm.expect.history import IN_MEMORY

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from endpoint_rig import PIPE_SIZE, Rig
 
-from vmm import endpoint as endpoint_module
-from vmm.endpoint import NullEndpoint, open_output_file
+from vmm.console import endpoint as endpoint_module
+from vmm.console.endpoint import NullEndpoint, open_output_file
 from vmm.errors import ConfigError
 
 pytest_plugins = ("loop_fixtures", "endpoint_fixtures")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from open_fds import open_fds
 
-from vmm.guardian import Guardian
-from vmm.terminal import raw_terminal
+from vmm.console.guardian import Guardian
+from vmm.console.terminal import raw_terminal
 
 RAW_OFF = termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from vmm.capture import CaptureEndpoint
+from vmm.console.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded
 from vmm.expect.reader import CHUNK, LAST_LINES, Reader
 from vmm.result import ExitReason, RunResult

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 from open_fds import open_fds
 
-from vmm.capture import CaptureEndpoint
+from vmm.console.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded, VmmError
 from vmm.expect.reader import LAST_LINES
 from vmm.expect.regex_process import RegexProcess, RegexProcesses

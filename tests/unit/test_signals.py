@@ -7,8 +7,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, cast
 
 from vmm.config import MachineConfig
+from vmm.console.signals import handled
 from vmm.run_command import _Stopper
-from vmm.signals import handled
 
 if TYPE_CHECKING:
     from vmm.machine import Machine

@@ -10,7 +10,7 @@ from ..foreign_text import printable
 from .search import AnyMatch, Found, IsOver, Pattern, Search, SearchAborted
 
 if TYPE_CHECKING:
-    from ..capture import CaptureEndpoint
+    from ..console.capture import CaptureEndpoint
     from .regex_process import RemoteMatch
     from .regex_worker import Wanted
 

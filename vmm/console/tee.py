@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Final
 
+from ..event_loop import EventLoop, NextTurn
 from .capture import CaptureEndpoint
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
-from .event_loop import EventLoop, NextTurn
 
 CHUNK: Final = 64 << 10
 TURN: Final = 4 * CHUNK  # in one turn of the loop: others wait for theirs

@@ -10,8 +10,8 @@ import stat
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from .errors import ConfigError
-from .event_loop import READ, WRITE, EventLoop
+from ..errors import ConfigError
+from ..event_loop import READ, WRITE, EventLoop
 from .terminal import in_foreground
 
 READ_SIZE: Final = 4096

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 PRIVATE: Final = 0o600  # who may connect has the guest's console
 

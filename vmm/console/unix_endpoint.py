@@ -5,8 +5,8 @@ import select
 import socket
 from typing import Final
 
+from ..event_loop import READ, EventLoop
 from .endpoint import Host, Input, Output, send_nonblocking
-from .event_loop import READ, EventLoop
 from .socket_file import PRIVATE, ListeningSocket
 
 RETRY_NS: Final = 100_000_000  # where there is no descriptor left for a client

@@ -6,22 +6,22 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from .config import MachineConfig
-from .devices.buffered_sink import BufferedSink
-from .devices.clock import next_beat
-from .devices.errors import FullFifo
-from .devices.serial import FIFO_SIZE, Serial, SerialEvents
-from .devices.serial_reg import UART_IER_RDI
+from ..config import MachineConfig
+from ..devices.buffered_sink import BufferedSink
+from ..devices.clock import next_beat
+from ..devices.errors import FullFifo
+from ..devices.serial import FIFO_SIZE, Serial, SerialEvents
+from ..devices.serial_reg import UART_IER_RDI
+from ..errors import VmmError
+from ..event_loop import EventLoop, NextTurn
+from ..panic_watch import PanicWatch
+from ..result import RunResult
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
-from .errors import VmmError
-from .event_loop import EventLoop, NextTurn
-from .panic_watch import PanicWatch
-from .result import RunResult
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
+    from ..expect.reader import Reader
+    from ..expect.search import Found, Pattern
     from .capture import CaptureEndpoint
-    from .expect.reader import Reader
-    from .expect.search import Found, Pattern
     from .tee import Tees
 
 # Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So
