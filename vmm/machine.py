@@ -23,12 +23,12 @@ from .kvm._libc import install_kick_handler
 from .kvm.kvm import Kvm
 from .life import Life, Outside
 from .memory import GuestMemory
-from .panic_watch import when_silent
 from .power_cycle import Parts, survey
 from .preparation import asked_symbols, chosen_quirks, open_boot
 from .result import ExitReason, RunResult
 from .vcpu.control import End, RunControl, failure
 from .vcpu.entry import TICK_NS
+from .watch.panic import when_silent
 
 if TYPE_CHECKING:  # most runs don't import them
     from .command_port import CommandPort
@@ -327,7 +327,7 @@ class Machine:
         if self._host.posts and (self._host.entry == "python" or self._profile):
             self._poke()
         if self.config.hang_s is not None:
-            from .hang_watch import HangWatch
+            from .watch.hang import HangWatch
 
             HangWatch(self._loop, self.config.hang_s, self._progress, self._on_hang)
 

@@ -12,7 +12,7 @@ from guests import DEADLINE, built, with_script
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
 from vmm import ExitReason, Machine, MachineConfig
-from vmm.panic_watch import TOLD
+from vmm.watch.panic import TOLD
 
 # On PVM, too, memtest86+ goes that far, but at its own pace.
 pytestmark = [pytest.mark.linux, pytest.mark.hardware]

@@ -10,7 +10,7 @@ from guests import DEADLINE, bare, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 from vmm.errors import ConfigError
-from vmm.panic_watch import TOLD
+from vmm.watch.panic import TOLD
 
 PANIC = "Kernel panic - not syncing: bare guest"
 

@@ -30,9 +30,9 @@ OURS = """
     devices.sink devices.soonest_timer devices.trigger errors event_loop eventfd
     expect field_types foreign_text host host.probe host.quirks host.report
     input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
-    kvm.stats kvm.vcpu kvm.vm level_lines life machine memory messages panic_watch
-    power_cycle preparation result run_command threads vcpu vcpu.control vcpu.entry
-    vcpu.fatal_exit vcpu.run_loop verdict video_window wiring
+    kvm.stats kvm.vcpu kvm.vm level_lines life machine memory messages power_cycle
+    preparation result run_command threads vcpu vcpu.control vcpu.entry
+    vcpu.fatal_exit vcpu.run_loop verdict video_window watch watch.panic wiring
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {

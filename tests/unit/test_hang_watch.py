@@ -2,7 +2,7 @@
 
 from stopped_clock import StoppedClock
 
-from vmm.hang_watch import HangWatch
+from vmm.watch.hang import HangWatch
 
 SECOND = 1_000_000_000
 

@@ -14,7 +14,14 @@ from vmm.kvm.abi import (
     kvm_sregs,
 )
 from vmm.memory import GuestMemory, Range
-from vmm.panic_signs import DELAYS, HALTED, LOOK_MAX_NS, LOOK_NS, MASKED, PanicSigns
+from vmm.watch.panic_signs import (
+    DELAYS,
+    HALTED,
+    LOOK_MAX_NS,
+    LOOK_NS,
+    MASKED,
+    PanicSigns,
+)
 
 IF = 1 << 9
 KERNEL = 0xFFFF_FFFF_8100_0000

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from stopped_clock import StoppedClock
 
 from vmm.devices.clock import VirtualClock
-from vmm.panic_watch import (
+from vmm.watch.panic import (
     LINE_MAX,
     LOG_HALF,
     PATIENCE_NS,

@@ -14,8 +14,8 @@ from ..devices.serial import FIFO_SIZE, Serial, SerialEvents
 from ..devices.serial_reg import UART_IER_RDI
 from ..errors import VmmError
 from ..event_loop import EventLoop, NextTurn
-from ..panic_watch import PanicWatch
 from ..result import RunResult
+from ..watch.panic import PanicWatch
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them

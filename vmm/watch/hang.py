@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from .devices.clock import Clock
+from ..devices.clock import Clock
 from .looks import Looks
 
 LOOKS: Final = 16  # within the limit

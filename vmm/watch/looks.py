@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from .devices.clock import Clock
+from ..devices.clock import Clock
 
 
 class Looks:

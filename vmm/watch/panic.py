@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from .devices.clock import Clock
+from ..devices.clock import Clock
 
 PANIC: Final = b"Kernel panic - not syncing"  # kernel/panic.c
 TOLD: Final = "told by pvpanic, and nothing on the console"

@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
-from .boot.layout import PAGE_SIZE
-from .errors import VmmError
-from .kvm.abi import (
+from ..boot.layout import PAGE_SIZE
+from ..errors import VmmError
+from ..kvm.abi import (
     KVM_MP_STATE_HALTED,
     KVM_MP_STATE_INIT_RECEIVED,
     KVM_MP_STATE_SIPI_RECEIVED,
     KVM_MP_STATE_UNINITIALIZED,
     kvm_regs,
 )
-from .kvm.vcpu import Vcpu
-from .memory import GuestMemory
-from .vcpu.virtual_memory import read_virtual
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
+from ..vcpu.virtual_memory import read_virtual
 
 HALTED: Final = "its CPUs halt with interrupts off"
 MASKED: Final = "its interrupts stay off"

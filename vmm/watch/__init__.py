@@ -1,0 +1,1 @@
+"""Signs that a guest has ended without a word to us: last words, memory, silence."""
