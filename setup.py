@@ -13,7 +13,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 SOURCE = Path(__file__).parent / "guest/linux"
-HELPER = "vmm/vmm-exec"
+HELPER = "vmm/guest/vmm-exec"
 
 
 class BuildWithHelper(build_py):

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-import newc
 import pytest
 
 from scripts.with_kvm.host_kvm import host_kvm
 from vmm import Machine, MachineConfig
 from vmm.config import BUILD_DIR
+from vmm.guest import cpio
 
 # Seconds that any step of a guest may take on the slowest host.
 DEADLINE = int(os.environ.get("VMM_TEST_DEADLINE", "120"))
@@ -74,7 +74,7 @@ def with_script(folder: Path, script: str) -> Path:
     """The busybox initramfs with `script` as /etc/guest.sh."""
     image = folder / "initramfs.cpio"
     text = f"#!/bin/sh\n{script}\n".encode()
-    extra = newc.write([newc.directory("etc"), newc.file("etc/guest.sh", text, 0o755)])
+    extra = cpio.write([cpio.directory("etc"), cpio.file("etc/guest.sh", text, 0o755)])
     image.write_bytes(built("initramfs-busybox.cpio").read_bytes() + extra)
     return image
 

@@ -139,7 +139,7 @@ class MachineConfig(Record):
                 object.__setattr__(self, field, fitting(field, value, kind))
 
     def _check_command(self) -> None:
-        from .guest_command import check_command  # most runs have none
+        from .guest.command import check_command  # most runs have none
 
         if self.capture is not None:
             _check_output("capture", self.capture, "stdout")
@@ -215,7 +215,7 @@ class MachineConfig(Record):
         words = f"{base} {self.append}".strip()
         if not self.runs_command:
             return words
-        from .guest_command import command_parameters
+        from .guest.command import command_parameters
 
         return f"{command_parameters(self, words)} {words}"
 

@@ -14,7 +14,7 @@ from .vcpu.control import LOOK, End, failure
 from .verdict import Verdict
 
 if TYPE_CHECKING:  # most runs don't import them
-    from .command_port import CommandPort
+    from .guest.ports import CommandPort
     from .paused_guest import PausedGuest
     from .symbols import Symbols
 

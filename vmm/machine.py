@@ -31,7 +31,7 @@ from .vcpu.entry import TICK_NS
 from .watch.panic import when_silent
 
 if TYPE_CHECKING:  # most runs don't import them
-    from .command_port import CommandPort
+    from .guest.ports import CommandPort
     from .paused_guest import PausedGuest
     from .profile.recorder import Profile
 
@@ -269,7 +269,7 @@ class Machine:
     def _plug_command_port(self, stack: ExitStack) -> "CommandPort | None":
         if not self.config.runs_command:
             return None
-        from .command_port import CommandPort
+        from .guest.ports import CommandPort
 
         port = CommandPort(self._loop, self.config, self._fail, self._on_command_end)
         for device in port.devices:
@@ -341,7 +341,7 @@ class Machine:
 
     def _on_command_end(self, word: int) -> None:
         """The guest's command has ended, or couldn't be started."""
-        from .guest_command import describe_status
+        from .guest.command import describe_status
 
         detail = describe_status(word, self.config.command)
         self._control.finish(End(ExitReason.EXITED, detail, word & 0xFF))

@@ -78,6 +78,6 @@ def added_files(config: MachineConfig) -> bytes:
     """The archive with what the user adds to the initrd."""
     if not (config.runs_command or config.files):
         return b""
-    from .guest_command import initramfs_segment
+    from .guest.command import initramfs_segment
 
     return initramfs_segment(config, BUILD_DIR)

@@ -6,7 +6,7 @@ import os
 import subprocess
 from typing import TYPE_CHECKING, Final
 
-import newc
+from vmm.guest import cpio
 
 from . import debian, progress
 from .target import Target
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BUSYBOX: Final = "busybox-static"
 LINUX_DIR: Final = GUEST_DIR / "linux"
+CPIO: Final = GUEST_DIR.parent / "vmm/guest/cpio.py"  # newc archives
 BARE_DIR: Final = GUEST_DIR / "bare"
 STRESS_DIR: Final = LINUX_DIR / "stress"
 TOOLS: Final = ("portio", "keylog")
@@ -73,7 +74,7 @@ def tiny_initramfs() -> Target:
     return Target(
         name="initramfs-tiny",
         outputs=("initramfs-tiny.cpio",),
-        sources=(*(LINUX_DIR / name for name in INIT), GUEST_DIR / "newc.py"),
+        sources=(*(LINUX_DIR / name for name in INIT), CPIO),
         recipe=f"{C_FLAGS} 2",
         build=_build_tiny_initramfs,
     )
@@ -85,7 +86,7 @@ def busybox_initramfs() -> Target:
     return Target(
         name="initramfs-busybox",
         outputs=("initramfs-busybox.cpio",),
-        sources=(*(LINUX_DIR / name for name in names), GUEST_DIR / "newc.py"),
+        sources=(*(LINUX_DIR / name for name in names), CPIO),
         recipe=f"{C_FLAGS} {sorted(APPLETS)} 1",
         packages=(BUSYBOX,),
         build=_build_busybox_initramfs,
@@ -126,31 +127,31 @@ def bare_guests() -> Target:
     )
 
 
-def console() -> list[newc.Entry]:
+def console() -> list[cpio.Entry]:
     """Return /dev/console, which the kernel opens before init runs."""
-    return [newc.directory("dev"), newc.character_device("dev/console", 5, 1)]
+    return [cpio.directory("dev"), cpio.character_device("dev/console", 5, 1)]
 
 
-def skeleton() -> list[newc.Entry]:
+def skeleton() -> list[cpio.Entry]:
     """Return the directories and device nodes that a shell wants to find.
 
     The nodes serve kernels without devtmpfs.
     """
     return [
         *console(),
-        *(newc.directory(path) for path in ("etc", "proc", "sys")),
-        newc.directory("tmp", 0o1777),
-        newc.character_device("dev/null", 1, 3, 0o666),
-        newc.character_device("dev/kmsg", 1, 11),
-        newc.character_device("dev/ttyS0", 4, 64),
+        *(cpio.directory(path) for path in ("etc", "proc", "sys")),
+        cpio.directory("tmp", 0o1777),
+        cpio.character_device("dev/null", 1, 3, 0o666),
+        cpio.character_device("dev/kmsg", 1, 11),
+        cpio.character_device("dev/ttyS0", 4, 64),
     ]
 
 
 def _build_tiny_initramfs(shop: Workshop, out: Path) -> None:
     debian.need_packages(["gcc", "libc6-dev"])
     # Each entry costs a host that emulates the kernel 18,000 instructions.
-    entries = [*console(), newc.file("init", _compiled(shop, "init"), 0o755)]
-    (out / "initramfs-tiny.cpio").write_bytes(newc.write(entries))
+    entries = [*console(), cpio.file("init", _compiled(shop, "init"), 0o755)]
+    (out / "initramfs-tiny.cpio").write_bytes(cpio.write(entries))
 
 
 def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
@@ -159,13 +160,13 @@ def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
     busybox = debian.read_member(deb, "./bin/busybox")
     entries = [
         *skeleton(),
-        newc.file("init", _compiled(shop, "init"), 0o755),
-        newc.directory("bin"),
-        newc.file("bin/busybox", busybox, 0o755),
-        *(newc.file(f"bin/{tool}", _compiled(shop, tool), 0o755) for tool in TOOLS),
-        *(newc.symlink(f"bin/{name}", "busybox") for name in _applets(shop, busybox)),
+        cpio.file("init", _compiled(shop, "init"), 0o755),
+        cpio.directory("bin"),
+        cpio.file("bin/busybox", busybox, 0o755),
+        *(cpio.file(f"bin/{tool}", _compiled(shop, tool), 0o755) for tool in TOOLS),
+        *(cpio.symlink(f"bin/{name}", "busybox") for name in _applets(shop, busybox)),
     ]
-    (out / "initramfs-busybox.cpio").write_bytes(newc.write(entries))
+    (out / "initramfs-busybox.cpio").write_bytes(cpio.write(entries))
 
 
 def _build_helper(shop: Workshop, out: Path) -> None:

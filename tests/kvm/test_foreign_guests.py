@@ -4,7 +4,6 @@ import platform
 import re
 from pathlib import Path
 
-import newc
 import pytest
 from foreign import FetchError, fetch
 from guests import DEADLINE, built, with_script
@@ -12,6 +11,7 @@ from guests import DEADLINE, built, with_script
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
 from vmm import ExitReason, Machine, MachineConfig
+from vmm.guest import cpio
 from vmm.watch.panic import TOLD
 
 # On PVM, too, memtest86+ goes that far, but at its own pace.
@@ -130,10 +130,10 @@ def test_pvpanic_of_linux_tells_of_a_panic_though_its_console_is_elsewhere(
     """
     initrd = with_script(tmp_path, script)
     modules = [
-        newc.file(name, (foreign / name).read_bytes(), 0o644)
+        cpio.file(name, (foreign / name).read_bytes(), 0o644)
         for name in ("pvpanic.ko", "pvpanic-mmio.ko")
     ]
-    initrd.write_bytes(initrd.read_bytes() + newc.write(modules))
+    initrd.write_bytes(initrd.read_bytes() + cpio.write(modules))
     config = MachineConfig(
         kernel=foreign / "bzImage",
         initrd=initrd,

@@ -12,7 +12,8 @@ import pytest
 from guests import DEADLINE, built, kernel, with_script
 
 import vmm
-from vmm import ExitReason, RunResult, cpio
+from vmm import ExitReason, RunResult
+from vmm.guest import cpio
 
 pytestmark = pytest.mark.linux
 

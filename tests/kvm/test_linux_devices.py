@@ -7,13 +7,13 @@ import select
 import time
 from pathlib import Path
 
-import newc
 import pytest
 from guests import DEADLINE, Shell, built, kernel, wait_until, with_script
 
 from vmm import Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.resources import MmioAddressConstraint, ResourceConstraint
+from vmm.guest import cpio
 from vmm.testing import VmFactory
 
 pytestmark = pytest.mark.linux
@@ -59,7 +59,7 @@ def shell(
     else:
         image = built("bzImage-debian")
         evdev = built("modules-debian/evdev.ko").read_bytes()
-        more = newc.write([newc.file("evdev.ko", evdev)])
+        more = cpio.write([cpio.file("evdev.ko", evdev)])
         extended = tmp_path_factory.mktemp("debian") / "initramfs.cpio"
         extended.write_bytes(initrd.read_bytes() + more)
         initrd = extended

@@ -28,7 +28,7 @@ OURS = """
     devices.serial_modem devices.serial_receiver devices.serial_reg
     devices.serial_state devices.serial_timeout devices.serial_transmitter
     devices.sink devices.soonest_timer devices.trigger errors event_loop eventfd
-    expect field_types foreign_text host host.probe host.quirks host.report
+    expect field_types foreign_text guest host host.probe host.quirks host.report
     input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
     kvm.stats kvm.vcpu kvm.vm level_lines life machine memory messages power_cycle
     preparation result run_command threads vcpu vcpu.control vcpu.entry

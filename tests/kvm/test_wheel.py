@@ -11,7 +11,7 @@ import pytest
 from guests import DEADLINE, built, kernel
 
 import vmm
-from vmm.guest_command import HELPER
+from vmm.guest.command import HELPER
 
 ROOT = Path(__file__).parents[2]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]

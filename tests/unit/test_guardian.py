@@ -20,7 +20,7 @@ RAW_OFF = termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN
 # inherited by the guardian, so that it ends when both have.
 RAW = """
 import os, signal, sys
-from vmm.terminal import raw_terminal
+from vmm.console.terminal import raw_terminal
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
 with raw_terminal(fd):
     print("raw", flush=True)
@@ -28,7 +28,7 @@ with raw_terminal(fd):
 """
 GUARDED = """
 import signal, sys
-from vmm.guardian import Guardian
+from vmm.console.guardian import Guardian
 def undo(*what):
     with open(sys.argv[1], "a") as file:
         file.write(f"{what}\\n")

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from kernel_images import MIB, bzimage
 
-from vmm import ConfigError, MachineConfig, guest_command
+from vmm import ConfigError, MachineConfig
 from vmm.cli import main
-from vmm.guest_command import HELPER, describe_status, initramfs_segment
+from vmm.guest import command as guest_command
+from vmm.guest.command import HELPER, describe_status, initramfs_segment
 
 
 @pytest.fixture

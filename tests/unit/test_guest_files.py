@@ -7,10 +7,10 @@ from unittest import mock
 
 import pytest
 
-from vmm import cpio
 from vmm.boot.layout import MIB
 from vmm.errors import ConfigError
-from vmm.guest_files import GuestFiles, split_spec
+from vmm.guest import cpio
+from vmm.guest.files import GuestFiles, split_spec
 
 
 @pytest.fixture

@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vmm import (
-    ConfigError,
-    KvmUnavailable,
-    MachineConfig,
-    config,
-    guest_command,
-    installation,
-)
-from vmm.guest_command import initramfs_segment
+from vmm import ConfigError, KvmUnavailable, MachineConfig, config, installation
+from vmm.guest import command as guest_command
+from vmm.guest.command import initramfs_segment
 from vmm.host import report as host
 from vmm.installation import script
 from vmm.kvm.kvm import open_device

@@ -193,7 +193,7 @@ def test_what_is_written_while_it_looks_does_not_end_it() -> None:
 
 DIES = """
 import os, re, signal, threading
-from vmm.regex_process import RegexProcess
+from vmm.expect.regex_process import RegexProcess
 
 process = RegexProcess()
 print(process._pid, flush=True)

@@ -39,7 +39,7 @@ def test_what_is_ignored_stays_so() -> None:
 
 CHANGING = """
 import signal
-from vmm.signals import handled
+from vmm.console.signals import handled
 print("ready", flush=True)
 for _ in range(3000):
     with handled({signal.SIGWINCH: lambda *_: None}):

@@ -142,7 +142,7 @@ def test_one_that_fails_after_bind_is_removed(
         raise OSError(errno.EMFILE, "Too many open files")
 
     with monkeypatch.context() as patched:
-        patched.setattr("vmm.console.console.socket_file.os.open", fail)
+        patched.setattr("vmm.console.socket_file.os.open", fail)
         with pytest.raises(ConfigError, match="Too many open files"):
             ListeningSocket(str(path))
     assert not path.exists()

@@ -138,7 +138,7 @@ def test_client_for_whom_there_is_no_descriptor_waits_and_we_do_not_spin(
 ) -> None:
     accept = Exhausted(socket.socket.accept, 3)
     monkeypatch.setattr(socket.socket, "accept", lambda self: accept(self))
-    monkeypatch.setattr("vmm.console.console.unix_endpoint.RETRY_NS", 1_000_000)
+    monkeypatch.setattr("vmm.console.unix_endpoint.RETRY_NS", 1_000_000)
     endpoint = rig.listen(path)
     client = rig.connect(path)
     client.send(b"here")
@@ -151,7 +151,7 @@ def test_client_for_whom_there_is_no_descriptor_waits_and_we_do_not_spin(
 def test_client_for_whom_there_is_but_one_descriptor_is_hung_up_on(
     rig: Rig, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmm.console.console.unix_endpoint.RETRY_NS", 1_000_000)
+    monkeypatch.setattr("vmm.console.unix_endpoint.RETRY_NS", 1_000_000)
     monkeypatch.setattr(os, "dup", Exhausted(os.dup, 1))
     endpoint = rig.listen(path)
     assert rig.connect(path).recv(1) == b""

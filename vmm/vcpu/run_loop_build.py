@@ -1,4 +1,4 @@
-"""Builds vmm._run_loop from run_loop.c: what setup.py has cffi run.
+"""Builds vmm.vcpu._run_loop from run_loop.c: what setup.py has cffi run.
 
 Optional: where there is no compiler, or none that works, the package goes without
 it and the run loop is Python's.

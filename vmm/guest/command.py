@@ -11,15 +11,15 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from ..config import path_of
+from ..errors import ConfigError
+from ..input_file import read_up_to
+from ..installation import is_checkout, script
 from . import cpio
-from .config import path_of
-from .errors import ConfigError
-from .guest_files import GuestFiles, split_spec
-from .input_file import read_up_to
-from .installation import is_checkout, script
+from .files import GuestFiles, split_spec
 
 if TYPE_CHECKING:
-    from .config import MachineConfig, StrPath
+    from ..config import MachineConfig, StrPath
 
 HELPER: Final = "vmm-exec"
 SCRIPT: Final = "vmm-exec.script"

@@ -4,17 +4,17 @@ printed. They are plugged in only where a command is run."""
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from .config import MachineConfig
-from .console.capture import CAPTURE_LIMIT
-from .console.console import Console
-from .devices.debug_exit import DebugExit
-from .devices.platform import SerialPio
-from .devices.serial import Serial
-from .devices.trigger import InterruptLine
-from .event_loop import EventLoop
+from ..config import MachineConfig
+from ..console.capture import CAPTURE_LIMIT
+from ..console.console import Console
+from ..devices.debug_exit import DebugExit
+from ..devices.platform import SerialPio
+from ..devices.serial import Serial
+from ..devices.trigger import InterruptLine
+from ..event_loop import EventLoop
 
 if TYPE_CHECKING:
-    from .devices.device_io import DeviceIo
+    from ..devices.device_io import DeviceIo
 
 COM2: Final = 0x2F8
 COM2_IRQ: Final = 3

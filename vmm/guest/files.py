@@ -5,10 +5,10 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
+from ..boot.layout import MIB
+from ..errors import ConfigError
+from ..input_file import read_up_to
 from . import cpio
-from .boot.layout import MIB
-from .errors import ConfigError
-from .input_file import read_up_to
 
 _HEADER_SIZE: Final = 112  # of a member; a tree of empty files takes room, too
 

@@ -10,8 +10,8 @@ The output depends on the entries alone: owner 0:0, time 0, inodes numbered from
 1 in the order given.  Nothing is read from or made in a file system, so device
 nodes need no root.
 
-The scripts that build guests import this file, without the rest of vmm, as `newc`:
-it imports the standard library alone.
+The scripts that build guests import this file, too, on a bare Python: it needs the
+standard library alone.
 
 Source: Documentation/driver-api/early-userspace/buffer-format.rst.
 """

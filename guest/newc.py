@@ -1,1 +1,0 @@
-../vmm/cpio.py
