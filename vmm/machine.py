@@ -31,8 +31,8 @@ from .vcpu.entry import TICK_NS
 from .watch.panic import when_silent
 
 if TYPE_CHECKING:  # most runs don't import them
+    from .debug.paused_guest import PausedGuest
     from .guest.ports import CommandPort
-    from .paused_guest import PausedGuest
     from .profile.recorder import Profile
 
 _open: "Final[dict[int, ref[Machine]]]" = {}

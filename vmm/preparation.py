@@ -14,7 +14,7 @@ from .host.report import host_kind
 
 if TYPE_CHECKING:  # most runs don't import them
     from .boot.modules import ModuleBoot
-    from .symbols import Symbols
+    from .debug.symbols import Symbols
 
 Boot: TypeAlias = "LinuxBoot | ModuleBoot"
 """What a machine loads at each of its boots, and how it enters it."""
@@ -24,7 +24,7 @@ def asked_symbols(config: MachineConfig) -> "Symbols | None":
     """What the user has named for crash reports. Raises ConfigError."""
     if config.symbols is None:
         return None
-    from .symbols import Symbols
+    from .debug.symbols import Symbols
 
     return Symbols.load(config.symbols)
 

@@ -17,14 +17,14 @@ OURS = """
     boot.cpuid boot.cpuid_time boot.elf boot.firmware boot.image boot.kernel
     boot.layout boot.linux boot.mptable boot.pic boot.placement cli config console
     console.console console.endpoint console.guardian console.signals
-    console.terminal device_manager devices devices.acpi_device devices.acpi_pm
-    devices.buffered_sink devices.calendar_registers devices.clock devices.cmos_rtc
-    devices.cmos_rtc_state devices.cmos_setup devices.crtc devices.device_io
-    devices.doorbell devices.errors devices.fast_port devices.i8042
-    devices.i8042_reg devices.i8042_state devices.io_manager devices.keyboard
-    devices.pci_config_ports devices.platform devices.post_code devices.pvpanic
-    devices.record devices.reset_control devices.resource_manager devices.resources
-    devices.serial devices.serial_events devices.serial_interrupts
+    console.terminal debug device_manager devices devices.acpi_device
+    devices.acpi_pm devices.buffered_sink devices.calendar_registers devices.clock
+    devices.cmos_rtc devices.cmos_rtc_state devices.cmos_setup devices.crtc
+    devices.device_io devices.doorbell devices.errors devices.fast_port
+    devices.i8042 devices.i8042_reg devices.i8042_state devices.io_manager
+    devices.keyboard devices.pci_config_ports devices.platform devices.post_code
+    devices.pvpanic devices.record devices.reset_control devices.resource_manager
+    devices.resources devices.serial devices.serial_events devices.serial_interrupts
     devices.serial_modem devices.serial_receiver devices.serial_reg
     devices.serial_state devices.serial_timeout devices.serial_transmitter
     devices.sink devices.soonest_timer devices.trigger errors event_loop eventfd

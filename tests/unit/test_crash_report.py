@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 from fake_vcpu import FakeVcpu
 
-from vmm.crash_report import MSR_LSTAR, crash_report
+from vmm.debug.crash_report import MSR_LSTAR, crash_report
+from vmm.debug.paused_guest import PausedGuest
+from vmm.debug.symbols import Symbols, symbol
 from vmm.errors import GuestAddressError, KvmError, VmmError
 from vmm.kvm.abi import kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
-from vmm.paused_guest import PausedGuest
-from vmm.symbols import Symbols, symbol
 
 TEXT = 0xFFFF_FFFF_8100_0000  # mapped to the page at 0x1000
 STACK = 0xFFFF_C900_0000_0000  # to that at 0x2000

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lengths import cases
 
+from vmm.debug.symbols import Symbols, symbols_of
 from vmm.errors import ConfigError
-from vmm.symbols import Symbols, symbols_of
 
 BASE = 0xFFFF_FFFF_8100_0000
 SYSTEM_MAP = f"""\

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from struct import iter_unpack
 from typing import Final
 
-from .boot.layout import PAGE_SIZE
-from .errors import VmmError
-from .foreign_text import printable
-from .kvm.vcpu import Vcpu
-from .memory import GuestMemory
+from ..boot.layout import PAGE_SIZE
+from ..errors import VmmError
+from ..foreign_text import printable
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
+from ..vcpu.virtual_memory import read_virtual
 from .symbols import Symbols
-from .vcpu.virtual_memory import read_virtual
 
 CODE_BEFORE: Final = 16  # bytes shown before RIP
 CODE_AFTER: Final = 32  # and from it on

@@ -9,8 +9,8 @@ from bisect import bisect_right
 from struct import Struct
 from typing import Final
 
-from .boot.elf import EI_CLASS, ELFCLASS64, is_elf
-from .boot.image import ImageFile
+from ..boot.elf import EI_CLASS, ELFCLASS64, is_elf
+from ..boot.image import ImageFile
 
 SHT_SYMTAB: Final = 2
 SHN_UNDEF: Final = 0

@@ -3,12 +3,12 @@
 import threading
 from collections.abc import Sequence
 
+from ..errors import VmmError
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
+from ..vcpu.virtual_memory import read_virtual
 from .crash_report import crash_report, registers
-from .errors import VmmError
-from .kvm.vcpu import Vcpu
-from .memory import GuestMemory
 from .symbols import Symbols
-from .vcpu.virtual_memory import read_virtual
 
 
 class PausedGuest:

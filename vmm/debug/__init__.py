@@ -1,0 +1,1 @@
+"""Looking at a guest that stands: names for addresses, registers, stack."""
