@@ -25,9 +25,9 @@ if TYPE_CHECKING:
         KvmUnavailable,
         VmmError,
     )
-    from .machine import Machine
+    from .machine.machine import Machine
+    from .machine.run import run
     from .result import ExitReason, RunResult
-    from .run_once import run
 
 __version__ = "0.1.0"
 
@@ -48,10 +48,10 @@ __all__ = [
 
 _HOMES = {
     "MachineConfig": "config",
-    "Machine": "machine",
+    "Machine": "machine.machine",
     "ExitReason": "result",
     "RunResult": "result",
-    "run": "run_once",
+    "run": "machine.run",
 }
 
 

@@ -18,7 +18,7 @@ from .errors import ConfigError, ImageError, KvmUnavailable
 from .foreign_text import one_line, printable
 from .host.quirks import quirks_for
 from .host.report import host_kind
-from .preparation import open_boot
+from .machine.builder import open_boot
 
 BANNER: Final = re.compile(rb"Linux version (\d[^\n\0]{,255})")
 _BANNER_SIZE: Final = 512

@@ -15,7 +15,7 @@ from .console.guardian import Guardian
 from .console.signals import handled
 from .console.terminal import HELP, EscapeFilter, raw_terminal
 from .errors import ConfigError, VmmError
-from .machine import Machine
+from .machine.machine import Machine
 from .messages import say, show, show_traceback
 from .result import ExitReason, RunResult, told_apart
 

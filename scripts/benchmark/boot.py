@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from vmm.config import MachineConfig
 from vmm.errors import VmmError
 from vmm.image_report import examine_image
-from vmm.machine import Machine
+from vmm.machine.machine import Machine
 
 from .children import NotMeasured, end_in_good_order, started, wait_for
 from .memory import DIRTY, frozen, own_kb

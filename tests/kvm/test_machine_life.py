@@ -28,7 +28,7 @@ from vmm import (
 )
 from vmm.console.console import Console
 from vmm.errors import KvmError
-from vmm.machine import _close_all
+from vmm.machine.machine import _close_all
 
 GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
 
@@ -356,7 +356,7 @@ def test_at_the_end_every_machine_is_closed_whatever_one_raises(
             raise VmmError("it doesn't close")
 
     machines = [Unwilling(), Unwilling()]
-    monkeypatch.setattr("vmm.machine.open_machines", lambda: machines)
+    monkeypatch.setattr("vmm.machine.machine.open_machines", lambda: machines)
     with pytest.raises(VmmError):
         _close_all()
     assert len(closed) == len(machines)

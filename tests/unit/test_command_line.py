@@ -24,7 +24,7 @@ def kernel(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def _hardware_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same whatever KVM the host has."""
-    monkeypatch.setattr("vmm.preparation.host_kind", lambda: "hardware")
+    monkeypatch.setattr("vmm.machine.builder.host_kind", lambda: "hardware")
 
 
 @pytest.fixture

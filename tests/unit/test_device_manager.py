@@ -10,7 +10,6 @@ import pytest
 from open_fds import open_fds
 
 from vmm.boot.layout import device_addresses
-from vmm.device_manager import DeviceManager
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.doorbell import Doorbell
@@ -29,11 +28,12 @@ from vmm.devices.resources import (
 )
 from vmm.errors import ConfigError, KvmError
 from vmm.event_loop import EventLoop
+from vmm.machine.device_manager import DeviceManager
 
 if TYPE_CHECKING:
     from vmm.devices.trigger import Interrupt
     from vmm.kvm.vm import Vm
-    from vmm.video_window import VideoWindow
+    from vmm.machine.video_window import VideoWindow
 
 pytest_plugins = ("loop_fixtures",)
 

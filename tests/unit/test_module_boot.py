@@ -15,8 +15,8 @@ from vmm.boot.modules import ModuleBoot
 from vmm.config import MachineConfig
 from vmm.errors import ConfigError
 from vmm.host.quirks import Quirks
+from vmm.machine.builder import Boot, open_boot
 from vmm.memory import GuestMemory
-from vmm.preparation import Boot, open_boot
 
 PVH = pvh_elf(xen_note((16 * MIB).to_bytes(4, "little")))
 END = {PVH: 16 * MIB + 8192, flat(): MIB + PAGE_SIZE}

@@ -15,7 +15,7 @@ from vmm.boot.linux import LinuxBoot
 from vmm.boot.placement import Block, check_room
 from vmm.errors import ImageError
 from vmm.host.quirks import Quirks
-from vmm.preparation import Boot, open_boot
+from vmm.machine.builder import Boot, open_boot
 
 Make = Callable[..., Boot]
 

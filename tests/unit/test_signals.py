@@ -11,7 +11,7 @@ from vmm.console.signals import handled
 from vmm.run_command import _Stopper
 
 if TYPE_CHECKING:
-    from vmm.machine import Machine
+    from vmm.machine.machine import Machine
 
 PATIENCE = 60.0
 
@@ -123,7 +123,7 @@ def test_ignored_ctrl_c_stays_ignored() -> None:
 
 def test_importing_the_package_is_quick_and_its_names_are_there() -> None:
     script = (
-        "import sys, vmm; assert 'vmm.machine' not in sys.modules; "
+        "import sys, vmm; assert 'vmm.machine.machine' not in sys.modules; "
         "assert {'Machine', 'run'} <= set(dir(vmm)); vmm.MachineConfig; vmm.errors; "
         "vmm.ConfigError; hasattr(vmm, 'nothing') and sys.exit(1)"
     )

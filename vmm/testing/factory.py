@@ -10,7 +10,7 @@ from vmm.config import MachineConfig
 from vmm.devices.device_io import DeviceIo
 from vmm.errors import VmmError
 from vmm.foreign_text import printable
-from vmm.machine import Machine
+from vmm.machine.machine import Machine
 
 from .artefacts import new_folder
 from .settings import check_names

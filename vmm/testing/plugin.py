@@ -15,7 +15,7 @@ from vmm.errors import KvmUnavailable
 from vmm.foreign_text import one_line
 from vmm.installation import script
 from vmm.kvm.kvm import Kvm
-from vmm.machine import Machine, open_machines
+from vmm.machine.machine import Machine, open_machines
 
 from .artefacts import folder_for
 from .attachments import Attachment, JunitWriter, attach

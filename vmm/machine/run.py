@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from .config import MachineConfig, StrPath
+from ..config import MachineConfig, StrPath
+from ..result import RunResult
 from .machine import Machine
-from .result import RunResult
 
 
 def run(

@@ -6,34 +6,34 @@ from _weakref import ref  # weakref imports a lot more
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from .board import Board, acpi_pm
-from .boot.layout import device_addresses, ram_ranges
-from .config import MachineConfig
-from .console.console import Console
+from ..boot.layout import device_addresses, ram_ranges
+from ..config import MachineConfig
+from ..console.console import Console
+from ..devices.cmos_setup import cmos_setup
+from ..devices.device_io import DeviceIo
+from ..devices.errors import DeviceError
+from ..devices.io_manager import IoManager
+from ..devices.keyboard import Ps2Keyboard
+from ..devices.resource_manager import PoolLayout, ResourceManager
+from ..errors import ConfigError, VmmError
+from ..event_loop import EventLoop
+from ..kvm._libc import install_kick_handler
+from ..kvm.kvm import Kvm
+from ..memory import GuestMemory
+from ..result import ExitReason, RunResult
+from ..vcpu.control import End, RunControl, failure
+from ..vcpu.entry import TICK_NS
+from ..watch.panic import when_silent
+from .builder import asked_symbols, chosen_quirks, open_boot
 from .device_manager import DeviceManager
-from .devices.cmos_setup import cmos_setup
-from .devices.device_io import DeviceIo
-from .devices.errors import DeviceError
-from .devices.io_manager import IoManager
-from .devices.keyboard import Ps2Keyboard
-from .devices.resource_manager import PoolLayout, ResourceManager
-from .errors import ConfigError, VmmError
-from .event_loop import EventLoop
-from .kvm._libc import install_kick_handler
-from .kvm.kvm import Kvm
-from .life import Life, Outside
-from .memory import GuestMemory
-from .power_cycle import Parts, survey
-from .preparation import asked_symbols, chosen_quirks, open_boot
-from .result import ExitReason, RunResult
-from .vcpu.control import End, RunControl, failure
-from .vcpu.entry import TICK_NS
-from .watch.panic import when_silent
+from .legacy_devices import Board, acpi_pm
+from .lifecycle import Life, Outside
+from .vm_instance import Parts, survey
 
 if TYPE_CHECKING:  # most runs don't import them
-    from .debug.paused_guest import PausedGuest
-    from .guest.ports import CommandPort
-    from .profile.recorder import Profile
+    from ..debug.paused_guest import PausedGuest
+    from ..guest.ports import CommandPort
+    from ..profile.recorder import Profile
 
 _open: "Final[dict[int, ref[Machine]]]" = {}
 
@@ -269,7 +269,7 @@ class Machine:
     def _plug_command_port(self, stack: ExitStack) -> "CommandPort | None":
         if not self.config.runs_command:
             return None
-        from .guest.ports import CommandPort
+        from ..guest.ports import CommandPort
 
         port = CommandPort(self._loop, self.config, self._fail, self._on_command_end)
         for device in port.devices:
@@ -282,7 +282,7 @@ class Machine:
         where = self.config.debugcon
         if where is None:
             return None
-        from .devices.debugcon import Debugcon  # most runs have none
+        from ..devices.debugcon import Debugcon  # most runs have none
 
         settings = self.config.replace(
             serial="stdout" if where == "stdio" else where,
@@ -300,7 +300,7 @@ class Machine:
     def _plug_debug_exit(self) -> None:
         if self.config.debug_exit is None:
             return
-        from .devices.isa_debug_exit import IsaDebugExit
+        from ..devices.isa_debug_exit import IsaDebugExit
 
         port = self.config.debug_exit
         self._add("debug_exit", IsaDebugExit(self._on_debug_exit, port))
@@ -327,7 +327,7 @@ class Machine:
         if self._host.posts and (self._host.entry == "python" or self._profile):
             self._poke()
         if self.config.hang_s is not None:
-            from .watch.hang import HangWatch
+            from ..watch.hang import HangWatch
 
             HangWatch(self._loop, self.config.hang_s, self._progress, self._on_hang)
 
@@ -341,14 +341,14 @@ class Machine:
 
     def _on_command_end(self, word: int) -> None:
         """The guest's command has ended, or couldn't be started."""
-        from .guest.command import describe_status
+        from ..guest.command import describe_status
 
         detail = describe_status(word, self.config.command)
         self._control.finish(End(ExitReason.EXITED, detail, word & 0xFF))
 
     def _on_debug_exit(self, value: int) -> None:
         """The guest ends the run, as QEMU's isa-debug-exit does."""
-        from .devices.isa_debug_exit import exit_status
+        from ..devices.isa_debug_exit import exit_status
 
         detail = f"{value:#x} was written to the debug-exit port"
         self._control.finish(End(ExitReason.EXITED, detail, exit_status(value)))

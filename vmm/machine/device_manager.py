@@ -7,18 +7,18 @@ assign, ask which ranges it wants trapped, register.
 import threading
 from contextlib import ExitStack
 
-from .devices.acpi_device import AcpiDevice
-from .devices.device_io import DeviceIo
-from .devices.errors import NoDevice
-from .devices.io_manager import IoManager, IoManagerContext
-from .devices.resource_manager import ResourceManager
-from .devices.resources import DeviceResources
-from .errors import ConfigError
-from .event_loop import EventLoop
-from .kvm.vm import Vm
+from ..devices.acpi_device import AcpiDevice
+from ..devices.device_io import DeviceIo
+from ..devices.errors import NoDevice
+from ..devices.io_manager import IoManager, IoManagerContext
+from ..devices.resource_manager import ResourceManager
+from ..devices.resources import DeviceResources
+from ..errors import ConfigError
+from ..event_loop import EventLoop
+from ..kvm.vm import Vm
+from .kvm_wiring import Wiring
 from .level_lines import LevelLines
 from .video_window import VideoWindow
-from .wiring import Wiring
 
 
 class DeviceManager:

@@ -3,14 +3,14 @@
 import os
 from contextlib import ExitStack
 
-from .boot.image import MULTIBOOT, ImageFile, KernelImage
-from .boot.modules import Module, ModuleBoot
-from .boot.multiboot import MultibootBoot
-from .boot.pvh import PvhBoot
-from .config import MachineConfig
-from .errors import ConfigError
-from .host.quirks import Quirks
-from .preparation import added_files
+from ..boot.image import MULTIBOOT, ImageFile, KernelImage
+from ..boot.modules import Module, ModuleBoot
+from ..boot.multiboot import MultibootBoot
+from ..boot.pvh import PvhBoot
+from ..config import MachineConfig
+from ..errors import ConfigError
+from ..host.quirks import Quirks
+from .builder import added_files
 
 
 def module_boot(

@@ -3,18 +3,18 @@
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
-from .boot.image import LINUX32, LINUX64, ImageFile
-from .boot.kernel import open_kernel
-from .boot.layout import ram_ranges
-from .boot.linux import LinuxBoot
-from .config import BUILD_DIR, MachineConfig
-from .errors import ConfigError
-from .host.quirks import Quirks, quirks_for
-from .host.report import host_kind
+from ..boot.image import LINUX32, LINUX64, ImageFile
+from ..boot.kernel import open_kernel
+from ..boot.layout import ram_ranges
+from ..boot.linux import LinuxBoot
+from ..config import BUILD_DIR, MachineConfig
+from ..errors import ConfigError
+from ..host.quirks import Quirks, quirks_for
+from ..host.report import host_kind
 
 if TYPE_CHECKING:  # most runs don't import them
-    from .boot.modules import ModuleBoot
-    from .debug.symbols import Symbols
+    from ..boot.modules import ModuleBoot
+    from ..debug.symbols import Symbols
 
 Boot: TypeAlias = "LinuxBoot | ModuleBoot"
 """What a machine loads at each of its boots, and how it enters it."""
@@ -24,7 +24,7 @@ def asked_symbols(config: MachineConfig) -> "Symbols | None":
     """What the user has named for crash reports. Raises ConfigError."""
     if config.symbols is None:
         return None
-    from .debug.symbols import Symbols
+    from ..debug.symbols import Symbols
 
     return Symbols.load(config.symbols)
 
@@ -78,6 +78,6 @@ def added_files(config: MachineConfig) -> bytes:
     """The archive with what the user adds to the initrd."""
     if not (config.runs_command or config.files):
         return b""
-    from .guest.command import initramfs_segment
+    from ..guest.command import initramfs_segment
 
     return initramfs_segment(config, BUILD_DIR)

@@ -3,21 +3,21 @@
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from .boot.layout import VIDEO
-from .devices.device_io import DeviceIo
-from .devices.doorbell import Doorbell
-from .devices.resources import DeviceResources
-from .errors import ConfigError
-from .event_loop import READ, EventLoop
-from .eventfd import EventFd, EventFdTrigger
-from .kvm.vm import Vm
+from ..boot.layout import VIDEO
+from ..devices.device_io import DeviceIo
+from ..devices.doorbell import Doorbell
+from ..devices.resources import DeviceResources
+from ..errors import ConfigError
+from ..event_loop import READ, EventLoop
+from ..eventfd import EventFd, EventFdTrigger
+from ..kvm.vm import Vm
 from .level_lines import LevelInterrupt, LevelLines
 from .video_window import VideoWindow
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .devices.trigger import Interrupt
+    from ..devices.trigger import Interrupt
 
 IOAPIC_PINS: Final = 24
 

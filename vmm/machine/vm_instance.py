@@ -5,17 +5,16 @@ import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .boot import layout
-from .boot.cpu_state import set_boot_msrs
-from .boot.cpuid import GuestCpuid
-from .boot.firmware import COM_PORTS, firmware
-from .boot.pic import set_up_pics
-from .boot.placement import Block, check_room, write_blocks
-from .device_manager import DeviceManager
-from .devices.platform import SerialPio
-from .errors import ConfigError, KvmError
-from .host.quirks import Quirks
-from .kvm.abi import (
+from ..boot import layout
+from ..boot.cpu_state import set_boot_msrs
+from ..boot.cpuid import GuestCpuid
+from ..boot.firmware import COM_PORTS, firmware
+from ..boot.pic import set_up_pics
+from ..boot.placement import Block, check_room, write_blocks
+from ..devices.platform import SerialPio
+from ..errors import ConfigError, KvmError
+from ..host.quirks import Quirks
+from ..kvm.abi import (
     KVM_CAP_BINARY_STATS_FD,
     KVM_CAP_COALESCED_MMIO,
     KVM_CAP_COALESCED_PIO,
@@ -23,19 +22,20 @@ from .kvm.abi import (
     KVM_CAP_MAX_VCPUS,
     KVM_CAP_NR_VCPUS,
 )
-from .kvm.kvm import Kvm
-from .kvm.vcpu import Vcpu
-from .kvm.vm import Vm
-from .memory import GuestMemory, Region
-from .preparation import Boot
-from .result import ExitReason
-from .vcpu.control import End, RunControl, failure
-from .vcpu.entry import Entry, Kind, PythonEntry, entry_kind, new_entry
-from .vcpu.run_loop import Bus, RunLoop
+from ..kvm.kvm import Kvm
+from ..kvm.vcpu import Vcpu
+from ..kvm.vm import Vm
+from ..memory import GuestMemory, Region
+from ..result import ExitReason
+from ..vcpu.control import End, RunControl, failure
+from ..vcpu.entry import Entry, Kind, PythonEntry, entry_kind, new_entry
+from ..vcpu.run_loop import Bus, RunLoop
+from .builder import Boot
+from .device_manager import DeviceManager
 from .video_window import VideoWindow
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
-    from .profile.recorder import Profile
+    from ..profile.recorder import Profile
 
 # 0 does without it, to measure what it is worth.
 COALESCED_PIO: Final = "VMM_COALESCED_PIO"
@@ -248,7 +248,7 @@ def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
     write_blocks(memory, blocks)
     start = boot.load(memory)
     if boot.acpi:
-        from .boot.acpi import acpi_tables
+        from ..boot.acpi import acpi_tables
 
         tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs)
         check_room(boot.kernel, [Block("the ACPI tables", layout.ACPI, tables)])

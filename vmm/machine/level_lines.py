@@ -8,9 +8,9 @@ is not taken for one that still wants service.
 
 import threading
 
-from .devices.errors import TriggerError
-from .errors import KvmError
-from .kvm.vm import Vm
+from ..devices.errors import TriggerError
+from ..errors import KvmError
+from ..kvm.vm import Vm
 
 
 class LevelLines:

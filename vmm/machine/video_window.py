@@ -4,8 +4,8 @@ Kernels that print by writing text to 0xB8000 find memory there, whoever reads i
 device that has an address in it gets the whole window, as a display adapter does.
 """
 
-from .kvm.vm import Vm
-from .memory import Region
+from ..kvm.vm import Vm
+from ..memory import Region
 
 
 class VideoWindow:

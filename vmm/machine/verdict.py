@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from .console.console import Console
-from .event_loop import EventLoop
-from .kvm.vcpu import Vcpu
-from .memory import GuestMemory
-from .result import ExitReason
-from .vcpu.control import End, RunControl
+from ..console.console import Console
+from ..event_loop import EventLoop
+from ..kvm.vcpu import Vcpu
+from ..memory import GuestMemory
+from ..result import ExitReason
+from ..vcpu.control import End, RunControl
 
 if TYPE_CHECKING:  # most runs never panic
-    from .watch.panic_signs import PanicSigns
+    from ..watch.panic_signs import PanicSigns
 
 # How a boot that has panicked may end, beside at once: by its own reset, by reboot=t,
 # or not at all. Where only words tell of the panic, this is a second sign.
@@ -41,7 +41,7 @@ class Verdict:
 
         Ends the run if they do; asks for another look if they may.
         """
-        from .watch.panic_signs import PanicSigns
+        from ..watch.panic_signs import PanicSigns
 
         watch, turn = self._console.watch, self._control.turn
         signs = self._signs = self._signs or PanicSigns()

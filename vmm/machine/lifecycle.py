@@ -3,20 +3,20 @@
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from . import threads
-from .config import MachineConfig
-from .console.console import HURRY_S, Console
-from .errors import VmmError
-from .event_loop import EventLoop
-from .power_cycle import Parts, PowerCycle
-from .result import EXIT_CODES, ExitReason, RunResult
-from .vcpu.control import LOOK, End, failure
+from .. import threads
+from ..config import MachineConfig
+from ..console.console import HURRY_S, Console
+from ..errors import VmmError
+from ..event_loop import EventLoop
+from ..result import EXIT_CODES, ExitReason, RunResult
+from ..vcpu.control import LOOK, End, failure
 from .verdict import Verdict
+from .vm_instance import Parts, PowerCycle
 
 if TYPE_CHECKING:  # most runs don't import them
-    from .debug.paused_guest import PausedGuest
-    from .debug.symbols import Symbols
-    from .guest.ports import CommandPort
+    from ..debug.paused_guest import PausedGuest
+    from ..debug.symbols import Symbols
+    from ..guest.ports import CommandPort
 
 # Where there is a command, before its status.
 _ENDED_EARLY: Final = (ExitReason.RESET, ExitReason.POWEROFF)
@@ -195,7 +195,7 @@ class Life:
         """
         parts = self._parts
         try:
-            from .debug.crash_report import crash_report
+            from ..debug.crash_report import crash_report
 
             report = crash_report(self.cycle.vcpus, parts.memory, self._find_symbols())
         except Exception as error:  # no descriptor is left for a module's file, for one
@@ -226,7 +226,7 @@ class Life:
 
     def _pause(self) -> bool:
         """Show the result and the guest until it is resumed: True, or stopped."""
-        from .debug.paused_guest import PausedGuest
+        from ..debug.paused_guest import PausedGuest
 
         guest = PausedGuest(self.cycle.vcpus, self._parts.memory, self._find_symbols())
         self._conclude()
@@ -271,7 +271,7 @@ class Life:
 
     def _find_symbols(self) -> "Symbols | None":
         if self._symbols is None:
-            from .debug.symbols import symbols_of
+            from ..debug.symbols import symbols_of
 
             self._symbols = symbols_of(self.config.images()[0])
         return self._symbols

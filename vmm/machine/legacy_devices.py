@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from .console.console import Console
-from .devices.acpi_pm import AcpiPm
-from .devices.clock import Clock
-from .devices.cmos_rtc import CmosRtc
-from .devices.crtc import Crtc
-from .devices.i8042 import I8042Device
-from .devices.pci_config_ports import PciConfigPorts
-from .devices.platform import (
+from ..console.console import Console
+from ..devices.acpi_pm import AcpiPm
+from ..devices.clock import Clock
+from ..devices.cmos_rtc import CmosRtc
+from ..devices.crtc import Crtc
+from ..devices.i8042 import I8042Device
+from ..devices.pci_config_ports import PciConfigPorts
+from ..devices.platform import (
     AcpiPmPio,
     CmosRtcPio,
     CrtcPio,
@@ -18,11 +18,11 @@ from .devices.platform import (
     SerialPio,
     SystemControlPio,
 )
-from .devices.post_code import PostCode
-from .devices.pvpanic import Pvpanic
-from .devices.reset_control import SystemControlPortA
-from .devices.serial import Serial
-from .devices.trigger import InterruptLine
+from ..devices.post_code import PostCode
+from ..devices.pvpanic import Pvpanic
+from ..devices.reset_control import SystemControlPortA
+from ..devices.serial import Serial
+from ..devices.trigger import InterruptLine
 
 
 class _Line:
