@@ -17,7 +17,7 @@ def main() -> int:
     except KeyboardInterrupt:  # it came before that
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-    from .cli import main as command
+    from .cli.main import main as command
 
     return command()
 

@@ -11,9 +11,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from vmm.cli.image_report import examine_image
 from vmm.config import MachineConfig
 from vmm.errors import VmmError
-from vmm.image_report import examine_image
 from vmm.machine.machine import Machine
 
 from .children import NotMeasured, end_in_good_order, started, wait_for

@@ -8,7 +8,7 @@ import pytest
 from guests import DEADLINE, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
-from vmm.cli import main
+from vmm.cli.main import main
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.resources import (

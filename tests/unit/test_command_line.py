@@ -11,7 +11,7 @@ import pytest
 from kernel_images import MIB, bzimage
 
 import vmm
-from vmm.cli import main
+from vmm.cli.main import main
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from kernel_images import elf
 
-from vmm import cli, doctor
+from vmm.cli import doctor
+from vmm.cli import main as cli
 from vmm.host import report as host
 from vmm.kvm import abi
 from vmm.kvm import kvm as kvm_module

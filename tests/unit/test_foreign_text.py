@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm.cli.messages import say, show_traceback
 from vmm.errors import ExpectTimeout, ImageError, KvmError
 from vmm.foreign_text import one_line, printable
-from vmm.messages import say, show_traceback
 from vmm.result import ExitReason, RunResult
 
 TITLE = "\x1b]0;owned\x07\x1b[31mRED\x1b[0m\x9b2J"  # the terminal's, then ECMA-48

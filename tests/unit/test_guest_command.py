@@ -8,7 +8,7 @@ import pytest
 from kernel_images import MIB, bzimage
 
 from vmm import ConfigError, MachineConfig
-from vmm.cli import main
+from vmm.cli.main import main
 from vmm.guest import command as guest_command
 from vmm.guest.command import HELPER, describe_status, initramfs_segment
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from kernel_images import MIB, bzimage, elf, flat, multiboot_header, pvh_elf, xen_note
 
-from vmm import cli, image_report
+from vmm.cli import image_report
+from vmm.cli import main as cli
+from vmm.cli.image_report import ImageReport, examine_image, lines
 from vmm.errors import ImageError, KvmUnavailable
-from vmm.image_report import ImageReport, examine_image, lines
 
 NOTE = xen_note((16 * MIB + 4).to_bytes(4, "little"))
 

@@ -9,7 +9,7 @@ import pytest
 from kernel_images import bzimage
 from open_fds import open_fds
 
-from vmm import cli
+from vmm.cli import main as cli
 from vmm.errors import KvmError, KvmUnavailable
 from vmm.kvm import _libc, abi
 from vmm.kvm import kvm as kvm_module

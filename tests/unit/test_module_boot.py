@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from kernel_images import MIB, elf, flat, pvh_elf, xen_note
 
-from vmm import cli
 from vmm.boot.layout import ACPI, BOOT_PARAMS, PAGE_SIZE, ram_ranges
 from vmm.boot.modules import ModuleBoot
+from vmm.cli import main as cli
 from vmm.config import MachineConfig
 from vmm.errors import ConfigError
 from vmm.host.quirks import Quirks

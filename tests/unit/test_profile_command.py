@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from vmm.cli import main
+from vmm.cli.main import main
+from vmm.cli.profile_file import write_profile
 from vmm.errors import VmmError
 from vmm.profile.recorder import Profile
-from vmm.profile.report import write_profile
 from vmm.result import ExitReason, RunResult
 
 RESULT = RunResult(ExitReason.TIMEOUT, 124)
@@ -80,7 +80,7 @@ def test_what_can_not_be_written_is_one_error(tmp_path: Path) -> None:
 
 def test_a_run_without_a_profile_imports_none_of_it() -> None:
     script = (
-        "import sys; from vmm.cli import main; main(['run', '--kernel', 'none']); "
+        "import sys; from vmm.cli.main import main; main(['run', '--kernel', 'none']); "
         "print([name for name in sys.modules if name.startswith('vmm.profile')])"
     )
     done = subprocess.run(

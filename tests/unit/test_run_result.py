@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from vmm.cli.result_file import check_result_path, write_result
 from vmm.errors import ConfigError, GuestEnded, KvmError, VmmError
 from vmm.result import EXIT_CODES, ExitReason, RunResult, told_apart
-from vmm.result_file import check_result_path, write_result
 
 RESULT = RunResult(
     ExitReason.PANIC, 34, detail="Kernel panic", resets=1, exits={"io": 3}

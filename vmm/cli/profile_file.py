@@ -4,9 +4,9 @@ import json
 import os
 
 from ..errors import ConfigError
+from ..profile.recorder import Profile
 from ..result import RunResult
-from ..result_file import check_result_path, write_whole
-from .recorder import Profile
+from .result_file import check_result_path, write_whole
 
 
 def check_profile_path(path: str, result_path: str | None) -> None:
@@ -24,11 +24,11 @@ def check_profile_path(path: str, result_path: str | None) -> None:
 def write_profile(path: str, profile: Profile, result: RunResult) -> None:
     """Put the report in place of what `path` was. Raises VmmError."""
     if _suffix(path) == ".html":
-        from .page import page
+        from ..profile.page import page
 
         text = page(profile, result)
     else:
-        from .trace import trace
+        from ..profile.trace import trace
 
         text = json.dumps(trace(profile, result))
     write_whole(path, text, "profile")

@@ -13,8 +13,8 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import ConfigError, VmmError
-from .result import RunResult
+from ..errors import ConfigError, VmmError
+from ..result import RunResult
 
 
 def check_result_path(path: str, option: str = "result") -> None:

@@ -2,13 +2,13 @@
 
 import json
 
-from .foreign_text import printable
-from .host.report import (
+from ..foreign_text import printable
+from ..host.report import (
     OPTIONAL_CAPABILITIES,
     HostReport,
     examine,
 )
-from .kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES
+from ..kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES
 from .messages import tell
 
 

@@ -4,21 +4,21 @@ import re
 from contextlib import ExitStack
 from typing import Final
 
-from .boot.bzimage import has_payload, kernel_version
-from .boot.elf import is_elf, read_elf
-from .boot.elf_notes import read_notes
-from .boot.image import ImageFile, KernelImage
-from .boot.kernel import HEAD_SIZE, open_kernel
-from .boot.layout import MIB, MMIO_HOLE
-from .boot.multiboot_image import find_header
-from .boot.payload import find_payload
-from .config import BOOT_PROTOCOLS, MachineConfig
-from .devices.record import Record
-from .errors import ConfigError, ImageError, KvmUnavailable
-from .foreign_text import one_line, printable
-from .host.quirks import quirks_for
-from .host.report import host_kind
-from .machine.builder import open_boot
+from ..boot.bzimage import has_payload, kernel_version
+from ..boot.elf import is_elf, read_elf
+from ..boot.elf_notes import read_notes
+from ..boot.image import ImageFile, KernelImage
+from ..boot.kernel import HEAD_SIZE, open_kernel
+from ..boot.layout import MIB, MMIO_HOLE
+from ..boot.multiboot_image import find_header
+from ..boot.payload import find_payload
+from ..config import BOOT_PROTOCOLS, MachineConfig
+from ..devices.record import Record
+from ..errors import ConfigError, ImageError, KvmUnavailable
+from ..foreign_text import one_line, printable
+from ..host.quirks import quirks_for
+from ..host.report import host_kind
+from ..machine.builder import open_boot
 
 BANNER: Final = re.compile(rb"Linux version (\d[^\n\0]{,255})")
 _BANNER_SIZE: Final = 512

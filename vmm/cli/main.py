@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from . import __version__
-from .config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
-from .devices.errors import DeviceError
-from .errors import VmmError
-from .foreign_text import one_line
+from .. import __version__
+from ..config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
+from ..devices.errors import DeviceError
+from ..errors import VmmError
+from ..foreign_text import one_line
 from .messages import say, show_traceback, tell
 
 
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.image is not None:
                 return examine_and_print(options.image, options.json)
             return run_doctor(options.json)
-        from .run_command import run
+        from .run import run
 
         return run(options)
     except KeyboardInterrupt:
@@ -274,8 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _own_exit_code(code: int, options: argparse.Namespace) -> int:
     """One that nobody takes for the status of a guest."""
-    from .result import told_apart
-    from .run_command import passed_on
+    from ..result import told_apart
+    from .run import passed_on
 
     return told_apart(code, **passed_on(options))
 

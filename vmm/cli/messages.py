@@ -3,8 +3,8 @@
 import os
 import sys
 
-from .errors import VmmError
-from .foreign_text import one_line, printable
+from ..errors import VmmError
+from ..foreign_text import one_line, printable
 
 
 def say(message: str) -> None:

@@ -10,17 +10,17 @@ from threading import Lock
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from .config import MachineConfig, path_of
-from .console.guardian import Guardian
-from .console.signals import handled
-from .console.terminal import HELP, EscapeFilter, raw_terminal
-from .errors import ConfigError, VmmError
-from .machine.machine import Machine
+from ..config import MachineConfig, path_of
+from ..console.guardian import Guardian
+from ..console.signals import handled
+from ..console.terminal import HELP, EscapeFilter, raw_terminal
+from ..errors import ConfigError, VmmError
+from ..machine.machine import Machine
+from ..result import ExitReason, RunResult, told_apart
 from .messages import say, show, show_traceback
-from .result import ExitReason, RunResult, told_apart
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
-    from .profile.recorder import Profile
+    from ..profile.recorder import Profile
 
 _OUTCOMES: Final = {
     ExitReason.RESET: "the guest reset",
@@ -65,7 +65,7 @@ def _conclude(
 ) -> int:
     """Write the profile, and say how it was; returns the exit code."""
     if profile is not None:
-        from .profile.report import write_profile
+        from .profile_file import write_profile
 
         write_profile(options.profile, profile, result)
     if result.reason is ExitReason.ERROR:
@@ -109,8 +109,8 @@ def _reporter(path: str | None) -> Callable[[RunResult], None]:
 def _new_profile(options: argparse.Namespace) -> "Profile | None":
     if options.profile is None:
         return None
-    from .profile.recorder import Profile
-    from .profile.report import check_profile_path
+    from ..profile.recorder import Profile
+    from .profile_file import check_profile_path
 
     check_profile_path(options.profile, options.result)
     return Profile()
@@ -151,7 +151,7 @@ def _guard_sockets(config: MachineConfig, stack: ExitStack) -> None:
         w and w.startswith("unix:")
         for w in (config.serial, config.capture, config.debugcon, *config.tee)
     ):
-        from .console import socket_file
+        from ..console import socket_file
 
         # It forks: before any thread starts.
         guardian = stack.enter_context(Guardian(socket_file.remove))

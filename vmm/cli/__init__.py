@@ -1,0 +1,1 @@
+"""The command `vmm`: all that prints for people."""
