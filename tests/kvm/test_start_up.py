@@ -24,17 +24,17 @@ OURS = """
     devices.i8042 devices.i8042_reg devices.i8042_state devices.io_manager
     devices.keyboard devices.pci_config_ports devices.platform devices.post_code
     devices.pvpanic devices.record devices.reset_control devices.resource_manager
-    devices.resources devices.serial devices.serial_events devices.serial_interrupts
-    devices.serial_modem devices.serial_receiver devices.serial_reg
-    devices.serial_state devices.serial_timeout devices.serial_transmitter
-    devices.sink devices.soonest_timer devices.trigger errors event_loop eventfd
-    expect field_types foreign_text guest host host.probe host.quirks host.report
-    input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
-    kvm.stats kvm.vcpu kvm.vm machine machine.builder machine.device_manager
-    machine.kvm_wiring machine.legacy_devices machine.level_lines machine.lifecycle
-    machine.machine machine.verdict machine.video_window machine.vm_instance memory
-    result threads vcpu vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop watch
-    watch.panic
+    devices.resources devices.serial devices.serial.events devices.serial.interrupts
+    devices.serial.modem devices.serial.receiver devices.serial.reg
+    devices.serial.state devices.serial.timeout devices.serial.transmitter
+    devices.serial.uart devices.sink devices.soonest_timer devices.trigger errors
+    event_loop eventfd expect field_types foreign_text guest host host.probe
+    host.quirks host.report input_file installation kvm kvm._fd kvm._libc kvm.abi
+    kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm machine machine.builder
+    machine.device_manager machine.kvm_wiring machine.legacy_devices
+    machine.level_lines machine.lifecycle machine.machine machine.verdict
+    machine.video_window machine.vm_instance memory result threads vcpu vcpu.control
+    vcpu.entry vcpu.fatal_exit vcpu.run_loop watch watch.panic
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {

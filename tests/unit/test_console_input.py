@@ -10,8 +10,8 @@ import pytest
 from console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
 
 from vmm.console.console import TURN_IN
-from vmm.devices.serial import FIFO_SIZE
-from vmm.devices.serial_reg import UART_LSR_OE
+from vmm.devices.serial.reg import UART_LSR_OE
+from vmm.devices.serial.uart import FIFO_SIZE
 from vmm.event_loop import EventLoop
 
 pytest_plugins = ("loop_fixtures", "console_fixtures")

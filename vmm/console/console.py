@@ -10,8 +10,8 @@ from ..config import MachineConfig
 from ..devices.buffered_sink import BufferedSink
 from ..devices.clock import next_beat
 from ..devices.errors import FullFifo
-from ..devices.serial import FIFO_SIZE, Serial, SerialEvents
-from ..devices.serial_reg import UART_IER_RDI
+from ..devices.serial.reg import UART_IER_RDI
+from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
 from ..errors import VmmError
 from ..event_loop import EventLoop, NextTurn
 from ..result import RunResult

@@ -8,8 +8,7 @@ from uart_oracle import UartOracle
 
 from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import FullFifo
-from vmm.devices.serial import Serial, SerialMetrics, SerialState
-from vmm.devices.serial_reg import (
+from vmm.devices.serial.reg import (
     UART_FCR,
     UART_IER,
     UART_IIR,
@@ -21,6 +20,7 @@ from vmm.devices.serial_reg import (
     UART_RX,
     UART_TX,
 )
+from vmm.devices.serial.uart import Serial, SerialMetrics, SerialState
 
 TX_LOAD = 16  # what Linux's driver writes per THRE of a 16550A
 

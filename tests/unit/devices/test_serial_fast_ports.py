@@ -4,7 +4,7 @@ import pytest
 from serial_rig import FastRig, Rig
 
 from vmm.devices.fast_port import FastPort
-from vmm.devices.serial_reg import (
+from vmm.devices.serial.reg import (
     UART_IER,
     UART_IER_THRI,
     UART_LCR,
@@ -14,7 +14,7 @@ from vmm.devices.serial_reg import (
     UART_MCR_LOOP,
     UART_TX,
 )
-from vmm.devices.serial_transmitter import COLLECT_NS
+from vmm.devices.serial.transmitter import COLLECT_NS
 
 LSR_IDLE = 0x60
 

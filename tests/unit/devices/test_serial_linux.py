@@ -3,7 +3,7 @@
 import pytest
 from serial_rig import TX_LOAD, LinuxDriver, Rig
 
-from vmm.devices.serial_reg import (
+from vmm.devices.serial.reg import (
     UART_FCR,
     UART_IER,
     UART_IIR,

@@ -4,8 +4,7 @@ import pytest
 from serial_rig import Rig
 
 from vmm.devices.errors import FullFifo
-from vmm.devices.serial import FIFO_SIZE
-from vmm.devices.serial_reg import (
+from vmm.devices.serial.reg import (
     UART_DLL,
     UART_FCR,
     UART_FCR_CLEAR_RCVR,
@@ -37,7 +36,8 @@ from vmm.devices.serial_reg import (
     UART_RX,
     UART_TX,
 )
-from vmm.devices.serial_timeout import timeout_ns
+from vmm.devices.serial.timeout import timeout_ns
+from vmm.devices.serial.uart import FIFO_SIZE
 
 FIFO_ON = UART_FCR_ENABLE_FIFO
 TRIGGER_14 = 0xC0

@@ -3,7 +3,7 @@
 import pytest
 from serial_rig import Rig
 
-from vmm.devices.serial_reg import (
+from vmm.devices.serial.reg import (
     UART_DLL,
     UART_DLM,
     UART_FCR,

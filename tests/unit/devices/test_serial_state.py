@@ -7,8 +7,7 @@ import pytest
 from serial_rig import Rig, through_json
 
 from vmm.devices.errors import FullFifo
-from vmm.devices.serial import Serial, SerialState
-from vmm.devices.serial_reg import (
+from vmm.devices.serial.reg import (
     UART_FCR,
     UART_IER,
     UART_IER_RDI,
@@ -20,6 +19,7 @@ from vmm.devices.serial_reg import (
     UART_RX,
     UART_TX,
 )
+from vmm.devices.serial.uart import Serial, SerialState
 
 VM_SUPERIO_FIELDS = {
     "baud_divisor_low": 0x0C,

@@ -7,7 +7,7 @@ from serial_rig import LinuxDriver
 
 from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import FullFifo
-from vmm.devices.serial import Serial, SerialEvents
+from vmm.devices.serial.uart import Serial, SerialEvents
 from vmm.devices.sink import BufferedSink
 
 PATIENCE = 30  # seconds without a wake-up: one was lost

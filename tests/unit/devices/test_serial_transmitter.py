@@ -5,8 +5,7 @@ from serial_rig import CountingTrigger, Rig, StallSink
 
 from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import TriggerError
-from vmm.devices.serial import FIFO_SIZE, Serial, SerialEvents, SerialMetrics
-from vmm.devices.serial_reg import (
+from vmm.devices.serial.reg import (
     UART_FCR,
     UART_FCR_CLEAR_XMIT,
     UART_FCR_ENABLE_FIFO,
@@ -29,6 +28,7 @@ from vmm.devices.serial_reg import (
     UART_RX,
     UART_TX,
 )
+from vmm.devices.serial.uart import FIFO_SIZE, Serial, SerialEvents, SerialMetrics
 from vmm.devices.sink import BufferedSink
 
 IDLE = UART_LSR_THRE | UART_LSR_TEMT

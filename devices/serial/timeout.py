@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from threading import Lock
 
-from .clock import Clock
-from .serial_reg import (
+from ..clock import Clock
+from ..soonest_timer import SoonestTimer
+from .reg import (
     UART_LCR_PARITY,
     UART_LCR_STOP,
     UART_LCR_WLEN5,
     UART_LCR_WLEN8,
 )
-from .soonest_timer import SoonestTimer
 
 _INPUT_CLOCK_HZ = 1_843_200  # the PC's crystal: divisor 1 is 115200 baud
 _CLOCKS_PER_BIT = 16

@@ -1,6 +1,6 @@
 """SerialState: all of a Serial that a guest could tell, ready for JSON."""
 
-from .record import Record
+from ..record import Record
 
 
 class SerialState(Record, kw_only=True):

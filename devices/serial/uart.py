@@ -12,11 +12,13 @@ the RX timeout but don't alter data.
 from threading import Lock
 from typing import Final
 
-from .clock import Clock
-from .errors import FullFifo
-from .fast_port import FastPort
-from .serial_events import SerialEvents, SerialMetrics
-from .serial_interrupts import (
+from ..clock import Clock
+from ..errors import FullFifo
+from ..fast_port import FastPort
+from ..sink import Sink
+from ..trigger import Trigger
+from .events import SerialEvents, SerialMetrics
+from .interrupts import (
     LINE_STATUS,
     MODEM_STATUS,
     RECEIVER,
@@ -25,9 +27,9 @@ from .serial_interrupts import (
     THR_EMPTY,
     Interrupts,
 )
-from .serial_modem import ModemStatus
-from .serial_receiver import CLEARED_BY_LSR_READ, FIFO_SIZE, Receiver
-from .serial_reg import (
+from .modem import ModemStatus
+from .receiver import CLEARED_BY_LSR_READ, FIFO_SIZE, Receiver
+from .reg import (
     UART_FCR,
     UART_FCR_CLEAR_RCVR,
     UART_FCR_CLEAR_XMIT,
@@ -65,11 +67,9 @@ from .serial_reg import (
     UART_SCR,
     UART_TX,
 )
-from .serial_state import SerialState
-from .serial_timeout import timeout_ns
-from .serial_transmitter import Transmitter
-from .sink import Sink
-from .trigger import Trigger
+from .state import SerialState
+from .timeout import timeout_ns
+from .transmitter import Transmitter
 
 __all__ = ["FIFO_SIZE", "Serial", "SerialEvents", "SerialMetrics", "SerialState"]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
-from .clock import Clock
-from .serial_reg import (
+from ..clock import Clock
+from .reg import (
     UART_FCR_ENABLE_FIFO,
     UART_FCR_R_TRIG_SHIFT,
     UART_LSR_BI,
@@ -17,7 +17,7 @@ from .serial_reg import (
     UART_LSR_OE,
     UART_LSR_PE,
 )
-from .serial_timeout import RxTimeout
+from .timeout import RxTimeout
 
 FIFO_SIZE: Final = 64
 CLEARED_BY_LSR_READ: Final = UART_LSR_BRK_ERROR_BITS | UART_LSR_FIFOE

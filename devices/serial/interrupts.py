@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from .serial_reg import (
+from ..trigger import Trigger
+from .reg import (
     UART_IIR_MSI,
     UART_IIR_NO_INT,
     UART_IIR_RDI,
@@ -10,7 +11,6 @@ from .serial_reg import (
     UART_IIR_RX_TIMEOUT,
     UART_IIR_THRI,
 )
-from .trigger import Trigger
 
 # Highest priority first: the lowest bit that is set is the one that IIR reports.
 LINE_STATUS: Final = 0x01

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Final
 
-from .clock import Clock, next_beat
-from .fast_port import FastPort
-from .serial_events import SerialEvents, overrides
-from .serial_receiver import FIFO_SIZE
-from .serial_reg import UART_FCR_ENABLE_FIFO, UART_LSR_TEMT, UART_LSR_THRE
-from .sink import LossySink, RoomySink, Sink
+from ..clock import Clock, next_beat
+from ..fast_port import FastPort
+from ..sink import LossySink, RoomySink, Sink
+from .events import SerialEvents, overrides
+from .receiver import FIFO_SIZE
+from .reg import UART_FCR_ENABLE_FIFO, UART_LSR_TEMT, UART_LSR_THRE
 
 TX_IDLE: Final = UART_LSR_THRE | UART_LSR_TEMT
 COLLECT_NS: Final = 16_000_000  # how long a run loop may keep bytes at most

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from .serial_reg import (
+from .reg import (
     UART_MCR_DTR,
     UART_MCR_LOOP,
     UART_MCR_OUT1,

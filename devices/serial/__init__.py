@@ -1,0 +1,5 @@
+"""The 16550A UART."""
+
+from .uart import Serial
+
+__all__ = ["Serial"]
