@@ -154,7 +154,7 @@ class MachineConfig(Record):
         if not 0 <= port <= 0xFFFC:
             raise ConfigError(f"debug_exit: port {port:#x} is not within 0..0xfffc")
         if self.runs_command:
-            from .devices.debug_exit import DEBUG_EXIT_PORT
+            from .devices.pc.debug_exit import DEBUG_EXIT_PORT
 
             if port == DEBUG_EXIT_PORT:
                 raise ConfigError(

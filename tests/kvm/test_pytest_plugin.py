@@ -311,7 +311,7 @@ def test_it_works_with_xdist(suite: pytest.Pytester) -> None:
 def test_devices_and_commands_are_taken_too(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         """
-        from vmm.devices.debug_exit import DebugExit
+        from vmm.devices.pc.debug_exit import DebugExit
 
         def test_it(vm):
             words = []

@@ -18,23 +18,25 @@ OURS = """
     boot.linux boot.mptable boot.pic boot.placement cli cli.main cli.messages
     cli.run config console console.console console.endpoint console.guardian
     console.signals console.terminal debug devices devices.acpi_device
-    devices.acpi_pm devices.buffered_sink devices.calendar_registers devices.clock
-    devices.cmos_rtc devices.cmos_rtc_state devices.cmos_setup devices.crtc
-    devices.device_io devices.doorbell devices.errors devices.fast_port
-    devices.i8042 devices.i8042_reg devices.i8042_state devices.io_manager
-    devices.keyboard devices.pci_config_ports devices.platform devices.post_code
-    devices.pvpanic devices.record devices.reset_control devices.resource_manager
-    devices.resources devices.serial devices.serial.events devices.serial.interrupts
-    devices.serial.modem devices.serial.receiver devices.serial.reg
-    devices.serial.state devices.serial.timeout devices.serial.transmitter
-    devices.serial.uart devices.sink devices.soonest_timer devices.trigger errors
-    event_loop eventfd expect field_types foreign_text guest host host.probe
-    host.quirks host.report input_file installation kvm kvm._fd kvm._libc kvm.abi
-    kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm machine machine.builder
-    machine.device_manager machine.kvm_wiring machine.legacy_devices
-    machine.level_lines machine.lifecycle machine.machine machine.verdict
-    machine.video_window machine.vm_instance memory result threads vcpu vcpu.control
-    vcpu.entry vcpu.fatal_exit vcpu.run_loop watch watch.panic
+    devices.buffered_sink devices.clock devices.device_io devices.doorbell
+    devices.errors devices.fast_port devices.io_manager devices.pc
+    devices.pc.acpi_pm devices.pc.calendar_registers devices.pc.cmos_rtc
+    devices.pc.cmos_rtc_state devices.pc.cmos_setup devices.pc.crtc devices.pc.i8042
+    devices.pc.i8042_reg devices.pc.i8042_state devices.pc.keyboard
+    devices.pc.pci_config_ports devices.pc.platform devices.pc.post_code
+    devices.pc.pvpanic devices.pc.reset_control devices.record
+    devices.resource_manager devices.resources devices.serial devices.serial.events
+    devices.serial.interrupts devices.serial.modem devices.serial.receiver
+    devices.serial.reg devices.serial.state devices.serial.timeout
+    devices.serial.transmitter devices.serial.uart devices.sink
+    devices.soonest_timer devices.trigger errors event_loop eventfd expect
+    field_types foreign_text guest host host.probe host.quirks host.report
+    input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
+    kvm.stats kvm.vcpu kvm.vm machine machine.builder machine.device_manager
+    machine.kvm_wiring machine.legacy_devices machine.level_lines machine.lifecycle
+    machine.machine machine.verdict machine.video_window machine.vm_instance memory
+    result threads vcpu vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop watch
+    watch.panic
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {

@@ -14,7 +14,7 @@ from vmm.boot.acpi import acpi_tables
 from vmm.boot.layout import ACPI, ACPI_SIZE
 from vmm.config import CPUS_MAX
 from vmm.devices.acpi_device import AcpiDevice
-from vmm.devices.platform import ACPI_PM
+from vmm.devices.pc.platform import ACPI_PM
 from vmm.devices.resources import (
     DeviceResources,
     LegacyIrq,

@@ -15,10 +15,10 @@ from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.fast_port import ANSWERS, HEADER_SIZE, RING_SIZE, FastPort
 from vmm.devices.io_manager import IoManager
-from vmm.devices.platform import COM1, SerialPio
+from vmm.devices.pc.platform import COM1, SerialPio
 from vmm.devices.resources import PioAddressRange
-from vmm.devices.serial.reg import UART_LSR, UART_TX
 from vmm.devices.serial import Serial
+from vmm.devices.serial.reg import UART_LSR, UART_TX
 from vmm.devices.trigger import InterruptLine
 from vmm.kvm._libc import install_kick_handler
 from vmm.kvm.coalesced import ENTRIES

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from ..devices.acpi_device import AcpiDevice
-from ..devices.acpi_pm import PM1_CNT, PM1_STS, SLP_TYP_S5
-from ..devices.calendar_registers import RTC_CENTURY
-from ..devices.platform import ACPI_PM, ACPI_SCI
+from ..devices.pc.acpi_pm import PM1_CNT, PM1_STS, SLP_TYP_S5
+from ..devices.pc.calendar_registers import RTC_CENTURY
+from ..devices.pc.platform import ACPI_PM, ACPI_SCI
 from ..errors import ConfigError
 from . import aml
 from .layout import ACPI, ACPI_SIZE, IOAPIC, LAPIC

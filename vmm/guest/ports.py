@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from ..config import MachineConfig
 from ..console.capture import CAPTURE_LIMIT
 from ..console.console import Console
-from ..devices.debug_exit import DebugExit
-from ..devices.platform import SerialPio
+from ..devices.pc.debug_exit import DebugExit
+from ..devices.pc.platform import SerialPio
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
 from ..event_loop import EventLoop

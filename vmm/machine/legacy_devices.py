@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 
 from ..console.console import Console
-from ..devices.acpi_pm import AcpiPm
 from ..devices.clock import Clock
-from ..devices.cmos_rtc import CmosRtc
-from ..devices.crtc import Crtc
-from ..devices.i8042 import I8042Device
-from ..devices.pci_config_ports import PciConfigPorts
-from ..devices.platform import (
+from ..devices.pc.acpi_pm import AcpiPm
+from ..devices.pc.cmos_rtc import CmosRtc
+from ..devices.pc.crtc import Crtc
+from ..devices.pc.i8042 import I8042Device
+from ..devices.pc.pci_config_ports import PciConfigPorts
+from ..devices.pc.platform import (
     AcpiPmPio,
     CmosRtcPio,
     CrtcPio,
@@ -18,9 +18,9 @@ from ..devices.platform import (
     SerialPio,
     SystemControlPio,
 )
-from ..devices.post_code import PostCode
-from ..devices.pvpanic import Pvpanic
-from ..devices.reset_control import SystemControlPortA
+from ..devices.pc.post_code import PostCode
+from ..devices.pc.pvpanic import Pvpanic
+from ..devices.pc.reset_control import SystemControlPortA
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
 

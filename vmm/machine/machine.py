@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from ..boot.layout import device_addresses, ram_ranges
 from ..config import MachineConfig
 from ..console.console import Console
-from ..devices.cmos_setup import cmos_setup
 from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
 from ..devices.io_manager import IoManager
-from ..devices.keyboard import Ps2Keyboard
+from ..devices.pc.cmos_setup import cmos_setup
+from ..devices.pc.keyboard import Ps2Keyboard
 from ..devices.resource_manager import PoolLayout, ResourceManager
 from ..errors import ConfigError, VmmError
 from ..event_loop import EventLoop
@@ -282,7 +282,7 @@ class Machine:
         where = self.config.debugcon
         if where is None:
             return None
-        from ..devices.debugcon import Debugcon  # most runs have none
+        from ..devices.pc.debugcon import Debugcon  # most runs have none
 
         settings = self.config.replace(
             serial="stdout" if where == "stdio" else where,
@@ -300,7 +300,7 @@ class Machine:
     def _plug_debug_exit(self) -> None:
         if self.config.debug_exit is None:
             return
-        from ..devices.isa_debug_exit import IsaDebugExit
+        from ..devices.pc.isa_debug_exit import IsaDebugExit
 
         port = self.config.debug_exit
         self._add("debug_exit", IsaDebugExit(self._on_debug_exit, port))
@@ -348,7 +348,7 @@ class Machine:
 
     def _on_debug_exit(self, value: int) -> None:
         """The guest ends the run, as QEMU's isa-debug-exit does."""
-        from ..devices.isa_debug_exit import exit_status
+        from ..devices.pc.isa_debug_exit import exit_status
 
         detail = f"{value:#x} was written to the debug-exit port"
         self._control.finish(End(ExitReason.EXITED, detail, exit_status(value)))

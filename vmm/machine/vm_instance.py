@@ -11,7 +11,7 @@ from ..boot.cpuid import GuestCpuid
 from ..boot.firmware import COM_PORTS, firmware
 from ..boot.pic import set_up_pics
 from ..boot.placement import Block, check_room, write_blocks
-from ..devices.platform import SerialPio
+from ..devices.pc.platform import SerialPio
 from ..errors import ConfigError, KvmError
 from ..host.quirks import Quirks
 from ..kvm.abi import (

@@ -5,7 +5,7 @@ from calendar import timegm
 from serial_rig import CountingTrigger
 
 from vmm.devices.clock import VirtualClock
-from vmm.devices.cmos_rtc import CmosRtc
+from vmm.devices.pc.cmos_rtc import CmosRtc
 
 SECOND = 1_000_000_000
 SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM = range(6)

@@ -2,7 +2,7 @@
 
 from serial_rig import CountingTrigger
 
-from vmm.devices.i8042 import I8042Device
+from vmm.devices.pc.i8042 import I8042Device
 
 DATA, COMMAND = 0, 4
 OBF, SYSFLAG, CMDDAT, KEYLOCK, AUXDATA, TIMEOUT = 0x01, 0x04, 0x08, 0x10, 0x20, 0x40

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serial_rig import CountingTrigger
 
-from vmm.devices.acpi_pm import (
+from vmm.devices.io_manager import IoManager
+from vmm.devices.pc.acpi_pm import (
     EN_BITS,
     PM1_CNT,
     PM1_EN,
@@ -19,8 +20,7 @@ from vmm.devices.acpi_pm import (
     SLP_TYP_S5,
     AcpiPm,
 )
-from vmm.devices.io_manager import IoManager
-from vmm.devices.platform import ACPI_PM, ACPI_SCI, AcpiPmPio
+from vmm.devices.pc.platform import ACPI_PM, ACPI_SCI, AcpiPmPio
 from vmm.devices.resource_manager import ResourceManager
 
 S5 = SLP_TYP_S5 << 10

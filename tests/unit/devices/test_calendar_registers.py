@@ -6,7 +6,7 @@ from cmos_rtc_rig import DM, H24
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmm.devices import calendar_registers as calendar
+from vmm.devices.pc import calendar_registers as calendar
 
 _SECONDS = st.integers(timegm((1, 1, 1, 0, 0, 0)), timegm((9999, 12, 31, 23, 59, 59)))
 _CONTROL = st.sampled_from([0, H24, DM, H24 | DM])

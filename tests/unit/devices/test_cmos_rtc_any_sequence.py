@@ -6,8 +6,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from serial_rig import CountingTrigger
 
 from vmm.devices.clock import VirtualClock
-from vmm.devices.cmos_rtc import CmosRtc
-from vmm.devices.cmos_rtc_state import CMOS_SIZE
+from vmm.devices.pc.cmos_rtc import CmosRtc
+from vmm.devices.pc.cmos_rtc_state import CMOS_SIZE
 
 WALL_NS = 1_709_074_737_250_000_000
 _INDEX = st.one_of(

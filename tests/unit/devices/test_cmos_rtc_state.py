@@ -22,8 +22,8 @@ from cmos_rtc_rig import (
     Rig,
 )
 
-from vmm.devices.cmos_rtc_state import CmosRtcState
 from vmm.devices.errors import InvalidState
+from vmm.devices.pc.cmos_rtc_state import CmosRtcState
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from cmos_rtc_rig import WALL_NS
 from serial_rig import CountingTrigger
 
 from vmm.devices.clock import VirtualClock
-from vmm.devices.cmos_rtc import CmosRtc
-from vmm.devices.cmos_setup import cmos_setup
+from vmm.devices.pc.cmos_rtc import CmosRtc
+from vmm.devices.pc.cmos_setup import cmos_setup
 
 MIB, GIB = 1 << 20, 1 << 30
 

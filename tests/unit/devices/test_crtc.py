@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vmm.devices.crtc import DATA, INDEX, REGISTERS, STATUS, Crtc
+from vmm.devices.pc.crtc import DATA, INDEX, REGISTERS, STATUS, Crtc
 
 
 @pytest.fixture

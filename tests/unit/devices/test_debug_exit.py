@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmm.devices.debug_exit import DebugExit
+from vmm.devices.pc.debug_exit import DebugExit
 from vmm.devices.resources import PioAddressConstraint
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from vmm.devices.buffered_sink import BufferedSink
-from vmm.devices.debugcon import Debugcon
+from vmm.devices.pc.debugcon import Debugcon
 from vmm.devices.resources import PioAddressConstraint
 
 

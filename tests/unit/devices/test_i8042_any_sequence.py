@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from serial_rig import CountingTrigger
 
-from vmm.devices.i8042 import I8042Device
-from vmm.devices.keyboard import MAX_SCANCODES
+from vmm.devices.pc.i8042 import I8042Device
+from vmm.devices.pc.keyboard import MAX_SCANCODES
 
 _BYTES = st.integers(0, 0xFF)
 

@@ -17,7 +17,7 @@ from i8042_rig import (
     Rig,
 )
 
-from vmm.devices.i8042_state import MAX_RESPONSES
+from vmm.devices.pc.i8042_state import MAX_RESPONSES
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import threading
 import pytest
 from i8042_rig import DATA, KBDDIS, KBDINT, OBF, XLATE, Rig
 
-from vmm.devices.keyboard import MAX_SCANCODES, KeyboardState
+from vmm.devices.pc.keyboard import MAX_SCANCODES, KeyboardState
 
 
 @pytest.fixture

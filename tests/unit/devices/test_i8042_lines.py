@@ -4,7 +4,7 @@ import pytest
 from i8042_rig import COMMAND, DATA, KBDINT, KEYLOCK, SYSFLAG, Rig
 from serial_rig import CountingTrigger
 
-from vmm.devices.i8042 import I8042Device
+from vmm.devices.pc.i8042 import I8042Device
 
 
 @pytest.fixture

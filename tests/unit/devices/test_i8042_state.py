@@ -7,7 +7,7 @@ import pytest
 from i8042_rig import DATA, KBDINT, XLATE, Rig
 
 from vmm.devices.errors import InvalidState
-from vmm.devices.i8042_state import I8042State
+from vmm.devices.pc.i8042_state import I8042State
 
 
 def busy_state() -> I8042State:

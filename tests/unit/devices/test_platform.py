@@ -7,19 +7,19 @@ import pytest
 from serial_rig import CountingTrigger, StallSink
 
 from vmm.devices.clock import VirtualClock
-from vmm.devices.cmos_rtc import CmosRtc
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.errors import Exhausted
-from vmm.devices.i8042 import I8042Device
 from vmm.devices.io_manager import IoManager
-from vmm.devices.pl031 import RTCDR, RTCIMSC, RTCLR, RTCMR, Rtc, RtcMetrics
-from vmm.devices.platform import (
+from vmm.devices.pc.cmos_rtc import CmosRtc
+from vmm.devices.pc.i8042 import I8042Device
+from vmm.devices.pc.platform import (
     CmosRtcPio,
     I8042Pio,
     IsaAdapter,
     RtcMmio,
     SerialPio,
 )
+from vmm.devices.pl031 import RTCDR, RTCIMSC, RTCLR, RTCMR, Rtc, RtcMetrics
 from vmm.devices.resource_manager import ResourceManager
 from vmm.devices.resources import DeviceResources, LegacyIrq, PioAddressRange
 from vmm.devices.serial import Serial

@@ -12,10 +12,10 @@ the byte at 0xCF9 lies within CONFIG_ADDRESS, which takes accesses of four bytes
 from collections.abc import Sequence
 from typing import Final
 
-from .device_io import DeviceIo
+from ..device_io import DeviceIo
+from ..resources import PioAddressConstraint, ResourceConstraint
+from ..trigger import Trigger
 from .reset_control import ResetControl
-from .resources import PioAddressConstraint, ResourceConstraint
-from .trigger import Trigger
 
 CONFIG_ADDRESS: Final = 0xCF8
 PCI_CONFIG_SIZE: Final = 8

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from .device_io import DeviceIo
-from .fast_port import RING_SIZE, FastPort
-from .resources import PioAddressConstraint, ResourceConstraint
+from ..device_io import DeviceIo
+from ..fast_port import RING_SIZE, FastPort
+from ..resources import PioAddressConstraint, ResourceConstraint
 
 POST_PORT: Final = 0x80
 

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from .errors import InvalidState
-from .record import Record
+from ..errors import InvalidState
+from ..record import Record
 
 CMOS_SIZE: Final = 128
 FIRST_NS: Final = -62_167_219_200_000_000_000  # the year 0

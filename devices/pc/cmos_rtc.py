@@ -14,6 +14,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from ..clock import Clock
+from ..soonest_timer import SoonestTimer
+from ..trigger import Trigger
 from . import calendar_registers as calendar
 from .calendar_registers import (
     DATE_REGISTERS,
@@ -21,10 +24,7 @@ from .calendar_registers import (
     RTC_MINUTES_ALARM,
     RTC_SECONDS_ALARM,
 )
-from .clock import Clock
 from .cmos_rtc_state import CMOS_SIZE, END_NS, FIRST_NS, CmosRtcState
-from .soonest_timer import SoonestTimer
-from .trigger import Trigger
 
 RTC_PORT_INDEX: Final = 0
 RTC_PORT_DATA: Final = 1

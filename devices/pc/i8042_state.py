@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from .errors import InvalidState
+from ..errors import InvalidState
+from ..record import Record, field
 from .keyboard import KeyboardState
-from .record import Record, field
 
 MAX_RESPONSES: Final = 16  # that a guest may leave unread
 FROM_CONTROLLER, FROM_KEYBOARD, FROM_AUX, FROM_AUX_TIMEOUT = range(4)

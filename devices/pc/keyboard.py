@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from .errors import InvalidState
-from .record import Record
+from ..errors import InvalidState
+from ..record import Record
 
 KBD_CMD_SETLEDS: Final = 0xED
 KBD_CMD_ECHO: Final = 0xEE

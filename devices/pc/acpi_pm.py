@@ -9,7 +9,7 @@ Source: ACPI Specification 6.5, section 4.8.3.
 
 from typing import Final
 
-from .trigger import Trigger
+from ..trigger import Trigger
 
 PM1_STS: Final = 0
 PM1_EN: Final = 2

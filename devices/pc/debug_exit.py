@@ -8,8 +8,8 @@ goes to the host as it is, so that status 0 is a success.
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .device_io import DeviceIo
-from .resources import PioAddressConstraint, ResourceConstraint
+from ..device_io import DeviceIo
+from ..resources import PioAddressConstraint, ResourceConstraint
 
 DEBUG_EXIT_PORT: Final = 0x501
 DEBUG_EXIT_SIZE: Final = 2

@@ -13,7 +13,8 @@ import threading
 from collections import deque
 from typing import Final
 
-from .fast_port import FastPort
+from ..fast_port import FastPort
+from ..trigger import Trigger
 from .i8042_reg import (
     I8042_CMD_AUX_DISABLE,
     I8042_CMD_AUX_ENABLE,
@@ -54,7 +55,6 @@ from .i8042_state import (
     I8042State,
 )
 from .keyboard import Ps2Keyboard
-from .trigger import Trigger
 
 OUTPUT_PORT_NOT_RESET: Final = 0x01
 _OUTPUT_PORT_BUFFERS: Final = 0x30  # read only: a byte of keyboard, of AUX

@@ -8,26 +8,26 @@ cuts them again when the device is unplugged. All resources are exclusive.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
-from .acpi_device import AcpiDevice
-from .acpi_pm import PM1_SIZE, AcpiPm
-from .cmos_rtc import CmosRtc
-from .crtc import CRTC_INDEX_PORT, STATUS, Crtc
-from .device_io import DeviceIo
-from .fast_port import FastPort
-from .i8042 import I8042Device
-from .pvpanic import PVPANIC_PORT, Pvpanic
-from .reset_control import SYSTEM_CONTROL_PORT_A, SystemControlPortA
-from .resources import (
+from ..acpi_device import AcpiDevice
+from ..device_io import DeviceIo
+from ..fast_port import FastPort
+from ..resources import (
     DeviceResources,
     LegacyIrqConstraint,
     MmioAddressConstraint,
     PioAddressConstraint,
     ResourceConstraint,
 )
-from .trigger import Interrupt, InterruptLine
+from ..trigger import Interrupt, InterruptLine
+from .acpi_pm import PM1_SIZE, AcpiPm
+from .cmos_rtc import CmosRtc
+from .crtc import CRTC_INDEX_PORT, STATUS, Crtc
+from .i8042 import I8042Device
+from .pvpanic import PVPANIC_PORT, Pvpanic
+from .reset_control import SYSTEM_CONTROL_PORT_A, SystemControlPortA
 
 if TYPE_CHECKING:  # a PC has none
-    from .pl031 import Rtc
+    from ..pl031 import Rtc
 
 COM1: Final = 0x3F8
 ACPI_PM: Final = 0x600

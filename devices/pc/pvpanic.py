@@ -9,7 +9,7 @@ Source: QEMU's docs/specs/pvpanic.rst, ISA device; linux/pvpanic.h has the names
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from .fast_port import FastPort
+from ..fast_port import FastPort
 
 PVPANIC_PORT: Final = 0x505
 PVPANIC_PANICKED: Final = 1 << 0

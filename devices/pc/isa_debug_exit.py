@@ -7,9 +7,9 @@ kvm-unit-tests has it at 0xF4, of four ports; QEMU itself at 0x501.
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ..device_io import DeviceIo
+from ..resources import PioAddressConstraint, ResourceConstraint
 from .debug_exit import DEBUG_EXIT_PORT
-from .device_io import DeviceIo
-from .resources import PioAddressConstraint, ResourceConstraint
 
 ISA_DEBUG_EXIT_SIZE: Final = 4
 

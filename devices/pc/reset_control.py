@@ -9,8 +9,8 @@ Intel 82371SB (PIIX3), "Reset Control Register".
 from collections.abc import Mapping
 from typing import Final
 
-from .fast_port import FastPort
-from .trigger import Trigger
+from ..fast_port import FastPort
+from ..trigger import Trigger
 
 SYSTEM_CONTROL_PORT_A: Final = 0x92
 FAST_INIT: Final = 0x01  # resets when it rises

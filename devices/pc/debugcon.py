@@ -7,10 +7,10 @@ the port gives its own number, by which a guest knows that somebody listens.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from .device_io import DeviceIo
-from .fast_port import FastPort
-from .resources import PioAddressConstraint, ResourceConstraint
-from .sink import Sink
+from ..device_io import DeviceIo
+from ..fast_port import FastPort
+from ..resources import PioAddressConstraint, ResourceConstraint
+from ..sink import Sink
 
 DEBUGCON_PORT: Final = 0xE9
 
