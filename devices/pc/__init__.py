@@ -1,1 +1,1 @@
-"""The rest of a PC: keyboard controller, clock, ports of a chipset, and where they sit."""
+"""The rest of a PC: keyboard controller, clock, a chipset's ports, where they sit."""

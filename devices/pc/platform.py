@@ -1,24 +1,20 @@
 """The PC platform: where its chips sit on the buses, and which interrupts they have.
 
-A chip knows its registers and nothing else. It was given InterruptLines when
-it was made; its adapter connects them to what the resource manager found, and
-cuts them again when the device is unplugged. All resources are exclusive.
+All resources are exclusive. How a chip comes to its place: `..adapter`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from ..acpi_device import AcpiDevice
-from ..device_io import DeviceIo
+from ..adapter import Adapter
 from ..fast_port import FastPort
 from ..resources import (
     DeviceResources,
     LegacyIrqConstraint,
-    MmioAddressConstraint,
     PioAddressConstraint,
-    ResourceConstraint,
 )
-from ..trigger import Interrupt, InterruptLine
+from ..trigger import InterruptLine
 from .acpi_pm import PM1_SIZE, AcpiPm
 from .cmos_rtc import CmosRtc
 from .crtc import CRTC_INDEX_PORT, STATUS, Crtc
@@ -26,13 +22,9 @@ from .i8042 import I8042Device
 from .pvpanic import PVPANIC_PORT, Pvpanic
 from .reset_control import SYSTEM_CONTROL_PORT_A, SystemControlPortA
 
-if TYPE_CHECKING:  # a PC has none
-    from ..pl031 import Rtc
-
 COM1: Final = 0x3F8
 ACPI_PM: Final = 0x600
 ACPI_SCI: Final = 9
-RTC_MMIO_SIZE: Final = 0x1000
 
 
 class ByteRegisters(Protocol):
@@ -56,29 +48,7 @@ class Uart(ByteRegisters, Protocol):
         """Those registers, by their offsets."""
 
 
-class _Adapter(DeviceIo):
-    """What every adapter does with constraints and interrupts."""
-
-    def __init__(
-        self,
-        constraints: Iterable[ResourceConstraint],
-        lines: Iterable[InterruptLine],
-    ) -> None:
-        self._constraints = tuple(constraints)
-        self._lines = tuple(lines)
-
-    def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
-        return self._constraints
-
-    def assign_resources(
-        self, resources: DeviceResources, interrupts: Sequence[Interrupt]
-    ) -> None:
-        super().assign_resources(resources, interrupts)
-        for at, line in enumerate(self._lines):
-            line.connect(interrupts[at] if at < len(interrupts) else None)
-
-
-class IsaAdapter(_Adapter):
+class IsaAdapter(Adapter):
     """A chip with byte registers on the ISA bus, from port `base` on.
 
     `ranges` are (offset, size) of the registers that are trapped. As on the
@@ -220,37 +190,3 @@ class AcpiPmPio(IsaAdapter):
     def __init__(self, pm: AcpiPm) -> None:
         sci = InterruptLine()  # no event ever pulls it
         super().__init__(pm, ACPI_PM, [(0, PM1_SIZE + 2)], {ACPI_SCI: sci})
-
-
-class RtcMmio(_Adapter):
-    """The PL031: a page of MMIO and an interrupt, any unless told otherwise."""
-
-    def __init__(
-        self,
-        rtc: "Rtc",
-        line: InterruptLine,
-        *,
-        base: int | None = None,
-        irq: int | None = None,
-    ) -> None:
-        size = RTC_MMIO_SIZE
-        bounds = None if base is None else (base, base + size - 1)
-        page = MmioAddressConstraint(size=size, align=size, range=bounds)
-        super().__init__((page, LegacyIrqConstraint(irq=irq)), [line])
-        self._rtc = rtc
-
-    def read(self, base: int, offset: int, data: memoryview) -> None:
-        # Registers are words. What is narrower reads its part of one, what is
-        # wider has zeros above it.
-        word = self._rtc.read(offset & ~3) >> 8 * (offset & 3)
-        data[:] = word.to_bytes(8, "little")[: len(data)]
-
-    def write(self, base: int, offset: int, data: memoryview) -> None:
-        # Only a whole word can be written: half of a load is no time.
-        if len(data) == 4 and offset % 4 == 0:
-            self._rtc.write(offset, int.from_bytes(data, "little"))
-        else:
-            self._rtc.events.invalid_write()
-
-    def reset(self) -> None:
-        self._rtc.reset()

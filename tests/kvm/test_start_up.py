@@ -17,7 +17,7 @@ OURS = """
     boot.cpuid_time boot.elf boot.firmware boot.image boot.kernel boot.layout
     boot.linux boot.mptable boot.pic boot.placement cli cli.main cli.messages
     cli.run config console console.console console.endpoint console.guardian
-    console.signals console.terminal debug devices devices.acpi_device
+    console.signals console.terminal debug devices devices.acpi_device devices.adapter
     devices.buffered_sink devices.clock devices.device_io devices.doorbell
     devices.errors devices.fast_port devices.io_manager devices.pc
     devices.pc.acpi_pm devices.pc.calendar_registers devices.pc.cmos_rtc

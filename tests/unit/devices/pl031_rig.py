@@ -2,8 +2,8 @@
 
 from serial_rig import CountingTrigger
 
+from vmm.devices.arm.pl031 import RTCDR, RTCIMSC, RTCMR, Rtc, RtcMetrics
 from vmm.devices.clock import VirtualClock
-from vmm.devices.pl031 import RTCDR, RTCIMSC, RTCMR, Rtc, RtcMetrics
 
 SECOND = 1_000_000_000
 NOW = 1_700_000_000

@@ -6,8 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 from pl031_rig import END, NOW, SECOND, Rig
 
-from vmm.devices.errors import InvalidState
-from vmm.devices.pl031 import (
+from vmm.devices.arm.pl031 import (
     RTCCR,
     RTCDR,
     RTCICR,
@@ -19,6 +18,7 @@ from vmm.devices.pl031 import (
     Rtc,
     RtcState,
 )
+from vmm.devices.errors import InvalidState
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pl031_rig import END, NOW, SECOND, Rig
 
-from vmm.devices.pl031 import RTCCR, RTCDR, RTCICR, RTCIMSC, RTCLR, RTCMR
+from vmm.devices.arm.pl031 import RTCCR, RTCDR, RTCICR, RTCIMSC, RTCLR, RTCMR
 
 
 class AnyGuest(RuleBasedStateMachine):

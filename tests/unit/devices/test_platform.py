@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 from serial_rig import CountingTrigger, StallSink
 
+from vmm.devices.arm.pl031 import RTCDR, RTCIMSC, RTCLR, RTCMR, Rtc, RtcMetrics
+from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.errors import Exhausted
@@ -16,10 +18,8 @@ from vmm.devices.pc.platform import (
     CmosRtcPio,
     I8042Pio,
     IsaAdapter,
-    RtcMmio,
     SerialPio,
 )
-from vmm.devices.pl031 import RTCDR, RTCIMSC, RTCLR, RTCMR, Rtc, RtcMetrics
 from vmm.devices.resource_manager import ResourceManager
 from vmm.devices.resources import DeviceResources, LegacyIrq, PioAddressRange
 from vmm.devices.serial import Serial

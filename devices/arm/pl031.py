@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
 
-from .clock import Clock
-from .errors import InvalidState
-from .soonest_timer import SoonestTimer
-from .trigger import Trigger
+from ..clock import Clock
+from ..errors import InvalidState
+from ..soonest_timer import SoonestTimer
+from ..trigger import Trigger
 
 RTCDR: Final = 0x000  # data: the counter, read only
 RTCMR: Final = 0x004  # match

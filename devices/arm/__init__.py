@@ -1,0 +1,1 @@
+"""What ARM machines have."""
