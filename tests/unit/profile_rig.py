@@ -2,8 +2,8 @@
 
 from fake_vcpu import Exit, FakeVcpu
 
+from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.device_io import DeviceIo
-from vmm.devices.io_manager import IoManager
 from vmm.devices.resources import DeviceResources, MmioAddressRange, PioAddressRange
 from vmm.kvm.abi import KVM_RUN
 from vmm.profile.recorder import Profile

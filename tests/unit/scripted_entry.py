@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from vmm.devices.io_manager import IoManager
+from vmm.devices.bus.io_manager import IoManager
 from vmm.kvm import abi
 from vmm.kvm.vcpu import Vcpu
 from vmm.vcpu._run_loop import ffi

@@ -11,12 +11,12 @@ from open_fds import open_fds
 
 from vmm.boot.layout import device_addresses
 from vmm.devices.acpi_device import AcpiDevice
+from vmm.devices.bus.io_manager import IoManager
+from vmm.devices.bus.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.doorbell import Doorbell
 from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError, TriggerError
 from vmm.devices.fast_port import FastPort
-from vmm.devices.io_manager import IoManager
-from vmm.devices.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.resources import (
     DeviceResources,
     GenericIrqConstraint,

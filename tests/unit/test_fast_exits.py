@@ -11,10 +11,10 @@ from fake_vcpu import DATA, FakeVcpu, io
 from scripted_entry import ScriptedCompiledEntry, scripted_entry
 
 from vmm.devices.buffered_sink import BufferedSink
+from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.fast_port import ANSWERS, HEADER_SIZE, RING_SIZE, FastPort
-from vmm.devices.io_manager import IoManager
 from vmm.devices.pc.platform import COM1, SerialPio
 from vmm.devices.resources import PioAddressRange
 from vmm.devices.serial import Serial

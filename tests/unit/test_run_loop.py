@@ -15,8 +15,8 @@ from open_fds import open_fds
 from scripted_entry import scripted_entry
 
 from vmm.boot.firmware import firmware
+from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
-from vmm.devices.io_manager import IoManager
 from vmm.devices.resources import DeviceResources, MmioAddressRange, PioAddressRange
 from vmm.errors import KvmError
 from vmm.kvm import abi

@@ -8,10 +8,10 @@ import threading
 from contextlib import ExitStack
 
 from ..devices.acpi_device import AcpiDevice
+from ..devices.bus.io_manager import IoManager, IoManagerContext
+from ..devices.bus.resource_manager import ResourceManager
 from ..devices.device_io import DeviceIo
 from ..devices.errors import NoDevice
-from ..devices.io_manager import IoManager, IoManagerContext
-from ..devices.resource_manager import ResourceManager
 from ..devices.resources import DeviceResources
 from ..errors import ConfigError
 from ..event_loop import EventLoop

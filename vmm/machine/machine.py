@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 from ..boot.layout import device_addresses, ram_ranges
 from ..config import MachineConfig
 from ..console.console import Console
+from ..devices.bus.io_manager import IoManager
+from ..devices.bus.resource_manager import PoolLayout, ResourceManager
 from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
-from ..devices.io_manager import IoManager
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
-from ..devices.resource_manager import PoolLayout, ResourceManager
 from ..errors import ConfigError, VmmError
 from ..event_loop import EventLoop
 from ..kvm._libc import install_kick_handler

@@ -5,8 +5,8 @@ import sys
 from fcntl import ioctl
 from typing import Final, Literal, Protocol
 
+from ..devices.bus.io_manager import IoManager
 from ..devices.fast_port import FastPorts
-from ..devices.io_manager import IoManager
 from ..errors import ConfigError
 from ..kvm._libc import KICK_SIGNAL, run_ioctl
 from ..kvm.coalesced import ENTRIES

@@ -1,7 +1,7 @@
 """Devices that echo, and accesses by which a test reaches them."""
 
+from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.device_io import DeviceIo
-from vmm.devices.io_manager import IoManager
 from vmm.devices.resources import MmioAddressRange, PioAddressRange, Resource
 
 

@@ -6,13 +6,13 @@ import pytest
 from serial_rig import CountingTrigger, StallSink
 
 from vmm.devices.acpi_device import AcpiDevice
+from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.errors import DeviceError
 from vmm.devices.pc.cmos_rtc import CmosRtc
 from vmm.devices.pc.i8042 import I8042Device
 from vmm.devices.pc.platform import CmosRtcPio, I8042Pio, SerialPio
-from vmm.devices.resource_manager import ResourceManager
 from vmm.devices.resources import DeviceResources, LegacyIrq, PioAddressRange
 from vmm.devices.serial import Serial
 from vmm.devices.trigger import InterruptLine

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serial_rig import CountingTrigger
 
-from vmm.devices.io_manager import IoManager
+from vmm.devices.bus.io_manager import IoManager
+from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.pc.acpi_pm import (
     EN_BITS,
     PM1_CNT,
@@ -21,7 +22,6 @@ from vmm.devices.pc.acpi_pm import (
     AcpiPm,
 )
 from vmm.devices.pc.platform import ACPI_PM, ACPI_SCI, AcpiPmPio
-from vmm.devices.resource_manager import ResourceManager
 
 S5 = SLP_TYP_S5 << 10
 

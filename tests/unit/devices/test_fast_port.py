@@ -4,9 +4,9 @@ import struct
 
 import pytest
 
+from vmm.devices.bus.io_manager import IoManager, IoManagerContext
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.fast_port import HEADER_SIZE, RING_SIZE, FastPort
-from vmm.devices.io_manager import IoManager, IoManagerContext
 from vmm.devices.resources import PioAddressRange
 
 

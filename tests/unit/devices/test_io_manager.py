@@ -3,8 +3,8 @@
 import pytest
 from io_manager_rig import COM1, PAGE, Echo, mmio, pio
 
+from vmm.devices.bus.io_manager import MAX_REPORTED_STRAYS, IoManager
 from vmm.devices.device_io import DeviceIo
-from vmm.devices.io_manager import MAX_REPORTED_STRAYS, IoManager
 from vmm.devices.resources import (
     DeviceResources,
     LegacyIrq,

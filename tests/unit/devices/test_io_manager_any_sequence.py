@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from io_manager_rig import Echo, mmio, pio
 
+from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.errors import DeviceOverlap, NoDevice
-from vmm.devices.io_manager import IoManager
 from vmm.devices.resources import MmioAddressRange, PioAddressRange
 
 _STEPS = st.lists(

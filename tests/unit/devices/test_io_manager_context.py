@@ -6,13 +6,13 @@ from collections.abc import Iterator
 import pytest
 from io_manager_rig import COM1, PAGE, Echo, Quiet, mmio, pio
 
+from vmm.devices.bus.io_manager import IoManager, IoManagerContext
 from vmm.devices.errors import (
     DeviceOverlap,
     NoDevice,
     TransactionConflict,
     TransactionError,
 )
-from vmm.devices.io_manager import IoManager, IoManagerContext
 from vmm.devices.resources import PioAddressRange
 
 

@@ -3,9 +3,9 @@
 import pytest
 from io_manager_rig import COM1, PAGE, Another, Echo, mmio, pio
 
+from vmm.devices.bus.io_manager import IoManager, IoManagerContext
 from vmm.devices.device_io import DeviceIoMut
 from vmm.devices.errors import DeviceOverlap, InvalidDevice, NoDevice
-from vmm.devices.io_manager import IoManager, IoManagerContext
 from vmm.devices.resources import MmioAddressRange, PioAddressRange
 
 

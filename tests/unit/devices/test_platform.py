@@ -8,10 +8,11 @@ from serial_rig import CountingTrigger, StallSink
 
 from vmm.devices.arm.pl031 import RTCDR, RTCIMSC, RTCLR, RTCMR, Rtc, RtcMetrics
 from vmm.devices.arm.platform import RtcMmio
+from vmm.devices.bus.io_manager import IoManager
+from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.errors import Exhausted
-from vmm.devices.io_manager import IoManager
 from vmm.devices.pc.cmos_rtc import CmosRtc
 from vmm.devices.pc.i8042 import I8042Device
 from vmm.devices.pc.platform import (
@@ -20,7 +21,6 @@ from vmm.devices.pc.platform import (
     IsaAdapter,
     SerialPio,
 )
-from vmm.devices.resource_manager import ResourceManager
 from vmm.devices.resources import DeviceResources, LegacyIrq, PioAddressRange
 from vmm.devices.serial import Serial
 from vmm.devices.trigger import InterruptLine

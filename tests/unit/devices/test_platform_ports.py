@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm.devices.bus.io_manager import IoManager
+from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.fast_port import RING_SIZE
-from vmm.devices.io_manager import IoManager
 from vmm.devices.pc.isa_debug_exit import IsaDebugExit, exit_status
 from vmm.devices.pc.pci_config_ports import PciConfigPorts
 from vmm.devices.pc.platform import PvpanicPio, SystemControlPio
 from vmm.devices.pc.post_code import PostCode
 from vmm.devices.pc.pvpanic import Pvpanic
 from vmm.devices.pc.reset_control import SystemControlPortA
-from vmm.devices.resource_manager import ResourceManager
 
 
 class Resets:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm.devices.bus.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.errors import Exhausted, InvalidRange, UnknownResource
-from vmm.devices.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.resources import (
     DeviceResources,
     GenericIrqConstraint,

@@ -9,9 +9,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from .errors import Exhausted, InvalidRange, ResourceError, UnknownResource
-from .record import Record
-from .resources import (
+from ..errors import Exhausted, InvalidRange, ResourceError, UnknownResource
+from ..record import Record
+from ..resources import (
     PIO_END,
     DeviceResources,
     GenericIrqConstraint,

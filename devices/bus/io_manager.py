@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeAlias
 
-from .device_io import DeviceIo
-from .errors import (
+from ..device_io import DeviceIo
+from ..errors import (
     DeviceOverlap,
     InvalidDevice,
     NoDevice,
     TransactionConflict,
     TransactionError,
 )
-from .fast_port import FastPort, FastPorts
-from .resources import MmioAddressRange, PioAddressRange, Resource
+from ..fast_port import FastPort, FastPorts
+from ..resources import MmioAddressRange, PioAddressRange, Resource
 
 # Stray places that `on_stray` is told of; a guest must not make us grow.
 MAX_REPORTED_STRAYS: Final = 1024
