@@ -35,8 +35,8 @@ OURS = """
     kvm.stats kvm.vcpu kvm.vm machine machine.builder machine.device_manager
     machine.kvm_wiring machine.legacy_devices machine.level_lines machine.lifecycle
     machine.machine machine.verdict machine.video_window machine.vm_instance memory
-    result threads vcpu vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop watch
-    watch.panic
+    result testing threads vcpu vcpu.control vcpu.entry vcpu.fatal_exit
+    vcpu.run_loop watch watch.panic
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {

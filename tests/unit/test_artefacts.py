@@ -3,7 +3,7 @@
 import threading
 from pathlib import Path
 
-from vmm.testing.artefacts import LONGEST, folder_for, new_folder
+from vmm.testing.artifacts import LONGEST, folder_for, new_folder
 
 
 def test_every_machine_has_a_folder_of_its_own_whoever_asks(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from vmm.errors import VmmError
 from vmm.foreign_text import printable
 from vmm.machine.machine import Machine
 
-from .artefacts import new_folder
+from .artifacts import new_folder
 from .settings import check_names
 
 LAST_LINES: Final = 30

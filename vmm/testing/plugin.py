@@ -17,7 +17,7 @@ from vmm.installation import script
 from vmm.kvm.kvm import Kvm
 from vmm.machine.machine import Machine, open_machines
 
-from .artefacts import folder_for
+from .artifacts import folder_for
 from .attachments import Attachment, JunitWriter, attach
 from .factory import TestMachine, VmFactory
 from .settings import (
