@@ -5,7 +5,7 @@ software machine. It says so by VMM_TEST_SIDE (host or machine), VMM_TEST_KIND
 (the kind of the host's KVM) and VMM_TEST_REPORT (the file for the counts), and
 asks before the latter whether there are any, with --collect-only. Without these
 what cannot run is skipped, or fails if VMM_REQUIRE_KVM is set; so is what isn't
-built (guests.py). VMM_LONG is scripts/test's --long.
+built (support/guests.py). VMM_LONG is scripts/test's --long.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import os
 import signal
 from pathlib import Path
 
-import foreign
 import pytest
-from lengths import LONG
+from support import foreign
+from support.lengths import LONG
 
 collect_ignore = ["stranger"]  # a project of its own
 KVM_TESTS = Path(__file__).parent / "kvm"
@@ -27,7 +27,7 @@ MARKERS = (
     "stock: boots an emulated kernel on a PVM host, as nobody has changed it",
     "both: shows something of KVM: on a PVM host in the software machine, too",
     "hardware: needs hardware-style KVM: on a PVM host in the software machine only",
-    "foreign(name): boots what is fetched from Debian's archive: tests/foreign.py",
+    "foreign(name): boots what is fetched from Debian's archive",
     "software_machine: starts a software machine: not inside one",
     "long: only by scripts/test --long",
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guests import SUFFIX, built, kernel, refuse
+from support.guests import SUFFIX, built, kernel, refuse
 
 from scripts.with_kvm.host_kvm import HostKvm, host_kvm
 

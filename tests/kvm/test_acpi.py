@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare_machine, built, with_script
+from support.guests import DEADLINE, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 from vmm.cli.main import main

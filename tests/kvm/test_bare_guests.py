@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from guests import DEADLINE, bare_machine
+from support.guests import DEADLINE, bare_machine
 
 from scripts.with_kvm.host_kvm import HostKvm
 from vmm import ExitReason, RunResult

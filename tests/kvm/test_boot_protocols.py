@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built
+from support.guests import DEADLINE, built
 
 from vmm import ExitReason, Machine, MachineConfig
 

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, Shell, bare_machine, built, wait_until
+from support.guests import DEADLINE, Shell, bare_machine, built, wait_until
 
 from vmm import GuestEnded, Machine, MachineConfig
 from vmm.expect.history import IN_MEMORY

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from guests import DEADLINE, bare, bare_machine
+from support.guests import DEADLINE, bare, bare_machine
 
 import vmm
 from vmm import ExitReason

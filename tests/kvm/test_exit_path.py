@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from guests import DEADLINE, bare_machine
+from support.guests import DEADLINE, bare_machine
 
 from vmm import ExitReason
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked

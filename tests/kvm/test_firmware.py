@@ -1,7 +1,7 @@
 """What a PC's firmware leaves, found by guests that look for it; ways to reset."""
 
 import pytest
-from guests import DEADLINE, bare_machine, built
+from support.guests import DEADLINE, bare_machine, built
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 

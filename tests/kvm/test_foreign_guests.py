@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from foreign import FetchError, fetch
-from guests import DEADLINE, built, with_script
+from support.foreign import FetchError, fetch
+from support.guests import DEADLINE, built, with_script
 
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE

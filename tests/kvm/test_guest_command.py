@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built, kernel, with_script
+from support.guests import DEADLINE, built, kernel, with_script
 
 import vmm
 from vmm import ExitReason, RunResult

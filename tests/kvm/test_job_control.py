@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guests import bare, wait_until
-from terminals import Terminal, on_terminal
+from support.guests import bare, wait_until
+from support.terminals import Terminal, on_terminal
 
 # Without an editor of lines, bash leaves the terminal as it is.
 BASH = ("bash", "--norc", "--noprofile", "--noediting", "-i")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, Shell, built, with_script
+from support.guests import DEADLINE, Shell, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 from vmm.testing import VmFactory

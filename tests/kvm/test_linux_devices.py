@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, Shell, built, kernel, wait_until, with_script
+from support.guests import DEADLINE, Shell, built, kernel, wait_until, with_script
 
 from vmm import Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo

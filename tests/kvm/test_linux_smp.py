@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built, with_script
+from support.guests import DEADLINE, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig
 

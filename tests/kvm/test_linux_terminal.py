@@ -5,8 +5,8 @@ import os
 import sys
 
 import pytest
-from guests import DEADLINE, built
-from terminals import on_terminal
+from support.guests import DEADLINE, built
+from support.terminals import on_terminal
 
 pytestmark = pytest.mark.linux
 

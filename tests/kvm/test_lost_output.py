@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, bare_machine
+from support.guests import DEADLINE, bare, bare_machine
 
 from vmm import ExitReason
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guests import (
+from support.guests import (
     DEADLINE,
     bare,
     bare_machine,

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, built, kernel, wait_until
+from support.guests import DEADLINE, bare, built, kernel, wait_until
 
 import vmm
 from vmm import ConfigError, ExitReason, RunResult

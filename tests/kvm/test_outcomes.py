@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare_machine, built, with_script
+from support.guests import DEADLINE, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult, VmmError
 from vmm.devices.device_io import DeviceIo

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, bare_machine, built, with_script
+from support.guests import DEADLINE, bare, bare_machine, built, with_script
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 from vmm.errors import ConfigError

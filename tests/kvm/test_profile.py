@@ -8,7 +8,7 @@ from subprocess import PIPE
 from typing import Any
 
 import pytest
-from guests import DEADLINE, bare
+from support.guests import DEADLINE, bare
 
 from vmm import Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo

@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from guests import DEADLINE, bare, wait_until
+from support.guests import DEADLINE, bare, wait_until
 
 HELLO = """
 def test_hello(vm):

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, bare, bare_machine, with_script
+from support.guests import DEADLINE, bare, bare_machine, with_script
 
 from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built, with_script
+from support.guests import DEADLINE, built, with_script
 
 import vmm
 from scripts.with_kvm.host_kvm import host_kvm

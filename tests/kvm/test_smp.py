@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 
 import pytest
-from guests import DEADLINE, bare_machine, process_status, thread_status
+from support.guests import DEADLINE, bare_machine, process_status, thread_status
 
 from vmm import ExitReason, RunResult
 from vmm.kvm._libc import KICK_SIGNAL

@@ -4,7 +4,7 @@ import ast
 import subprocess
 import sys
 
-from guests import bare
+from support.guests import bare
 
 # What a run of a vmlinux on a terminal, a pipe or a file has to have.
 STANDARD = """

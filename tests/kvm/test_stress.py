@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
-from guests import DEADLINE, built, kernel
-from lengths import LONG
+from support.guests import DEADLINE, built, kernel
+from support.lengths import LONG
 
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE

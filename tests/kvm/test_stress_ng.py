@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from foreign import FetchError
-from guests import kernel
-from stress_ng import STRESSORS, stress
+from support.foreign import FetchError
+from support.guests import kernel
+from support.stress_ng import STRESSORS, stress
 
 pytestmark = [
     pytest.mark.linux,

@@ -12,8 +12,8 @@ from pathlib import Path
 from subprocess import PIPE
 
 import pytest
-from guests import DEADLINE, bare, wait_until
-from terminals import on_terminal
+from support.guests import DEADLINE, bare, wait_until
+from support.terminals import on_terminal
 
 VMM = (sys.executable, "-m", "vmm")
 

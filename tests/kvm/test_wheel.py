@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from guests import DEADLINE, built, kernel
+from support.guests import DEADLINE, built, kernel
 
 import vmm
 from vmm.guest.command import HELPER

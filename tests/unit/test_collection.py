@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parents[1]
-ASKING = {"bare", "built", "kernel"}  # of guests.py: they skip, or fail
+ASKING = {"bare", "built", "kernel"}  # of support.guests: they skip, or fail
 
 
 @pytest.mark.parametrize(

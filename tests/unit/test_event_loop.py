@@ -8,13 +8,13 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from open_fds import open_fds
+from support.open_fds import open_fds
 
 from vmm.devices.errors import TriggerError
 from vmm.event_loop import PURGE_MIN, READ, WRITE, EventLoop
 from vmm.eventfd import EventFd, EventFdTrigger
 
-pytest_plugins = ("loop_fixtures",)
+pytest_plugins = ("support.loop_fixtures",)
 
 DEADLINE = 10.0
 OnLoop = Callable[[Callable[[], object]], None]

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from open_fds import open_fds
+from support.open_fds import open_fds
 
 from vmm.input_file import open_regular, read_up_to
 

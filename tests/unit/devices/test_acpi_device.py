@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
-from serial_rig import CountingTrigger, StallSink
+from support.serial_rig import CountingTrigger, StallSink
 
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.bus.resource_manager import ResourceManager

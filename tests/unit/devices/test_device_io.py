@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-from serial_rig import CountingTrigger
+from support.serial_rig import CountingTrigger
 
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.resources import (

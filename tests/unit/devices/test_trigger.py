@@ -1,6 +1,6 @@
 """InterruptLine: wired late, rewired, and as high as its device holds it."""
 
-from serial_rig import CountingTrigger
+from support.serial_rig import CountingTrigger
 
 from vmm.devices.trigger import InterruptLine
 

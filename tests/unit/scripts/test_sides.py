@@ -66,7 +66,7 @@ def test_long_tests_run_where_they_are_asked_for(
 ) -> None:
     pytester.makeconftest((TESTS / "conftest.py").read_text())
     pytester.makepyfile("import pytest\n\n@pytest.mark.long\ndef test_long(): pass\n")
-    monkeypatch.setattr("lengths.LONG", long)
+    monkeypatch.setattr("support.lengths.LONG", long)
     for name in ("VMM_TEST_SIDE", "VMM_TEST_REPORT"):
         monkeypatch.delenv(name, raising=False)
     result = pytester.runpytest_inprocess()

@@ -1,0 +1,166 @@
+"""Console: input no faster than the guest reads."""
+
+import os
+import socket
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from support.console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
+
+from vmm.console.console import TURN_IN
+from vmm.devices.serial.reg import UART_LSR_OE
+from vmm.devices.serial.uart import FIFO_SIZE
+from vmm.event_loop import EventLoop
+
+pytest_plugins = ("support.loop_fixtures", "support.console_fixtures")
+
+
+def test_ten_kilobytes_reach_the_guest_in_order(start: Start) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    data = os.urandom(10_000)
+    rig.console.send(data)
+    assert rig.guest.read(len(data)) == data
+
+
+def test_text_is_sent_as_utf_8(start: Start) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    rig.console.send("é")
+    assert rig.guest.read(2) == "é".encode()
+
+
+def test_no_more_than_the_fifo_is_offered(start: Start, on_loop: OnLoop) -> None:
+    rig = start("capture")
+    rig.guest.serial.write(FCR, 1)
+    rig.console.send(b"x" * 100)
+    on_loop(lambda: None)
+    taken = 0
+    while rig.guest.has_input and taken < 64:
+        rig.guest.serial.read(RX)
+        taken += 1
+    assert taken == 64
+
+
+def test_loopback_holds_input_back(start: Start, on_loop: OnLoop) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    rig.guest.serial.write(4, 0x10)  # MCR: loopback
+    rig.console.send(b"x")
+    on_loop(lambda: None)
+    assert not rig.guest.has_input
+    rig.guest.serial.write(4, 0)
+    assert rig.guest.read(1) == b"x"
+
+
+@pytest.fixture
+def client(start: Start, stack: ExitStack, tmp_path: Path) -> tuple[Rig, socket.socket]:
+    rig = start(f"unix:{tmp_path}/ttyS0")
+    client = stack.enter_context(socket.socket(socket.AF_UNIX))
+    client.connect(f"{tmp_path}/ttyS0")
+    return rig, client
+
+
+Client = tuple[Rig, socket.socket]
+
+
+def test_what_a_client_pastes_reaches_the_guest_in_order(client: Client) -> None:
+    rig, peer = client
+    rig.guest.listen()
+    data = os.urandom(100_000)
+    sender = threading.Thread(target=peer.sendall, args=(data,))
+    sender.start()
+    assert rig.guest.read(len(data)) == data
+    sender.join()
+
+
+def test_clients_input_passes_the_filter(client: Client) -> None:
+    rig, peer = client
+    rig.guest.listen()
+    rig.console.input_filter = bytes.upper
+    peer.send(b"abc")
+    assert rig.guest.read(3) == b"ABC"
+
+
+def test_clients_input_waits_until_the_guest_listens(
+    client: Client, on_loop: OnLoop
+) -> None:
+    rig, peer = client
+    came = threading.Event()
+
+    def note(data: bytes) -> bytes:
+        came.set()
+        return data
+
+    rig.console.input_filter = note
+    peer.send(b"x")
+    assert came.wait(DEADLINE)
+    on_loop(lambda: None)
+    assert not rig.guest.has_input
+    rig.guest.listen()
+    assert rig.guest.read(1) == b"x"
+
+
+def test_break_comes_after_what_was_typed_before_it(start: Start) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    before, after = os.urandom(200), os.urandom(200)
+    rig.console.send(before)
+    rig.console.send_break(b"+")
+    rig.console.send_break()
+    rig.console.send(after)
+    got = rig.guest.read_with_breaks(403)
+    assert got == [*before, *b"+", None, None, *after]
+
+
+def test_break_waits_for_room_and_for_the_end_of_a_loopback(
+    start: Start, on_loop: OnLoop
+) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    rig.guest.serial.write(MCR, 0x10)  # loopback
+    rig.console.send_break()
+    on_loop(lambda: None)
+    assert not rig.guest.has_input
+    rig.guest.serial.write(MCR, 0)
+    assert rig.guest.read_with_breaks(1) == [None]
+    rig.console.send(b"x" * FIFO_SIZE)
+    rig.console.send_break()
+    assert rig.guest.read_with_breaks(FIFO_SIZE + 1) == [*b"x" * FIFO_SIZE, None]
+    assert rig.guest.serial.state().line_status & UART_LSR_OE == 0
+
+
+def test_guest_that_drains_its_fifo_at_once_lets_others_have_their_turn(
+    loop: EventLoop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(loop, "capture")
+    stack.callback(rig.console.close)
+    order: list[object] = []
+
+    def take(data: bytes) -> int:
+        order.append(len(data))
+        return len(data)
+
+    monkeypatch.setattr(rig.guest.serial, "enqueue_raw_bytes", take)
+    rig.console.send(b"x" * FIFO_SIZE * TURN_IN * 2)
+    done = threading.Event()
+    loop.call_soon(lambda: order.append("another's"))
+    loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(done.set)))
+    loop.start()
+    assert done.wait(DEADLINE)
+    turn = [FIFO_SIZE] * TURN_IN
+    assert order == [*turn, "another's", *turn]
+
+
+def test_guest_that_empties_its_fifo_over_and_over_makes_no_work_pile_up(
+    loop: EventLoop, stack: ExitStack
+) -> None:
+    rig = Rig(loop, "capture")
+    stack.callback(rig.console.close)
+    rig.console.send(b"x")
+    before = len(loop._timers)
+    for _ in range(1000):
+        rig.console.in_buffer_empty()
+    assert len(loop._timers) <= before + 1

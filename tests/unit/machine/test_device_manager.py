@@ -1,0 +1,543 @@
+"""DeviceManager: plug, unplug, power; all of it or nothing."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from support.open_fds import open_fds
+
+from vmm.boot.layout import device_addresses
+from vmm.devices.acpi_device import AcpiDevice
+from vmm.devices.bus.io_manager import IoManager
+from vmm.devices.bus.resource_manager import PoolLayout, ResourceManager
+from vmm.devices.device_io import DeviceIo
+from vmm.devices.doorbell import Doorbell
+from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError, TriggerError
+from vmm.devices.fast_port import FastPort
+from vmm.devices.resources import (
+    DeviceResources,
+    GenericIrqConstraint,
+    LegacyIrqConstraint,
+    MmioAddressConstraint,
+    PioAddressConstraint,
+    PioAddressRange,
+    ResourceConstraint,
+)
+from vmm.errors import ConfigError, KvmError
+from vmm.event_loop import EventLoop
+from vmm.machine.device_manager import DeviceManager
+
+if TYPE_CHECKING:
+    from vmm.devices.trigger import Interrupt
+    from vmm.kvm.vm import Vm
+    from vmm.machine.video_window import VideoWindow
+
+pytest_plugins = ("support.loop_fixtures",)
+
+PORT = 0x500
+DEADLINE = 10.0  # seconds; for what takes a millisecond when all is well
+CONSTRAINTS = (
+    PioAddressConstraint.at(PORT, 4),
+    MmioAddressConstraint(size=0x1000, align=0x1000),
+    LegacyIrqConstraint(irq=5),
+)
+
+
+class Device(DeviceIo):
+    """Notes the flow it goes through."""
+
+    def __init__(self, constraints: Sequence[ResourceConstraint] = CONSTRAINTS) -> None:
+        self.constraints = constraints
+        self.calls: list[str] = []
+
+    def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
+        self.calls.append("constraints")
+        return self.constraints
+
+    def assign_resources(
+        self, resources: DeviceResources, interrupts: "Sequence[Interrupt]"
+    ) -> None:
+        self.calls.append("assign")
+        super().assign_resources(resources, interrupts)
+
+    def get_trapped_io_resources(self) -> DeviceResources:
+        self.calls.append("trapped")
+        return super().get_trapped_io_resources()
+
+    def get_acpi_devices(self) -> Sequence[AcpiDevice]:
+        return [AcpiDevice("ABCD0001", self.get_assigned_resources())]
+
+    def reset(self) -> None:
+        self.calls.append("reset")
+
+
+class FakeVm:
+    """Keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, bool]] = []
+        self.refuses_lines = False
+        self.irqfds: dict[int, int] = {}
+        self.ioeventfds: dict[int, Doorbell] = {}
+        self.coalesced: list[int] = []
+
+    def assign_irqfd(self, eventfd: int, gsi: int) -> None:
+        os.fstat(eventfd)  # it is open
+        self.irqfds[eventfd] = gsi
+
+    def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
+        os.fstat(eventfd)
+        assert self.irqfds.pop(eventfd) == gsi
+
+    def set_irq_line(self, gsi: int, high: bool) -> None:
+        if self.refuses_lines:
+            raise KvmError(errno.ENXIO, "KVM_IRQ_LINE failed: no line")
+        self.lines.append((gsi, high))
+
+    def assign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
+        os.fstat(eventfd)
+        self.ioeventfds[eventfd] = bell
+
+    def deassign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
+        os.fstat(eventfd)
+        assert self.ioeventfds.pop(eventfd) == bell
+
+    def register_coalesced_pio(self, port: int) -> None:
+        self.coalesced.append(port)
+
+    def unregister_coalesced_pio(self, port: int) -> None:
+        self.coalesced.remove(port)
+
+
+class FakeVideo:
+    """Counts who has claimed video memory."""
+
+    def __init__(self) -> None:
+        self.claims = 0
+
+    def open(self) -> None:
+        self.claims += 1
+
+    def close(self) -> None:
+        self.claims -= 1
+
+
+class Rig:
+    """A DeviceManager with what it manages."""
+
+    def __init__(self, loop: EventLoop) -> None:
+        self.resources = ResourceManager()
+        self.bus = IoManager()
+        self.manager = DeviceManager(self.resources, self.bus, loop, posts=True)
+        self.vm = FakeVm()
+        self.video = FakeVideo()
+
+    def power_on(self) -> None:
+        self.manager.power_on(cast("Vm", self.vm), cast("VideoWindow", self.video))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the whole of CONSTRAINTS can be had, and nobody is on the bus."""
+        given = self.resources.allocate_device_resources(CONSTRAINTS)
+        self.resources.free_device_resources(given)
+        return self.bus == IoManager()
+
+
+@pytest.fixture
+def rig(loop: EventLoop) -> Iterator[Rig]:
+    rig = Rig(loop)
+    yield rig
+    rig.manager.close()
+
+
+# The flow
+
+
+def test_device_is_asked_given_and_trapped_in_this_order(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    assert device.calls == ["constraints", "assign", "trapped"]
+
+
+def test_devices_are_described_in_their_order_while_they_are_plugged_in(
+    rig: Rig,
+) -> None:
+    first, second = Device(), Device([PioAddressConstraint.at(0x700, 1)])
+    rig.manager.add(first)
+    rig.manager.add(second)
+    resources = [device.resources for device in rig.manager.acpi_devices()]
+    assert resources == [first.resources, second.resources]
+    rig.manager.remove(first)
+    assert [device.resources for device in rig.manager.acpi_devices()] == resources[1:]
+
+
+def test_device_gets_what_it_asked_for(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    given = device.get_assigned_resources()
+    assert given.get_pio_address_ranges() == [(PORT, 4)]
+    assert given.get_legacy_irq() == 5
+    assert len(device.interrupts) == 1
+
+
+def test_device_is_at_its_ranges(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    ((mmio, _),) = device.get_assigned_resources().get_mmio_address_ranges()
+    assert rig.bus.device_at_port(PORT + 3) is device
+    assert rig.bus.device_at_address(mmio) is device
+
+
+def test_device_without_constraints_can_be_plugged(rig: Rig) -> None:
+    rig.manager.add(Device(()))
+
+
+def test_reset_reaches_every_device(rig: Rig) -> None:
+    devices = Device(()), Device(())
+    for device in devices:
+        rig.manager.add(device)
+    rig.manager.reset()
+    assert [device.calls[-1] for device in devices] == ["reset", "reset"]
+
+
+# Interrupt lines
+
+
+def test_power_on_connects_the_lines(rig: Rig) -> None:
+    rig.manager.add(Device())
+    rig.power_on()
+    assert list(rig.vm.irqfds.values()) == [5]
+
+
+def test_trigger_reaches_the_connected_eventfd(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    rig.power_on()
+    device.interrupts[0].trigger()
+    (eventfd,) = rig.vm.irqfds
+    assert os.eventfd_read(eventfd) == 1
+
+
+def test_power_off_disconnects_the_lines(rig: Rig) -> None:
+    rig.manager.add(Device())
+    rig.power_on()
+    rig.manager.power_off()
+    assert rig.vm.irqfds == {}
+
+
+def test_next_vm_gets_the_same_lines(rig: Rig) -> None:
+    rig.manager.add(Device())
+    rig.power_on()
+    before = dict(rig.vm.irqfds)
+    rig.manager.power_off()
+    rig.power_on()
+    assert rig.vm.irqfds == before
+
+
+def test_device_plugged_while_it_runs_is_connected_at_once(rig: Rig) -> None:
+    rig.power_on()
+    rig.manager.add(Device())
+    assert list(rig.vm.irqfds.values()) == [5]
+
+
+# Level-triggered lines
+
+
+def leveled(irq: int = 5) -> Device:
+    """A device with a level-triggered line, which it shares."""
+    return Device([LegacyIrqConstraint(irq=irq, shared=True, level=True)])
+
+
+def plugged(rig: Rig, *devices: Device) -> "list[Interrupt]":
+    for device in devices:
+        rig.manager.add(device)
+    return [device.interrupts[0] for device in devices]
+
+
+def test_a_level_is_set_once_each_way(rig: Rig) -> None:
+    (line,) = plugged(rig, leveled())
+    rig.power_on()
+    for high in (False, True, True, False, False):
+        line.set_level(high)
+    assert rig.vm.lines == [(5, True), (5, False)]
+    assert rig.vm.irqfds == {}
+
+
+def test_a_shared_line_is_high_while_anybody_holds_it(rig: Rig) -> None:
+    one, two = plugged(rig, leveled(), leveled())
+    rig.power_on()
+    one.set_level(True)
+    two.set_level(True)
+    one.set_level(False)
+    assert rig.vm.lines == [(5, True)]
+    two.set_level(False)
+    assert rig.vm.lines == [(5, True), (5, False)]
+
+
+def test_a_line_that_is_held_is_high_in_the_next_vm(rig: Rig) -> None:
+    held, _ = plugged(rig, leveled(5), leveled(6))
+    held.set_level(True)  # before there is one
+    rig.power_on()
+    assert rig.vm.lines == [(5, True)]
+    rig.manager.power_off()
+    rig.vm = FakeVm()
+    rig.power_on()
+    assert rig.vm.lines == [(5, True)]
+
+
+def test_between_two_vms_levels_change_unseen(rig: Rig) -> None:
+    (line,) = plugged(rig, leveled())
+    rig.power_on()
+    line.set_level(True)
+    rig.manager.power_off()
+    line.set_level(False)
+    rig.power_on()
+    assert rig.vm.lines == [(5, True)]
+
+
+def test_an_unplugged_device_lets_go_for_good(rig: Rig) -> None:
+    device = leveled()
+    (line,) = plugged(rig, device)
+    rig.power_on()
+    line.set_level(True)
+    rig.manager.remove(device)
+    line.set_level(True)
+    assert rig.vm.lines == [(5, True), (5, False)]
+
+
+def test_edges_and_levels_are_refused_where_the_other_was_asked_for(rig: Rig) -> None:
+    level, edge = plugged(rig, leveled(6), Device())
+    with pytest.raises(TriggerError, match="interrupt 6 is level-triggered"):
+        level.trigger()
+    with pytest.raises(TriggerError, match="this interrupt is edge-triggered"):
+        edge.set_level(True)
+
+
+def test_a_line_that_kvm_refuses_is_a_trigger_error(rig: Rig) -> None:
+    (line,) = plugged(rig, leveled())
+    rig.power_on()
+    rig.vm.refuses_lines = True
+    with pytest.raises(TriggerError, match="interrupt line 5: KVM_IRQ_LINE failed"):
+        line.set_level(True)
+    rig.vm.refuses_lines = False
+
+
+def test_the_lines_that_are_level_triggered_are_told(rig: Rig) -> None:
+    plugged(rig, leveled(11), leveled(11), Device())
+    assert rig.manager.level_irqs() == {11}
+
+
+# Video memory
+
+
+@pytest.mark.parametrize(
+    ("base", "size", "claims"),
+    [(0xA_0000, 0x2_0000, 1), (0xB_8000, 1, 1), (0xE800_0000, 0x1000, 0)],
+)
+def test_a_device_in_the_video_window_has_it(
+    loop: EventLoop, base: int, size: int, claims: int
+) -> None:
+    rig = Rig(loop)
+    addresses = PoolLayout(addresses=device_addresses(64 << 20))
+    rig.manager = DeviceManager(ResourceManager(addresses), rig.bus, loop)
+    device = Device([MmioAddressConstraint.at(base, size)])
+    rig.manager.add(device)
+    rig.power_on()
+    assert rig.video.claims == claims
+    rig.manager.power_off()
+    assert rig.video.claims == claims  # the VM takes it along
+    rig.video = FakeVideo()
+    rig.power_on()
+    rig.manager.remove(device)
+    assert rig.video.claims == 0
+    rig.manager.close()
+
+
+# Doorbells and posted ports
+
+
+class Rung(Device):
+    """Has both, and tells when it was rung."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung = threading.Event()
+        self.bell = Doorbell(
+            base=PORT, size=2, value=7, is_pio=True, on_ring=self.rung.set
+        )
+
+    def get_doorbells(self) -> "Sequence[Doorbell]":
+        return [self.bell]
+
+    def get_fast_ports(self) -> "dict[int, FastPort]":
+        return {PORT: FastPort(posted=True), PORT + 1: FastPort()}
+
+
+def test_power_on_connects_doorbells_and_posted_ports(rig: Rig) -> None:
+    device = Rung()
+    rig.manager.add(device)
+    rig.power_on()
+    assert list(rig.vm.ioeventfds.values()) == [device.bell]
+    assert rig.vm.coalesced == [PORT]
+    rig.manager.power_off()
+    assert rig.vm.ioeventfds == {}
+
+
+def test_a_posted_port_is_unregistered_unless_the_vm_goes(rig: Rig) -> None:
+    device = Rung()
+    rig.manager.add(device)
+    rig.power_on()
+    rig.manager.power_off()
+    assert rig.vm.coalesced == [PORT]  # the VM takes it along
+    rig.vm = FakeVm()
+    rig.power_on()
+    assert rig.vm.coalesced == [PORT]
+    rig.manager.remove(device)
+    assert rig.vm.coalesced == []
+
+
+def test_what_rings_is_told_on_the_loop(rig: Rig, loop: EventLoop) -> None:
+    device = Rung()
+    rig.power_on()
+    rig.manager.add(device)
+    loop.start()
+    (eventfd,) = rig.vm.ioeventfds
+    os.eventfd_write(eventfd, 3)
+    assert device.rung.wait(DEADLINE)
+    rig.manager.remove(device)
+    assert rig.vm.ioeventfds == {}
+
+
+def test_without_leave_to_post_nothing_is_coalesced(loop: EventLoop) -> None:
+    rig = Rig(loop)
+    rig.manager._posts = False
+    rig.manager.add(Rung())
+    rig.power_on()
+    assert rig.vm.coalesced == []
+    rig.manager.close()
+
+
+# Unplugging
+
+
+def test_unplugged_device_is_off_bus_line_and_pools(rig: Rig) -> None:
+    rig.power_on()
+    device = Device()
+    rig.manager.add(device)
+    rig.manager.remove(device)
+    assert rig.vm.irqfds == {}
+    assert rig.is_empty
+    assert len(device.get_assigned_resources()) == 0
+
+
+def test_unplugged_device_may_still_pull_its_line(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    trigger = device.interrupts[0]
+    rig.manager.remove(device)
+    trigger.trigger()
+
+
+def test_unplugged_device_can_be_plugged_again(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    rig.manager.remove(device)
+    rig.manager.add(device)
+    assert rig.bus.device_at_port(PORT) is device
+
+
+def test_unplugging_what_is_not_plugged_is_refused(rig: Rig) -> None:
+    with pytest.raises(NoDevice, match="Device is not plugged in"):
+        rig.manager.remove(Device())
+
+
+def test_plugging_and_unplugging_leaves_no_descriptor(rig: Rig) -> None:
+    before = open_fds()
+    device = Device()
+    rig.manager.add(device)
+    rig.manager.remove(device)
+    assert open_fds() == before
+
+
+# Failures change nothing
+
+
+def refuse(rig: Rig, device: Device, kind: type[Exception], message: str) -> None:
+    rig.power_on()
+    before = open_fds()
+    with pytest.raises(kind, match=message):
+        rig.manager.add(device)
+    assert rig.is_empty
+    assert rig.vm.irqfds == {}
+    assert open_fds() == before
+    assert len(device.get_assigned_resources()) == 0
+
+
+def test_unavailable_resource_undoes_the_others(rig: Rig) -> None:
+    device = Device((*CONSTRAINTS, LegacyIrqConstraint(irq=2)))
+    refuse(rig, device, ResourceError, "IRQ")
+
+
+def test_msi_is_refused(rig: Rig) -> None:
+    device = Device((*CONSTRAINTS, GenericIrqConstraint(size=2)))
+    refuse(rig, device, ConfigError, "interrupt 24 is an MSI, which needs a PCI bus")
+
+
+def test_overlap_on_the_bus_undoes_the_allocation(rig: Rig) -> None:
+    class Greedy(Device):
+        def get_trapped_io_resources(self) -> DeviceResources:
+            return DeviceResources([PioAddressRange(PORT, 4), PioAddressRange(PORT, 2)])
+
+    refuse(rig, Greedy(), DeviceOverlap, "overlaps")
+
+
+def test_device_that_refuses_its_resources_undoes_them(rig: Rig) -> None:
+    class Picky(Device):
+        def assign_resources(
+            self, resources: DeviceResources, interrupts: "Sequence[Interrupt]"
+        ) -> None:
+            super().assign_resources(resources, interrupts)
+            if len(resources):
+                raise ValueError("not these")
+
+    refuse(rig, Picky(), ValueError, "not these")
+
+
+def test_device_that_is_plugged_already_is_refused(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    with pytest.raises(ConfigError, match="Device is plugged in already"):
+        rig.manager.add(device)
+    assert rig.bus.device_at_port(PORT) is device
+
+
+def test_refused_device_can_be_plugged_later(rig: Rig) -> None:
+    first, second = Device(), Device()
+    rig.manager.add(first)
+    with pytest.raises(ResourceError):
+        rig.manager.add(second)
+    rig.manager.remove(first)
+    rig.manager.add(second)
+
+
+def test_closing_closes_the_lines_and_twice_is_fine(rig: Rig) -> None:
+    before = open_fds()
+    rig.manager.add(Device())
+    rig.manager.close()
+    rig.manager.close()
+    assert open_fds() == before
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"), [(42, ["42"]), (None, []), (b"x", ["b'x'"])]
+)
+def test_a_report_is_text_whatever_a_device_says(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, said: object, shown: list[str]
+) -> None:
+    device = Device()
+    monkeypatch.setattr(device, "get_report", lambda: said)
+    rig.manager.add(device)
+    assert rig.manager.reports() == shown
