@@ -14,7 +14,9 @@ from vmm.result import ExitReason, RunResult
 
 TITLE = "\x1b]0;owned\x07\x1b[31mRED\x1b[0m\x9b2J"  # the terminal's, then ECMA-48
 SHOWN = r"\x1b]0;owned\x07\x1b[31mRED\x1b[0m\x9b2J"
-OBEYED = re.compile(r"^\s*::|##\w*\[|\[\[\s*[\w-]+\s*\||[^\n\t -~\xa1-\uffff]", re.M)
+OBEYED = re.compile(
+    r"^\s*::|##\w*\[|\[\[\s*[\w-]+\s*\||[^\n\t -~\xa1-\U0010ffff]", re.M
+)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ PIECES = [
 @given(st.lists(st.sampled_from(PIECES) | st.characters()).map("".join))
 def test_nothing_is_left_to_obey_and_once_is_enough(text: str) -> None:
     shown = printable(text)
-    assert not OBEYED.search(re.sub("[\xa1-\U0010ffff]", "x", shown))
+    assert not OBEYED.search(shown)
     assert all(char in "\n\t" or char.isprintable() for char in shown)
     assert printable(shown) == shown
     ElementTree.fromstring(f"<a>{shown.replace('&', '').replace('<', '')}</a>")
