@@ -1,7 +1,6 @@
 """ELF: an uncompressed vmlinux, or any bare-metal program linked like one.
 
-Sources: System V ABI, "Object Files"; how each protocol enters one: boot.rst, Xen's
-docs/misc/pvh.pandoc, Multiboot Specification 0.6.96, section 3.1.4.
+Source: System V ABI, "Object Files".
 """
 
 import struct
@@ -9,8 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from ..devices.record import Record
-from ..memory import Range
-from .image import LINUX32, LINUX64, PVH, ImageFile, KernelImage, Segment
+from .image import ImageFile
 
 ELF_MAGIC: Final = b"\x7fELF"
 EI_CLASS: Final = 4
@@ -33,10 +31,6 @@ _PHDR32: Final = struct.Struct("<8I")
 _PHNUM_MAX: Final = 256
 
 _MACHINES: Final = {EM_386: "32-bit x86", 40: "ARM", 183: "AArch64", 243: "RISC-V"}
-
-COMMAND_LINE_SIZE: Final = 2048  # arch/x86/include/asm/setup.h, with the NUL
-# What every x86-64 bzImage says, and what every i386 one does.
-INITRD_ADDR_MAX: Final = {64: 0x7FFF_FFFF, 32: 0x37FF_FFFF}
 
 
 class ElfSegment(Record):
@@ -82,71 +76,10 @@ class ElfFile(Record):
         """Whether it is linked as a vmlinux: to run elsewhere than it is entered."""
         return self.holds(self.entry) and self.physical(self.entry) != self.entry
 
-    def image(self, protocol: str, entry: int) -> KernelImage:
-        """To be entered at a physical address. Raises ImageError if it isn't ours."""
-        start, end = self.span
-        if not self.holds(entry):
-            raise self.file.error(
-                f"its entry point {entry:#x} lies outside of its segments "
-                f"[{start:#x}, {end:#x}): entry and p_paddr must be physical addresses"
-            )
-        return KernelImage(
-            file=self.file,
-            format=f"ELF, {_ENTRIES[protocol]} entry",
-            protocol=protocol,
-            segments=[
-                Segment(item.paddr, item.offset, item.file_size)
-                for item in self.segments
-            ],
-            entry=entry,
-            start=start,
-            end=end,
-            cmdline_size=COMMAND_LINE_SIZE - 1,
-            initrd_addr_max=INITRD_ADDR_MAX[self.bits],
-            linux=self.is_linux,
-            ring3=self.is_linux and self._is_ring3(),
-            ranges=[Range(item.paddr, item.size) for item in self.segments],
-        )
-
-    def _is_ring3(self) -> bool:
-        from .elf_notes import is_ring3  # a bare-metal program needs none of it
-
-        return is_ring3(self)
-
-
-_ENTRIES: Final = {
-    LINUX64: "64-bit",
-    LINUX32: "32-bit",
-    PVH: "PVH",
-    "multiboot": "multiboot",
-}
-
 
 def is_elf(head: bytes) -> bool:
     """Whether a file that starts with `head` is an ELF file."""
     return head.startswith(ELF_MAGIC)
-
-
-def parse_elf(file: ImageFile, protocol: str = "auto") -> KernelImage:
-    """Read the program headers. Raises ImageError, naming what is wrong.
-
-    By itself, a kernel linked as Linux is entered by its own protocol, and any
-    other by PVH if it has the note.
-    """
-    elf = read_elf(file)
-    if protocol == PVH or (protocol == "auto" and elf.notes and not elf.is_linux):
-        from .elf_notes import pvh_entry  # a vmlinux needs none of it
-
-        entry = pvh_entry(elf)
-        if entry is not None:
-            return elf.image(PVH, entry)
-        if protocol == PVH:
-            raise file.error("has no PVH entry (no note XEN_ELFNOTE_PHYS32_ENTRY)")
-    if protocol == LINUX64 and elf.bits == 32:
-        raise file.error("a 32-bit ELF file has no 64-bit entry: try linux32")
-    if protocol == LINUX32 and elf.bits == 64:
-        raise file.error("a 64-bit ELF file has no 32-bit entry: try linux64, or pvh")
-    return elf.image(LINUX64 if elf.bits == 64 else LINUX32, elf.entry)
 
 
 def read_elf(file: ImageFile) -> ElfFile:

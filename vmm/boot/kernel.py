@@ -5,7 +5,8 @@ import struct
 from typing import Final
 
 from .bzimage import is_bzimage, parse_bzimage
-from .elf import is_elf, parse_elf
+from .elf import is_elf
+from .elf_kernel import parse_elf
 from .image import MULTIBOOT, PVH, ImageFile, KernelImage
 
 HEAD_SIZE: Final = 8192  # within which a multiboot header has to lie

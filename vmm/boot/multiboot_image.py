@@ -8,6 +8,7 @@ from typing import Final
 
 from ..devices.record import Record
 from .elf import is_elf, read_elf
+from .elf_kernel import elf_image
 from .image import MULTIBOOT, ImageFile, KernelImage, Segment
 from .layout import CMDLINE_MAX
 
@@ -84,7 +85,7 @@ def _image(file: ImageFile, header: Header) -> KernelImage:
     elf = read_elf(file)
     # As GRUB does, for kernels whose entry is an address that they are linked for.
     entry = elf.physical(elf.entry)
-    image = elf.image(MULTIBOOT, elf.entry if entry is None else entry)
+    image = elf_image(elf, MULTIBOOT, elf.entry if entry is None else entry)
     return image.replace(cmdline_size=CMDLINE_MAX)
 
 

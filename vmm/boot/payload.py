@@ -14,7 +14,8 @@ from typing import Final, Protocol
 from ..devices.record import Record
 from ..errors import ImageError
 from .bzimage import PAYLOAD_LENGTH, PAYLOAD_OFFSET, code_offset
-from .elf import is_elf, parse_elf
+from .elf import is_elf
+from .elf_kernel import parse_elf
 from .image import PVH, ImageFile, KernelImage
 from .layout import MIB
 
