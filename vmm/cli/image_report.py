@@ -16,8 +16,8 @@ from ..config import BOOT_PROTOCOLS, MachineConfig
 from ..devices.record import Record
 from ..errors import ConfigError, ImageError, KvmUnavailable
 from ..foreign_text import one_line, printable
-from ..host.quirks import quirks_for
 from ..host.report import host_kind
+from ..host.selection import quirks_for
 from ..machine.builder import open_boot
 
 BANNER: Final = re.compile(rb"Linux version (\d[^\n\0]{,255})")

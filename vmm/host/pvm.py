@@ -29,8 +29,9 @@ from ..kvm.abi import (
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Vm
 from ..memory import GuestMemory
+from ..vcpu.run_loop import Rescue
 from ..vcpu.virtual_memory import read_virtual
-from .quirks import Quirks, Rescue
+from .quirks import Quirks
 
 _SUBERROR: Final = Struct("<I").unpack_from
 _WRMSR: Final = Struct("<B7xIIQ").unpack_from  # error, reason, index, data

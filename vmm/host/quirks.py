@@ -1,15 +1,11 @@
 """Quirks: what a host's KVM needs from us before it runs every guest."""
 
-from collections.abc import Callable
-
 from ..boot.image import KernelImage
 from ..kvm.abi import kvm_cpuid2
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Vm
 from ..memory import GuestMemory
-
-Rescue = Callable[[int], bool]
-"""Takes an exit's reason; whether the guest can go on after it."""
+from ..vcpu.run_loop import Rescue
 
 
 class Quirks:
@@ -54,12 +50,3 @@ class Quirks:
     def rescue(self, vcpu: Vcpu, memory: GuestMemory) -> Rescue | None:
         """What handles exits that are the host's fault; None where there are none."""
         return None
-
-
-def quirks_for(kind: str) -> Quirks:
-    """The quirks of a kind of host."""
-    if kind == "pvm":
-        from .pvm import PvmQuirks  # nobody else needs it
-
-        return PvmQuirks()
-    return Quirks()

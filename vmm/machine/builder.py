@@ -9,8 +9,9 @@ from ..boot.layout import ram_ranges
 from ..boot.linux import LinuxBoot
 from ..config import BUILD_DIR, MachineConfig
 from ..errors import ConfigError
-from ..host.quirks import Quirks, quirks_for
+from ..host.quirks import Quirks
 from ..host.report import host_kind
+from ..host.selection import quirks_for
 
 if TYPE_CHECKING:  # most runs don't import them
     from ..boot.modules import ModuleBoot

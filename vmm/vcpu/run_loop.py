@@ -4,13 +4,13 @@ Source: KVM API section 5, "The kvm_run structure".
 """
 
 import errno
+from collections.abc import Callable
 from struct import Struct
 from typing import Final, Protocol
 
 from ..boot.firmware import told_of_reset
 from ..devices.device_io import DeviceIo, Locked
 from ..errors import KvmError
-from ..host.quirks import Rescue
 from ..kvm.abi import (
     KVM_EXIT_INTR,
     KVM_EXIT_IO,
@@ -42,6 +42,9 @@ _SYSTEM_EVENTS: Final = {
     KVM_SYSTEM_EVENT_RESET: End(ExitReason.RESET),
     KVM_SYSTEM_EVENT_SHUTDOWN: End(ExitReason.POWEROFF),
 }
+
+Rescue = Callable[[int], bool]
+"""Takes an exit's reason; whether the guest can go on after it."""
 
 
 class Bus(Protocol):

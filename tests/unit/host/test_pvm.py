@@ -11,10 +11,12 @@ from support.kernel_images import bzimage, elf, program_header
 from vmm.boot.image import KernelImage
 from vmm.boot.kernel import open_kernel
 from vmm.host.pvm import PVM_PARAMETERS, SMALL_KERNEL, PvmQuirks, hide_features
-from vmm.host.quirks import Quirks, Rescue, quirks_for
+from vmm.host.quirks import Quirks
+from vmm.host.selection import quirks_for
 from vmm.kvm import abi
 from vmm.kvm.abi import kvm_cpuid2, kvm_regs, kvm_sregs
 from vmm.memory import GuestMemory, Range
+from vmm.vcpu.run_loop import Rescue
 
 RAM = 0x8000
 CODE, IDT, STACK = 0x1000, 0x2000, 0x3000
