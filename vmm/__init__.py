@@ -13,6 +13,8 @@ for the device model.
 
 import sys
 
+from .version import __version__ as __version__
+
 TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from .machine.machine import Machine
     from .machine.run import run
     from .result import ExitReason, RunResult
-
-__version__ = "0.1.0"
 
 __all__ = [
     "ConfigError",

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .. import __version__
 from ..config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
 from ..devices.errors import DeviceError
 from ..errors import VmmError
 from ..foreign_text import one_line
+from ..version import __version__
 from .messages import say, show_traceback, tell
 
 

@@ -6,8 +6,8 @@ through `text`, and the policy in the head forbids scripts and requests.
 
 from typing import Final
 
-from .. import __version__
 from ..result import RunResult
+from ..version import __version__
 from .markup import bar_cell, duration, number_cell, share, table, text, time_cell
 from .recorder import MAX_BOOTS, Profile
 from .strip import Scale, timeline_strip
