@@ -19,9 +19,9 @@ from ..watch.panic import PanicWatch
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
+    from ..expect.capture import CaptureEndpoint
     from ..expect.reader import Reader
     from ..expect.search import Found, Pattern
-    from .capture import CaptureEndpoint
     from .tee import Tees
 
 # Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So
@@ -148,7 +148,7 @@ class Console(SerialEvents):
         return endpoint
 
     def _make_capture(self, *, awaits_reader: bool) -> "CaptureEndpoint":
-        from .capture import CaptureEndpoint
+        from ..expect.capture import CaptureEndpoint
 
         self._capture = CaptureEndpoint(
             lambda: self._loop.call_soon(self.endpoint_ready),

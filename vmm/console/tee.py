@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from ..event_loop import EventLoop, NextTurn
-from .capture import CaptureEndpoint
+from ..expect.capture import CaptureEndpoint
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
 CHUNK: Final = 64 << 10

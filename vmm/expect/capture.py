@@ -4,12 +4,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from ..expect.history import Spool
-from ..expect.reader import Reader
 from ..result import RunResult
+from .history import Spool
+from .reader import Reader
 
 if TYPE_CHECKING:  # most searches need no process
-    from ..expect.regex_process import RegexProcesses
+    from .regex_process import RegexProcesses
 
 CAPTURE_LIMIT: Final = 64 << 20  # bytes that a reader may be behind
 
@@ -76,7 +76,7 @@ class CaptureEndpoint:
     @property
     def processes(self) -> "RegexProcesses":
         """Where it is looked for what may take long."""
-        from ..expect.regex_process import RegexProcesses
+        from .regex_process import RegexProcesses
 
         with self.changed:
             if self._processes is None:

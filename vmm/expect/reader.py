@@ -3,15 +3,17 @@
 import re
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from threading import Condition
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self
 
 from ..errors import ExpectTimeout, GuestEnded
 from ..foreign_text import printable
 from .search import AnyMatch, Found, IsOver, Pattern, Search, SearchAborted
 
 if TYPE_CHECKING:
-    from ..console.capture import CaptureEndpoint
-    from .regex_process import RemoteMatch
+    from ..result import RunResult
+    from .history import Spool
+    from .regex_process import RegexProcesses, RemoteMatch
     from .regex_worker import Wanted
 
 CHUNK: Final = 64 << 10  # bytes that are looked at in one go
@@ -20,10 +22,28 @@ LAST_BYTES: Final = 8 << 10  # in which they are looked for
 PATIENCE_S: Final = 1.0  # to look at what came in time, when the time is over
 
 
+class Source(Protocol):
+    """What keeps the output; `changed` guards all of it."""
+
+    changed: Condition
+    spool: "Spool"
+    result: "RunResult | None"
+
+    @property
+    def processes(self) -> "RegexProcesses":
+        """Where it is looked for what may take long."""
+
+    def tell_of_room(self) -> None:
+        """A reader has moved on: there may be room for more."""
+
+    def forget(self, reader: "Reader") -> None:
+        """Keep nothing for this one any more."""
+
+
 class _Deadline:
     """When a wait is over, and when it is for one that has not looked at all yet."""
 
-    def __init__(self, capture: "CaptureEndpoint", timeout: float) -> None:
+    def __init__(self, capture: "Source", timeout: float) -> None:
         self.timeout = timeout
         self._capture = capture
         now = time.monotonic()
@@ -62,7 +82,7 @@ class Reader:
     two that wait on one reader each gets what the other has not consumed.
     """
 
-    def __init__(self, capture: "CaptureEndpoint") -> None:
+    def __init__(self, capture: "Source") -> None:
         """`CaptureEndpoint.reader` makes one."""
         self._capture = capture
         self.position = capture.spool.start

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..config import MachineConfig
-from ..console.capture import CAPTURE_LIMIT
 from ..console.console import Console
 from ..devices.pc.debug_exit import DebugExit
 from ..devices.pc.platform import SerialPio
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
 from ..event_loop import EventLoop
+from ..expect.capture import CAPTURE_LIMIT
 
 if TYPE_CHECKING:
     from ..devices.device_io import DeviceIo

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vmm.console.capture import CaptureEndpoint
 from vmm.console.terminal import EscapeFilter
+from vmm.expect.capture import CaptureEndpoint
 
 DEADLINE = 10.0
 

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from vmm.console.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded
+from vmm.expect.capture import CaptureEndpoint
 from vmm.expect.reader import CHUNK, LAST_LINES, Reader
 from vmm.result import ExitReason, RunResult
 

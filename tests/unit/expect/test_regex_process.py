@@ -17,8 +17,8 @@ from collections.abc import Iterator
 import pytest
 from support.open_fds import open_fds
 
-from vmm.console.capture import CaptureEndpoint
 from vmm.errors import ExpectTimeout, GuestEnded, VmmError
+from vmm.expect.capture import CaptureEndpoint
 from vmm.expect.reader import LAST_LINES
 from vmm.expect.regex_process import RegexProcess, RegexProcesses
 from vmm.expect.regex_worker import HEAD
