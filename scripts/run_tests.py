@@ -38,6 +38,7 @@ CHECKS: Final = {
     "ruff check": [PYTHON, "-m", "ruff", "check", "--quiet"],
     "ruff format --check": [PYTHON, "-m", "ruff", "format", "--check", "--quiet"],
     "mypy": [PYTHON, "-m", "mypy", "--no-error-summary"],
+    "lint-imports": [str(Path(PYTHON).with_name("lint-imports")), "--no-logo"],
 }
 LONG: Final = "--long"  # an option of ours; all others are pytest's
 STOP_OPTIONS: Final = ("-x", "--exitfirst", "--maxfail")

@@ -20,8 +20,9 @@ from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
     from ..expect.capture import CaptureEndpoint
+    from ..expect.found import Found
     from ..expect.reader import Reader
-    from ..expect.search import Found, Pattern
+    from ..expect.search import Pattern
     from .tee import Tees
 
 # Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So

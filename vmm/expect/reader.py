@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self
 
 from ..errors import ExpectTimeout, GuestEnded
 from ..foreign_text import printable
-from .search import AnyMatch, Found, IsOver, Pattern, Search, SearchAborted
+from .found import AnyMatch, Found, IsOver, RemoteMatch, SearchAborted
+from .search import Pattern, Search
 
 if TYPE_CHECKING:
     from ..result import RunResult
     from .history import Spool
-    from .regex_process import RegexProcesses, RemoteMatch
+    from .regex_process import RegexProcesses
     from .regex_worker import Wanted
 
 CHUNK: Final = 64 << 10  # bytes that are looked at in one go

@@ -6,7 +6,6 @@ backtracks, over what a guest has chosen to print, would stop every thread of ou
 
 import marshal
 import os
-import re
 import select
 import signal
 import sys
@@ -17,52 +16,13 @@ from contextlib import ExitStack, suppress
 from typing import Any, Final
 
 from ..errors import VmmError
+from .found import IsOver, RemoteMatch, SearchAborted
 from .regex_worker import ASKER, HEAD, HELLO, Wanted
-from .search import IsOver, SearchAborted
 
 PROGRAM: Final = os.path.join(os.path.dirname(__file__), "regex_worker.py")
 START_S: Final = 60  # for it to start, on the slowest host
 LEAST_S: Final = 1.0  # that it has for each question, however late it is
 LOOK_MS: Final = 20  # between two looks whether it has taken too long
-
-
-class RemoteMatch:
-    """What Python's own match has, of one that another process has found."""
-
-    def __init__(
-        self, regex: re.Pattern[bytes], text: bytes, spans: list[tuple[int, int]]
-    ) -> None:
-        self._regex = regex
-        self._text = text
-        self._spans = spans
-
-    def start(self) -> int:
-        """Where it begins in the text."""
-        return self._spans[0][0]
-
-    def end(self) -> int:
-        """Where it ends."""
-        return self._spans[0][1]
-
-    def __getitem__(self, group: int | str) -> bytes | Any:  # noqa: ANN401, as re has it
-        """A group; None for one that took no part in the match."""
-        index = (
-            self._regex.groupindex.get(group, -1) if isinstance(group, str) else group
-        )
-        if not 0 <= index < len(self._spans):
-            raise IndexError("no such group")
-        start, end = self._spans[index]
-        return None if start < 0 else self._text[start:end]
-
-    def groups(self) -> tuple[bytes | Any, ...]:
-        """All groups but the whole match."""
-        return tuple(self[index] for index in range(1, len(self._spans)))
-
-    def again(self) -> re.Match[bytes]:
-        """Python's own, for which it looks once more, at the same place."""
-        match = self._regex.match(self._text, self.start())
-        assert match is not None
-        return match
 
 
 class RegexProcess:

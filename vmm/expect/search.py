@@ -4,80 +4,20 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
+from .found import AnyMatch, IsOver, RemoteMatch, SearchAborted
 from .regex_cost import LINE, Cost, cost_of
 from .regex_worker import Wanted, first_match
 
-if TYPE_CHECKING:  # what most patterns don't need
-    from .regex_process import RemoteMatch
-
-IsOver = Callable[[], bool]
 Elsewhere = Callable[
     [Sequence[Wanted], bytes, IsOver], "tuple[RemoteMatch, int] | None"
 ]
-AnyMatch: TypeAlias = "re.Match[bytes] | RemoteMatch"
 Pattern = str | bytes | re.Pattern[bytes] | re.Pattern[str]
 
 WINDOW: Final = 64 << 10  # bytes, within which a regex's match must lie
 NEAR: Final = LINE // 2  # bytes, within which it is found at once
 LOOK_S: Final = 1.0  # that a look may take at first, while more may come
-
-
-class SearchAborted(Exception):
-    """There was no more time to look."""
-
-
-class Found:
-    """What `expect` found: a match, and all that came before it.
-
-    `found[0]` is what matched, `found[1]` and `found["name"]` are a regex's groups.
-    """
-
-    def __init__(self, match: "AnyMatch", before: bytes, index: int) -> None:
-        self._match = match
-        self.before = before
-        """What the reader had not read yet, up to the match."""
-        self.index = index
-        """Which of `expect_any`'s patterns it was."""
-
-    @property
-    def match(self) -> re.Match[bytes]:
-        """Python's own; its positions are those within a window of the output."""
-        match = self._match
-        return match if isinstance(match, re.Match) else match.again()
-
-    @property
-    def string(self) -> bytes:
-        """All that was consumed: `before` and the match."""
-        return self.before + self._match[0]
-
-    def __getitem__(self, group: int | str) -> bytes | Any:  # noqa: ANN401, as re has it
-        """A group; None, as in re, for one that took no part in the match."""
-        return self._match[group]
-
-    def group(self, group: int | str = 0) -> bytes | Any:  # noqa: ANN401, as re has it
-        """The same by its name in re."""
-        return self._match[group]
-
-    def groups(self) -> tuple[bytes | Any, ...]:
-        """All groups but the whole match."""
-        return self._match.groups()
-
-    def start(self) -> int:
-        """Where in `string` the match begins."""
-        return len(self.before)
-
-    def end(self) -> int:
-        """Where in `string` the match ends, which is its end."""
-        return len(self.before) + len(self._match[0])
-
-    def span(self) -> tuple[int, int]:
-        """`start` and `end`."""
-        return self.start(), self.end()
-
-    def __repr__(self) -> str:
-        return f"Found({self._match[0]!r}, index={self.index}, span={self.span()})"
 
 
 class _Pattern(NamedTuple):

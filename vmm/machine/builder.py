@@ -57,7 +57,8 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
     if kernel.protocol not in (LINUX64, LINUX32):
         from .module_boot import module_boot  # most runs have no use for it
 
-        return module_boot(config, quirks, kernel, initrd, stack)
+        added = added_files(config)
+        return module_boot(config, quirks, kernel, initrd, added, stack)
     if config.modules:
         raise ConfigError(
             f"modules: {len(config.modules)} given, and kernel "

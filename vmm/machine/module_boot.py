@@ -10,7 +10,6 @@ from ..boot.pvh import PvhBoot
 from ..config import MachineConfig
 from ..errors import ConfigError
 from ..host.quirks import Quirks
-from .builder import added_files
 
 
 def module_boot(
@@ -18,9 +17,12 @@ def module_boot(
     quirks: Quirks,
     kernel: KernelImage,
     initrd: ImageFile | None,
+    added: bytes,
     stack: ExitStack,
 ) -> ModuleBoot:
-    """The initrd is the first module. Raises ConfigError, ImageError.
+    """The initrd, with `added` after it, is the first module.
+
+    Raises ConfigError, ImageError.
 
     A multiboot kernel isn't Linux: it has no init to replace, and gets no words
     but the user's after its own name, which comes first, as from QEMU and GRUB
@@ -33,7 +35,6 @@ def module_boot(
             "command and added files need Linux: pass --module"
         )
     modules = []
-    added = added_files(config)
     if initrd is not None or added:
         name = "" if initrd is None else initrd.path
         modules.append(Module(initrd, _encoded(name), added))

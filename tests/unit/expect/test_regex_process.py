@@ -19,10 +19,10 @@ from support.open_fds import open_fds
 
 from vmm.errors import ExpectTimeout, GuestEnded, VmmError
 from vmm.expect.capture import CaptureEndpoint
+from vmm.expect.found import SearchAborted
 from vmm.expect.reader import LAST_LINES
 from vmm.expect.regex_process import RegexProcess, RegexProcesses
 from vmm.expect.regex_worker import HEAD
-from vmm.expect.search import SearchAborted
 from vmm.result import ExitReason, RunResult
 
 ENDLESS = re.compile(rb"(\w+\s?)+\$ ")

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vmm.expect.found import IsOver, SearchAborted
 from vmm.expect.regex_cost import LINE
 from vmm.expect.regex_process import RegexProcesses
-from vmm.expect.search import NEAR, WINDOW, IsOver, Pattern, Search, SearchAborted
+from vmm.expect.search import NEAR, WINDOW, Pattern, Search
 
 TEXT = b"aab aabab\nab#12#\n\n34"
 LONG_LINE = b"x" * (LINE + 1)
