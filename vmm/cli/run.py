@@ -1,6 +1,7 @@
 """`vmm run`: one machine with its console here, signals, messages, files."""
 
 import argparse
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -135,6 +136,8 @@ def _run_machine(
         for warning in () if options.quiet else machine.warnings:
             say(f"warning: {warning}")
         machine.start()
+        gc.freeze()  # what is there now is no garbage: see __main__
+        gc.enable()
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
         if machine.console.mid_line and options.serial == "stdio" and _on_terminal():
