@@ -284,6 +284,8 @@ def main(arguments: list[str]) -> int:
     if LONG in arguments:
         os.environ["VMM_LONG"] = "1"
         arguments = [argument for argument in arguments if argument != LONG]
+    # Without .pyc files each `vmm` that a test starts compiles itself for 0.1 s.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     runner, kind = Runner(), host_kvm().kind
     with tempfile.TemporaryDirectory(prefix="vmm-test.") as name:
         common = (runner, arguments, kind, Path(name))
