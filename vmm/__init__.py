@@ -13,8 +13,6 @@ for the device model.
 
 import sys
 
-from .version import __version__ as __version__
-
 TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from .machine.machine import Machine
     from .machine.run import run
     from .result import ExitReason, RunResult
+    from .version import __version__ as __version__
 
 __all__ = [
     "ConfigError",
@@ -47,6 +46,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "__version__": "version",
     "MachineConfig": "config",
     "Machine": "machine.machine",
     "ExitReason": "result",
@@ -59,7 +59,8 @@ if not TYPE_CHECKING:  # or type checkers would take any name
 
     def __getattr__(name: str) -> object:
         """Import it now: the command `vmm` has SIGINT to see to before all that."""
-        home = f"{__name__}.{_HOMES.get(name, 'errors') if name in __all__ else name}"
+        ours = name in __all__ or name in _HOMES
+        home = f"{__name__}.{_HOMES.get(name, 'errors') if ours else name}"
         try:
             __import__(home)
         except ModuleNotFoundError as error:
@@ -67,7 +68,7 @@ if not TYPE_CHECKING:  # or type checkers would take any name
                 raise
             message = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(message) from None
-        if name in __all__:
+        if ours:
             globals()[name] = getattr(sys.modules[home], name)
             return globals()[name]
         return sys.modules[home]

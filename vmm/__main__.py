@@ -2,7 +2,6 @@
 
 # What signal imports takes longer than all of this.
 import _signal as signal  # type: ignore[import-not-found]
-import gc
 import os
 import sys
 
@@ -18,6 +17,8 @@ def main() -> int:
     except KeyboardInterrupt:  # it came before that
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
+    import gc
+
     # What imports make stays. Looking through it for garbage, again and again, takes a
     # tenth of the time to a guest's first instruction; once that has come, cli.run
     # turns it on again.

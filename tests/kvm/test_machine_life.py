@@ -224,7 +224,9 @@ def test_counts_that_nobody_tells_fail_no_run(
     assert (result.reason, result.insn_emulation) == (ExitReason.RESET, 0)
 
 
-@pytest.mark.parametrize("part", ["life.Life._totals", "console.Console.finish"])
+@pytest.mark.parametrize(
+    "part", ["machine.lifecycle.Life._totals", "console.console.Console.finish"]
+)
 def test_who_waits_gets_a_result_whatever_fails_and_no_vm_is_left(
     monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

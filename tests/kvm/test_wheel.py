@@ -71,7 +71,7 @@ def stranger(wheel: Path) -> Path:
 
 def test_wheel_has_the_guests_helper(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read(f"vmm/{HELPER}") == built(HELPER).read_bytes()
+        assert archive.read(f"vmm/guest/{HELPER}") == built(HELPER).read_bytes()
         assert "vmm/testing/plugin.py" in archive.namelist()
 
 
