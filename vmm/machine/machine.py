@@ -6,7 +6,7 @@ from _weakref import ref  # weakref imports a lot more
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from ..boot.layout import device_addresses, ram_ranges
+from ..boot.layout import device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
@@ -111,11 +111,11 @@ class Machine:
             ]
             kvm = stack.enter_context(Kvm())
             self._host = survey(kvm, self._quirks, self.config.cpus)
-            memory = GuestMemory(ram_ranges(self.config.memory_size))
+            memory = GuestMemory(boot.ram)
             stack.callback(memory.close)
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
-            addresses = device_addresses(self.config.memory_size)
+            addresses = device_addresses(boot.ram)
             pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
                 pools, IoManager(), self._loop, posts=self._host.posts

@@ -10,12 +10,14 @@ from ..boot.pvh import PvhBoot
 from ..config import MachineConfig
 from ..errors import ConfigError
 from ..host.quirks import Quirks
+from ..memory import Range
 
 
 def module_boot(
     config: MachineConfig,
     quirks: Quirks,
     kernel: KernelImage,
+    ram: list[Range],
     initrd: ImageFile | None,
     added: bytes,
     stack: ExitStack,
@@ -51,7 +53,7 @@ def module_boot(
         kernel=kernel,
         modules=modules,
         cmdline=_encoded(cmdline),
-        memory_size=config.memory_size,
+        ram=ram,
         cpus=config.cpus,
         acpi=config.acpi,
     )

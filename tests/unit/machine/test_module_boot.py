@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.kernel_images import MIB, elf, flat, pvh_elf, xen_note
 
-from vmm.boot.layout import ACPI, BOOT_PARAMS, PAGE_SIZE, ram_ranges
+from vmm.boot.layout import ACPI, BOOT_PARAMS, PAGE_SIZE
 from vmm.boot.modules import ModuleBoot
 from vmm.cli import main as cli
 from vmm.config import MachineConfig
@@ -45,7 +45,7 @@ def load() -> Iterator[Load]:
     with ExitStack() as stack:
 
         def load_it(boot: Boot) -> GuestMemory:
-            memory = GuestMemory(ram_ranges(boot.memory_size))
+            memory = GuestMemory(boot.ram)
             stack.callback(memory.close)
             boot.load(memory)
             return memory
