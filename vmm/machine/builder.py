@@ -41,7 +41,7 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
     Raises ConfigError, ImageError.
     """
     kernel_path, initrd_path = config.images()
-    ram = ram_ranges(config.memory_size)
+    ram = ram_ranges(config.memory)
     image = open_kernel(kernel_path, config.boot_protocol, ram[0].size)
     stack.callback(image.file.close)
     kernel = quirks.kernel(image)
@@ -78,8 +78,8 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
 
 def added_files(config: MachineConfig) -> bytes:
     """The archive with what the user adds to the initrd."""
-    if not (config.runs_command or config.files):
+    if config.command is None:
         return b""
     from ..guest.command import initramfs_segment
 
-    return initramfs_segment(config, BUILD_DIR)
+    return initramfs_segment(config.command, config.memory, BUILD_DIR)

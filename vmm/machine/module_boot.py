@@ -31,7 +31,7 @@ def module_boot(
     Legacy. So does a module's name in its string.
     """
     is_multiboot = kernel.protocol == MULTIBOOT
-    if is_multiboot and (config.runs_command or config.files):
+    if is_multiboot and (config.command is not None):
         raise ConfigError(
             f"command: kernel {kernel.file.path!r} is booted by multiboot, and a "
             "command and added files need Linux: pass --module"

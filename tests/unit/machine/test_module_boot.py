@@ -238,7 +238,7 @@ REFUSED = {
     "module beyond memory": (
         flat(),
         ["--module", "{module}", "--memory", "2M"],
-        "modules: '{module}', 2097152 bytes at 0x101000, ends beyond memory's "
+        "module: '{module}', 2097152 bytes at 0x101000, ends beyond memory's "
         "0x200000: pass --memory 4M or more",
     ),
     "image beyond memory": (
