@@ -10,12 +10,10 @@ from typing import Any, get_type_hints
 import pytest
 
 import vmm
-from vmm import ConfigError, MachineConfig
+from vmm import CommandConfig, ConfigError, ConsoleConfig, MachineConfig
 from vmm.config import KEYWORDS
-from vmm.console.config import ConsoleConfig
 from vmm.console.settings import ConsoleSettings
 from vmm.field_types import Checked
-from vmm.guest.config import CommandConfig
 from vmm.guest.settings import CommandSettings
 from vmm.place import Place
 from vmm.pool import RunPool
