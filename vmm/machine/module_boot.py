@@ -31,9 +31,11 @@ def module_boot(
     Legacy. So does a module's name in its string.
     """
     is_multiboot = kernel.protocol == MULTIBOOT
-    if is_multiboot and (config.command is not None):
+    if is_multiboot and config.command is not None:
+        given = config.command.to_dict()
+        field = next(name for name, value in given.items() if value)
         raise ConfigError(
-            f"command: kernel {kernel.file.path!r} is booted by multiboot, and a "
+            f"{field}: kernel {kernel.file.path!r} is booted by multiboot, and a "
             "command and added files need Linux: pass --module"
         )
     modules = []

@@ -206,9 +206,13 @@ def test_too_long_strings_are_refused(make_boot: Make, files: tuple[str, str]) -
         make_boot(flat(), modules=[f"{files[0]} {'x' * 70000}"])
 
 
-def test_command_needs_linux(make_boot: Make, files: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="booted by multiboot, and a command"):
-        make_boot(flat(), command="true", initrd=files[0])
+@pytest.mark.parametrize("field", ["command", "files"])
+def test_command_needs_linux(
+    field: str, make_boot: Make, files: tuple[str, str]
+) -> None:
+    words = f"^{field}: kernel .* is booted by multiboot, and a command"
+    with pytest.raises(ConfigError, match=words):
+        make_boot(flat(), initrd=files[0], **{field: [files[1]]})
 
 
 def test_files_for_pvh_follow_the_initrd(
