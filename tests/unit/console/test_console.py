@@ -25,6 +25,12 @@ def test_what_can_not_be_opened_leaves_nothing_open(
     assert open_fds() == before
 
 
+@pytest.mark.parametrize("where", ["file:/no/log", "unix:/no/socket"])
+def test_whose_output_can_not_be_opened_is_named(loop: EventLoop, where: str) -> None:
+    with pytest.raises(ConfigError, match=r"^debugcon: (file|unix socket) '/no/"):
+        Console(loop, ConsoleConfig(serial=where), print, field="debugcon")
+
+
 @pytest.mark.parametrize("where", ["capture", "null", "file:{}/log", "unix:{}/sock"])
 def test_closing_leaves_nothing_open(where: str, tmp_path: Path) -> None:
     before = open_fds()
