@@ -1,7 +1,8 @@
 """MachineConfig: what a user may choose, checked; errors name the field.
 
 It has parts, each of which is written down where it is used, and goes there alone:
-`vmm.console.config`, `vmm.guest.config`.
+`vmm.console.config`, `vmm.guest.config`. One more is a Checked in its room, a field
+here (several of a kind: a tuple, by `setting`), and a line in `vmm.settings`.
 """
 
 import os
