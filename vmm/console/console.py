@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from ..config import MachineConfig
 from ..devices.buffered_sink import BufferedSink
 from ..devices.clock import next_beat
 from ..devices.errors import FullFifo
@@ -14,8 +13,10 @@ from ..devices.serial.reg import UART_IER_RDI
 from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
 from ..errors import VmmError
 from ..event_loop import EventLoop, NextTurn
+from ..place import Place
 from ..result import RunResult
 from ..watch.panic import PanicWatch
+from .config import ConsoleConfig
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
@@ -61,13 +62,15 @@ class Console(SerialEvents):
     def __init__(
         self,
         loop: EventLoop,
-        config: MachineConfig,
+        config: ConsoleConfig,
         on_failure: Callable[[str], None],
         tap: Callable[[bytes], None] | None = None,
+        field: str = "serial",
     ) -> None:
         """Raises ConfigError if `config.serial` or a tee can't be opened.
 
-        `tap` is told all output as it comes, under the UART's lock.
+        `tap` is told all output as it comes, under the UART's lock. `field` is where
+        the user has said what `config.serial` is, for that error.
         """
         self._loop = loop
         self._on_failure = on_failure
@@ -85,6 +88,7 @@ class Console(SerialEvents):
         self._own_reader: Reader | None = None
         self._lock = threading.Lock()  # for the input queue, and the reader
         self._socket_mode = config.socket_mode
+        self._field = field
         with ExitStack() as self._cleanup:
             self._endpoint = self._open(config.serial)
             ours = self._endpoint
@@ -92,21 +96,16 @@ class Console(SerialEvents):
             if config.tee:
                 fills_a_disk |= self._open_tees(config.tee).has_file
             self._cleanup = self._cleanup.pop_all()
-        capacity = config.serial_buffer
-        limit, rate = config.serial_limit, config.serial_rate
-        # The configuration has made numbers of them.
-        assert not isinstance(capacity, str)
-        self._capacity = capacity
-        assert not isinstance(limit, str)
-        assert not isinstance(rate, str)
+        self._capacity = config.serial_buffer
+        limit = config.serial_limit
         if limit is None and fills_a_disk:
             limit = FILE_LIMIT
         sink_type = BufferedSink if tap is None else _TappedSink
         self.sink = sink_type(
-            capacity,
+            config.serial_buffer,
             policy=config.serial_policy,
             total_limit=limit,
-            rate=rate,
+            rate=config.serial_rate,
             clock=loop,
             on_data=self._on_data,
         )
@@ -127,8 +126,8 @@ class Console(SerialEvents):
         self._drained = threading.Event()
         self._abandoned = False
 
-    def _open(self, where: str) -> Endpoint:
-        kind, _, path = where.partition(":")
+    def _open(self, where: Place) -> Endpoint:
+        kind, path = where.kind, where.path
         endpoint: Endpoint
         if kind == "capture":
             return self._make_capture(awaits_reader=True)
@@ -137,9 +136,11 @@ class Console(SerialEvents):
         if kind == "unix":
             from .unix_endpoint import UnixEndpoint  # most runs have none
 
-            endpoint = UnixEndpoint(self._loop, self, path, mode=self._socket_mode)
+            endpoint = UnixEndpoint(
+                self._loop, self, path, field=self._field, mode=self._socket_mode
+            )
         elif kind == "file":
-            fd = open_output_file(path)
+            fd = open_output_file(path, self._field)
             self._cleanup.callback(os.close, fd)
             endpoint = FdEndpoint(self._loop, self, fd)
         else:
@@ -158,7 +159,7 @@ class Console(SerialEvents):
         self._cleanup.callback(self._capture.close)
         return self._capture
 
-    def _open_tees(self, places: Sequence[str]) -> "Tees":
+    def _open_tees(self, places: Sequence[Place]) -> "Tees":
         from .tee import Teed, Tees
 
         capture = self._capture

@@ -8,6 +8,7 @@ from typing import Final
 
 from ..event_loop import EventLoop, NextTurn
 from ..expect.capture import CaptureEndpoint
+from ..place import Place
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
 CHUNK: Final = 64 << 10
@@ -38,7 +39,7 @@ class _Tee:
     """One copy, written as fast as its endpoint takes it; the Host of that."""
 
     def __init__(
-        self, tees: "Tees", loop: EventLoop, where: str, cleanup: ExitStack
+        self, tees: "Tees", loop: EventLoop, where: Place, cleanup: ExitStack
     ) -> None:
         self._tees = tees
         self.where = where
@@ -48,14 +49,13 @@ class _Tee:
         self._reader = tees.capture.copier()
         self._go_on = NextTurn(loop, self.endpoint_ready)
 
-    def _open(self, loop: EventLoop, where: str, cleanup: ExitStack) -> Endpoint:
-        kind, _, path = where.partition(":")
-        if kind == "unix":
+    def _open(self, loop: EventLoop, where: Place, cleanup: ExitStack) -> Endpoint:
+        if where.kind == "unix":
             from .unix_endpoint import UnixEndpoint
 
             mode = self._tees.socket_mode
-            return UnixEndpoint(loop, self, path, field="tee", mode=mode)
-        fd = open_output_file(path, field="tee")
+            return UnixEndpoint(loop, self, where.path, field="tee", mode=mode)
+        fd = open_output_file(where.path, field="tee")
         cleanup.callback(os.close, fd)
         endpoint = FdEndpoint(loop, self, fd)
         self.is_file = endpoint.is_file
@@ -74,7 +74,9 @@ class _Tee:
             try:
                 taken = self._endpoint.write(data)
             except OSError as error:
-                self._tees.on_failure(f"tee {self.where!r} can't be written: {error}")
+                self._tees.on_failure(
+                    f"tee {str(self.where)!r} can't be written: {error}"
+                )
                 self._endpoint = NullEndpoint()
                 continue
             self._reader.skip(taken)
@@ -98,7 +100,7 @@ class Tees:
         self,
         capture: CaptureEndpoint,
         loop: EventLoop,
-        places: Sequence[str],
+        places: Sequence[Place],
         on_failure: Callable[[str], None],
         cleanup: ExitStack,
         socket_mode: int,
@@ -140,6 +142,7 @@ class Tees:
         for tee in self._tees:
             if not tee.is_done:
                 self.on_failure(
-                    f"tee {tee.where!r}: its reader was too slow: some of the output "
-                    f"was still to be written {timeout:g} s after the guest's end"
+                    f"tee {str(tee.where)!r}: its reader was too slow: some of the "
+                    f"output was still to be written {timeout:g} s after the "
+                    "guest's end"
                 )
