@@ -8,18 +8,18 @@ from support.guests import bare
 
 # What a run of a vmlinux on a terminal, a pipe or a file has to have.
 STANDARD = """
-    __future__ _cffi_backend argparse atexit bisect collections.abc contextlib ctypes
-    enum errno fcntl functools heapq itertools locale mmap os re select selectors signal
-    stat struct sys termios threading time types typing
+    __future__ _cffi_backend atexit bisect collections.abc contextlib ctypes enum
+    errno fcntl functools heapq itertools mmap os re select selectors signal stat
+    struct sys termios threading time types typing
 """.split()
 OURS = """
     boot boot.acpi boot.aml boot.bootparam boot.bzimage boot.cpu_state boot.cpuid
     boot.cpuid_time boot.elf boot.elf_kernel boot.firmware boot.image boot.kernel
     boot.layout boot.linux boot.mptable boot.pic boot.placement cli cli.main
-    cli.arguments console.config place
-    cli.messages cli.run config console console.console console.endpoint
-    console.guardian console.signals console.terminal devices devices.acpi_device
-    devices.adapter devices.buffered_sink devices.bus devices.bus.io_manager
+    cli.messages cli.options cli.plain cli.run config console console.config
+    console.console console.endpoint console.guardian console.signals
+    console.terminal devices devices.acpi_device devices.adapter
+    devices.buffered_sink devices.bus devices.bus.io_manager
     devices.bus.resource_manager devices.clock devices.device_io devices.doorbell
     devices.errors devices.fast_port devices.pc devices.pc.acpi_pm
     devices.pc.calendar_registers devices.pc.cmos_rtc devices.pc.cmos_rtc_state
@@ -36,8 +36,8 @@ OURS = """
     kvm.stats kvm.vcpu kvm.vm machine machine.builder machine.device_manager
     machine.kvm_wiring machine.legacy_devices machine.level_lines machine.lifecycle
     machine.machine machine.verdict machine.video_window machine.vm_instance memory
-    result threads vcpu vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop
-    version watch watch.panic
+    place result threads vcpu vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop
+    watch watch.panic
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {

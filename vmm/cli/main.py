@@ -1,22 +1,23 @@
 """The `vmm` command: arguments, messages for people, exit codes."""
 
-import argparse
 import os
 import signal
+import sys
 from collections.abc import Sequence
 
 from ..devices.errors import DeviceError
 from ..errors import ConfigError, VmmError
-from .arguments import in_options, parser
+from . import plain
 from .messages import say, show_traceback
+from .options import Options, in_options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     _open_standard_streams()
-    options = argparse.Namespace(debug=False)
+    options = Options(debug=False)
     try:
-        parser().parse_args(arguments, options)
+        options = _read(sys.argv[1:] if arguments is None else arguments, options)
         if options.subcommand == "doctor":
             from .doctor import examine_and_print, run_doctor
 
@@ -32,7 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _own_exit_code(_report(error, options.debug), options)
 
 
-def _own_exit_code(code: int, options: argparse.Namespace) -> int:
+def _read(arguments: Sequence[str], options: Options) -> Options:
+    """Ends the process where they can't be read, or ask for help."""
+    options_of_run = plain.read(arguments)
+    if options_of_run is not None:
+        return options_of_run
+    from .arguments import parser
+
+    return parser().parse_args(arguments, options)
+
+
+def _own_exit_code(code: int, options: Options) -> int:
     """One that nobody takes for the status of a guest."""
     from ..result import told_apart
     from .run import passed_on

@@ -1,6 +1,5 @@
 """`vmm run`: one machine with its console here, signals, messages, files."""
 
-import argparse
 import gc
 import os
 import signal
@@ -20,6 +19,7 @@ from ..machine.machine import Machine
 from ..place import Place
 from ..result import ExitReason, RunResult, told_apart
 from .messages import say, show, show_traceback
+from .options import Options
 
 if TYPE_CHECKING:  # a run without a profile doesn't import it
     from ..profile.recorder import Profile
@@ -38,7 +38,7 @@ _OUTCOMES: Final = {
 _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run a machine as the arguments say; returns the exit code."""
     if options.serial is None:
         options.serial = Place("null" if options.capture else "stdio")
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _conclude(
-    options: argparse.Namespace,
+    options: Options,
     profile: "Profile | None",
     result: RunResult,
     error: Exception | None,
@@ -79,7 +79,7 @@ def _conclude(
     return result.exit_code
 
 
-def passed_on(options: argparse.Namespace) -> dict[str, bool]:
+def passed_on(options: Options) -> dict[str, bool]:
     """Whose status the exit code may be: what `told_apart` is to know."""
     given = {name for name, value in vars(options).items() if value is not None}
     return {
@@ -88,7 +88,7 @@ def passed_on(options: argparse.Namespace) -> dict[str, bool]:
     }
 
 
-def _check_places(options: argparse.Namespace) -> None:
+def _check_places(options: Options) -> None:
     """Raises ConfigError where a report would replace what the console has written."""
     places = [options.serial, options.debugcon, *(options.tee or ())]
     taken = {where.file for where in places if where is not None} - {None}
@@ -108,7 +108,7 @@ def _reporter(path: str | None) -> Callable[[RunResult], None]:
     return partial(write_result, path)
 
 
-def _new_profile(options: argparse.Namespace) -> "Profile | None":
+def _new_profile(options: Options) -> "Profile | None":
     if options.profile is None:
         return None
     from ..profile.recorder import Profile
@@ -119,7 +119,7 @@ def _new_profile(options: argparse.Namespace) -> "Profile | None":
 
 
 def _run_machine(
-    options: argparse.Namespace, profile: "Profile | None", signals: ExitStack
+    options: Options, profile: "Profile | None", signals: ExitStack
 ) -> tuple[RunResult, Exception | None]:
     chosen = {n: value for n, value in vars(options).items() if value is not None}
     config = MachineConfig(**{name: chosen[name] for name in KEYWORDS & chosen.keys()})
@@ -172,7 +172,7 @@ def _tell(result: RunResult) -> None:
         show(f"{result.report}\n")
 
 
-def _hold(machine: Machine, result: RunResult, options: argparse.Namespace) -> None:
+def _hold(machine: Machine, result: RunResult, options: Options) -> None:
     """Keep a paused guest until somebody has seen enough of it."""
     if not options.quiet:
         _tell(result)
@@ -190,9 +190,7 @@ def _on_terminal() -> bool:
 
 
 @contextmanager
-def _keys_of_a_terminal(
-    machine: Machine, options: argparse.Namespace
-) -> Iterator[None]:
+def _keys_of_a_terminal(machine: Machine, options: Options) -> Iterator[None]:
     """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
     with ExitStack() as stack:
         if options.serial.kind == "stdio" and stack.enter_context(raw_terminal(0)):

@@ -11,8 +11,9 @@ import pytest
 from support.kernel_images import MIB, bzimage
 
 import vmm
-from vmm.cli.arguments import RUN_OPTIONS, in_options, parser
+from vmm.cli.arguments import parser
 from vmm.cli.main import main
+from vmm.cli.options import RUN_OPTIONS, in_options
 from vmm.config import KEYWORDS
 
 

@@ -1,0 +1,266 @@
+"""What `vmm run` takes: its options, in groups.
+
+An option that isn't given is None, so that the defaults are MachineConfig's. The
+name under which it is kept (`dest`) is that of the field it is for.
+"""
+
+from types import SimpleNamespace
+from typing import Any, Final
+
+from ..config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
+from ..console.config import PLAIN
+from ..place import Place, parse_place
+
+
+class Options(SimpleNamespace):
+    """What was given, by `dest`; argparse fills it, or `plain.read`."""
+
+
+def _serial(text: str) -> Place:
+    if text == "capture":  # nobody could read it
+        raise ValueError("capture is for programs: see vmm.Machine")
+    return parse_place(text, PLAIN)
+
+
+def _copy(text: str) -> Place:
+    return parse_place(text, ())
+
+
+def _port(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise ValueError(f"{text!r} is no port: 0x501, 1281") from None
+
+
+def _mode(text: str) -> int:
+    try:
+        return int(text, 8)
+    except ValueError:
+        raise ValueError(f"{text!r} is no mode: 660, 0600") from None
+
+
+def _policy(flag: str, verb: str) -> "Option":
+    return flag, {"choices": POLICIES, "help": f"when the guest {verb} (exit)"}
+
+
+Option = tuple[str, dict[str, Any]]
+
+RUN_OPTIONS: Final[dict[str, list[Option]]] = {
+    "boot": [
+        (
+            "--kernel",
+            {
+                "metavar": "P",
+                "help": "bzImage, ELF or multiboot (default: our tiny guest, on a PVM "
+                "host the one that runs in ring 3)",
+            },
+        ),
+        ("--initrd", {"metavar": "P", "help": "initramfs or initrd image"}),
+        (
+            "--cmdline",
+            {"metavar": "S", "help": f"kernel command line ({DEFAULT_CMDLINE!r})"},
+        ),
+        ("--append", {"metavar": "S", "help": "add S to the command line"}),
+        (
+            "--boot-protocol",
+            {
+                "choices": BOOT_PROTOCOLS,
+                "help": "how the kernel is entered; 'vmm doctor IMAGE' tells what it "
+                "offers (auto)",
+            },
+        ),
+        (
+            "--module",
+            {
+                "metavar": "FILE",
+                "dest": "modules",
+                "action": "append",
+                "help": "for PVH and multiboot, after the initrd; may be repeated; "
+                "'FILE STRING' as one word: all of it is the string that the kernel "
+                "reads",
+            },
+        ),
+    ],
+    "machine": [
+        ("--memory", {"metavar": "SIZE", "help": "RAM: 512M, 2G (128M)"}),
+        ("--cpus", {"metavar": "N", "type": int, "help": "virtual CPUs (1)"}),
+        (
+            "--no-acpi",
+            {
+                "dest": "acpi",
+                "action": "store_false",
+                "default": None,
+                "help": "no ACPI tables, only the MP table; the guest can't power off",
+            },
+        ),
+        (
+            "--debugcon",
+            {
+                "metavar": "WHERE",
+                "type": _serial,
+                "help": "where port 0xe9 goes, QEMU's isa-debugcon: stdio, null, "
+                "file:P or unix:P",
+            },
+        ),
+        (
+            "--quirks",
+            {
+                "choices": QUIRKS,
+                "help": "work-arounds for this kind of KVM; 'vmm doctor' tells (auto)",
+            },
+        ),
+    ],
+    "console": [
+        (
+            "--serial",
+            {
+                "metavar": "WHERE",
+                "type": _serial,
+                "help": "ttyS0: stdio, null, file:P, or unix:P to listen on (stdio; "
+                "with --capture null)",
+            },
+        ),
+        (
+            "--tee",
+            {
+                "metavar": "WHERE",
+                "type": _copy,
+                "action": "append",
+                "help": "a copy of ttyS0's output, too: file:P or unix:P; may be "
+                "repeated",
+            },
+        ),
+        (
+            "--socket-mode",
+            {
+                "metavar": "MODE",
+                "type": _mode,
+                "help": "of the files of unix:P, octal: who may connect (600)",
+            },
+        ),
+        (
+            "--serial-policy",
+            {
+                "choices": ("block", "drop"),
+                "help": "a slow reader holds the guest, or loses output (block)",
+            },
+        ),
+        (
+            "--serial-buffer",
+            {"metavar": "SIZE", "help": "what a slow reader may be behind (1M)"},
+        ),
+        (
+            "--serial-limit",
+            {
+                "metavar": "SIZE",
+                "help": "drop console output after SIZE (1G where it goes to a file)",
+            },
+        ),
+        (
+            "--serial-rate",
+            {"metavar": "SIZE", "help": "at most SIZE of console output a second"},
+        ),
+    ],
+    "command": [
+        (
+            "--exec",
+            {
+                "metavar": "CMD",
+                "dest": "command",
+                "help": "run 'cmd args' in the guest in place of its init; its status "
+                "is ours",
+            },
+        ),
+        ("--script", {"metavar": "FILE", "help": "run this file of the host's"}),
+        (
+            "--add",
+            {
+                "metavar": "HOST[:GUEST]",
+                "dest": "files",
+                "action": "append",
+                "help": "put a file or directory into the initramfs, in / or as GUEST",
+            },
+        ),
+        (
+            "--capture",
+            {
+                "action": "store_const",
+                "const": "stdout",
+                "help": "the command's output alone comes to stdout, by ttyS1",
+            },
+        ),
+    ],
+    "outcome": [
+        (
+            "--timeout",
+            {"metavar": "S", "type": float, "help": "end with 124 after S seconds"},
+        ),
+        _policy("--on-reset", "resets"),
+        _policy("--on-panic", "panics"),
+        _policy("--on-crash", "crashes"),
+        (
+            "--hang",
+            {
+                "metavar": "S",
+                "dest": "hang_s",
+                "type": float,
+                "help": "end with 35 after S seconds without console output or exits",
+            },
+        ),
+        (
+            "--debug-exit",
+            {
+                "metavar": "PORT",
+                "type": _port,
+                "nargs": "?",
+                "const": 0x501,
+                "help": "end when the guest writes to PORT (0x501): exit code and "
+                "guest_status are then value << 1 | 1, as with QEMU's isa-debug-exit",
+            },
+        ),
+        (
+            "--symbols",
+            {
+                "metavar": "FILE",
+                "help": "System.map or vmlinux that names addresses in a crash report",
+            },
+        ),
+    ],
+    "reports": [
+        ("--result", {"metavar": "FILE", "help": "write how it ended to FILE as JSON"}),
+        (
+            "--profile",
+            {
+                "metavar": "FILE",
+                "help": "write where the time went: a page to FILE.html, or to "
+                "FILE.json a trace for ui.perfetto.dev; the run loop is the one in "
+                "Python then, and slower",
+            },
+        ),
+        ("--quiet", {"action": "store_true", "help": "no messages of ours but errors"}),
+        (
+            "--debug",
+            {
+                "action": "store_true",
+                "help": "show a traceback for an error",
+            },
+        ),
+    ],
+}
+EXCLUSIVE: Final = ("--exec", "--script")
+
+
+def dest_of(flag: str, settings: dict[str, Any]) -> str:
+    """The name under which an option is kept."""
+    dest: str = settings.get("dest", flag.removeprefix("--").replace("-", "_"))
+    return dest
+
+
+def in_options(message: str) -> str:
+    """A ConfigError's message, with the option's name in place of the field's."""
+    field, colon, rest = message.partition(": ")
+    for flag, settings in (item for group in RUN_OPTIONS.values() for item in group):
+        if field == dest_of(flag, settings):
+            return f"{flag.removeprefix('--')}{colon}{rest}"
+    return message
