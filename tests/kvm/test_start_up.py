@@ -9,7 +9,7 @@ from support.guests import bare
 # What a run of a vmlinux on a terminal, a pipe or a file has to have.
 STANDARD = """
     __future__ _cffi_backend atexit bisect collections.abc contextlib ctypes enum
-    errno fcntl functools heapq itertools mmap os re select selectors signal stat
+    errno fcntl functools gc heapq itertools mmap os re select selectors signal stat
     struct sys termios threading time types typing
 """.split()
 OURS = """
