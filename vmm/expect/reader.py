@@ -13,7 +13,7 @@ from .search import Pattern, Search
 
 if TYPE_CHECKING:
     from ..result import RunResult
-    from .history import Spool
+    from .history import History
     from .regex_process import RegexProcesses
     from .regex_worker import Wanted
 
@@ -27,14 +27,14 @@ class Source(Protocol):
     """What keeps the output; `changed` guards all of it."""
 
     changed: Condition
-    spool: "Spool"
+    history: "History"
     result: "RunResult | None"
 
     @property
     def processes(self) -> "RegexProcesses":
         """Where it is looked for what may take long."""
 
-    def tell_of_room(self) -> None:
+    def notify_room(self) -> None:
         """A reader has moved on: there may be room for more."""
 
     def forget(self, reader: "Reader") -> None:
@@ -63,7 +63,7 @@ class _Deadline:
         A guest may print faster than we look; what an ended one printed is in time.
         """
         if self._last is None and self.left <= 0:
-            self._last = self._capture.spool.end
+            self._last = self._capture.history.end
         is_last = self._last is not None and place >= self._last
         return is_last and self._capture.result is None
 
@@ -86,7 +86,7 @@ class Reader:
     def __init__(self, capture: "Source") -> None:
         """`CaptureEndpoint.reader` makes one."""
         self._capture = capture
-        self.position = capture.spool.start
+        self.position = capture.history.start
         """Bytes of the guest's output before the next that this one reads."""
 
     def expect(self, pattern: Pattern, timeout: float = 30) -> Found:
@@ -107,12 +107,12 @@ class Reader:
         deadline = _Deadline(self._capture, timeout)
         wanted = " or ".join(repr(_shown(pattern)) for pattern in patterns)
         what = f"no {wanted} on the console"
-        changed, spool = self._capture.changed, self._capture.spool
+        changed, history = self._capture.changed, self._capture.history
         while True:
             with changed:
                 if search.base != self.position:  # another thread has read on
                     search.restart(self.position)
-                data = spool.read(search.next, CHUNK)
+                data = history.read(search.next, CHUNK)
                 if deadline.is_late(search.next):
                     data = b""
                 if not data and self._wait(search, what, deadline):
@@ -122,7 +122,7 @@ class Reader:
                 found = search.feed(data, look) if data else search.look(look)
             except SearchAborted:
                 with changed:
-                    self._give_up(what, timeout, spool.end - search.next + len(data))
+                    self._give_up(what, timeout, history.end - search.next + len(data))
             if found is not None:
                 match, index = found
                 before = self._consume(search, match)
@@ -155,10 +155,10 @@ class Reader:
     def read(self) -> bytes:
         """All that was printed and not yet consumed; consumes it. Doesn't wait."""
         with self._capture.changed:
-            end = self._capture.spool.end
-            data = self._capture.spool.read(self.position, end - self.position)
+            end = self._capture.history.end
+            data = self._capture.history.read(self.position, end - self.position)
             self.position = end
-        self._capture.tell_of_room()
+        self._capture.notify_room()
         return data
 
     def read_until_idle(self, idle: float = 0.5, timeout: float = 30) -> bytes:
@@ -174,8 +174,8 @@ class Reader:
             seen = -1
             while capture.result is None:
                 now = time.monotonic()
-                if capture.spool.end != seen:
-                    seen, quiet_at = capture.spool.end, now + idle
+                if capture.history.end != seen:
+                    seen, quiet_at = capture.history.end, now + idle
                 if now >= quiet_at:
                     break
                 if now >= deadline:
@@ -187,13 +187,13 @@ class Reader:
     def peek(self, limit: int) -> bytes:
         """The next bytes, at most `limit` of them; consumes nothing."""
         with self._capture.changed:
-            return self._capture.spool.read(self.position, limit)
+            return self._capture.history.read(self.position, limit)
 
     def skip(self, count: int) -> None:
         """Consume `count` bytes that `peek` gave."""
         with self._capture.changed:
             self.position += count
-        self._capture.tell_of_room()
+        self._capture.notify_room()
 
     def close(self) -> None:
         """Hold nothing back any more. Idempotent."""
@@ -211,9 +211,9 @@ class Reader:
             if search.base != self.position:
                 return None
             size = search.place(match.start()) - self.position
-            before = self._capture.spool.read(self.position, size)
+            before = self._capture.history.read(self.position, size)
             self.position = search.place(match.end())
-        self._capture.tell_of_room()
+        self._capture.notify_room()
         return before
 
     def _give_up(self, what: str, timeout: float, unread: int) -> NoReturn:
@@ -232,10 +232,10 @@ class Reader:
             raise ExpectTimeout(f"{what} within {timeout} s; {self._last_lines()}")
 
     def _last_lines(self) -> str:
-        spool = self._capture.spool
-        news = self.position < spool.end
-        start = max(self.position if news else spool.start, spool.end - LAST_BYTES)
-        text = printable(spool.read(start, LAST_BYTES)).removesuffix("\n")
+        history = self._capture.history
+        news = self.position < history.end
+        start = max(self.position if news else history.start, history.end - LAST_BYTES)
+        text = printable(history.read(start, LAST_BYTES)).removesuffix("\n")
         shown = [f"  | {line}" for line in text.split("\n")[-LAST_LINES:] if text]
         head = "it ends:" if news or not shown else "nothing new came after:"
         return "\n".join([head, *(shown or ["  (empty)"])])

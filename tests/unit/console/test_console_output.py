@@ -193,7 +193,7 @@ def test_output_moves_on_the_loops_thread_alone(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = start("capture")
-    rig.console._captured().spool.limit = 4  # so that expect makes room
+    rig.console._captured().history.limit = 4  # so that expect makes room
     consume, threads = rig.console.sink.consume, set()
 
     def note(count: int) -> None:

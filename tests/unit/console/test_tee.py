@@ -84,7 +84,7 @@ def test_client_that_does_not_read_slows_nobody(slow: SlowTee) -> None:
 
 
 def test_client_behind_by_the_limit_holds_the_output(slow: SlowTee) -> None:
-    slow.rig.console._captured().spool.limit = 4 * MIB
+    slow.rig.console._captured().history.limit = 4 * MIB
     for _ in range(10):
         slow.print(b"x" * (MIB // 2))
     assert len(slow.rig.console.sink) > 0
