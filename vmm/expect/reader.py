@@ -90,12 +90,12 @@ class Reader:
         """Bytes of the guest's output before the next that this one reads."""
 
     def expect(self, pattern: Pattern, timeout: float = 30) -> Found:
-        """Wait up to `timeout` seconds for a str, bytes or regex; consume it all.
+        """Wait for text, taken literally (pexpect has a regex there), or a regex.
 
-        Text is taken literally. A regex matches as soon as it can: end it with
-        what must follow. Its match lies within 64 KiB; one that may take long is
-        looked for in another process, so that the wait ends in time whatever it is,
-        within some two seconds.
+        Up to `timeout` seconds; all up to its end is consumed. A regex matches as soon
+        as it can: end it with what must follow. Its match lies within 64 KiB; one that
+        may take long is looked for in another process, so that the wait ends in time
+        whatever it is, within some two seconds.
         Raises ExpectTimeout, which consumes nothing, or GuestEnded at once when the run
         is over and the pattern hasn't come.
         """
