@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # most searches need no process
     from .regex_process import RegexProcesses
 
 CAPTURE_LIMIT: Final = 64 << 20  # bytes that a reader may be behind
+LATEST: Final = 16 << 10  # bytes that are shown of what was printed before
 
 
 class CaptureEndpoint:
@@ -100,6 +101,20 @@ class CaptureEndpoint:
         with self.changed:
             reader = Reader(self)
             self._readers.append(reader)
+        return reader
+
+    def latest(self, lines: int) -> Reader:
+        """As `copier`, but it begins with the last `lines`, or 16 KiB of them."""
+        reader = self.copier()
+        with self.changed:
+            end = self.history.end
+            start = max(self.history.start, end - LATEST)
+            text = self.history.read(start, LATEST)
+            at = len(text)
+            for _ in range(lines):
+                at = text.rfind(b"\n", 0, max(0, at))
+            reader.position = start + at + 1
+        self.notify_room()
         return reader
 
     def forget(self, reader: Reader) -> None:
