@@ -227,10 +227,12 @@ class Console:
         result has the match, its groups and what came `before`. Raises ExpectTimeout,
         or GuestEnded at once when the run is over and the pattern hasn't come.
         """
+        __tracebackhide__ = True
         return self._reader.expect(pattern, timeout)
 
     def expect_any(self, patterns: "Sequence[Pattern]", timeout: float = 30) -> "Found":
         """Wait for the first of several; the result's `index` tells which."""
+        __tracebackhide__ = True
         return self._reader.expect_any(patterns, timeout)
 
     def read(self) -> bytes:
@@ -239,6 +241,7 @@ class Console:
 
     def read_until_idle(self, idle: float = 0.5, timeout: float = 30) -> bytes:
         """Consume what comes until there is silence; see Reader.read_until_idle."""
+        __tracebackhide__ = True
         return self._reader.read_until_idle(idle, timeout)
 
     @property
@@ -282,6 +285,18 @@ class Console:
         ttyS0 is its console: Documentation/admin-guide/sysrq.rst.
         """
         self._input.send(before, then_break=True)
+
+    def interact(self) -> None:
+        """Give this process's terminal to the guest, until Ctrl-A x or the run's end.
+
+        It shows a screenful of what was printed, then what comes; keys go to the guest
+        as with `vmm run`: Ctrl-A h tells which don't. Whoever else reads the console
+        misses nothing of it. Call it as often as you like, on the main thread.
+        Raises VmmError where stdin and stdout are no terminal, or nothing is captured.
+        """
+        from .interaction import interact  # which most runs don't need
+
+        interact(self._input, self._captured())
 
 
 def _make_sink(

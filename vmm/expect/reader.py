@@ -75,6 +75,8 @@ class _Deadline:
         return now > self._patience_ends
 
 
+# __tracebackhide__ is for pytest: its report ends, and its pdb begins, with the line of
+# the script that has waited in vain.
 class Reader:
     """Reads the guest's output from the oldest byte that is kept, beside others.
 
@@ -99,10 +101,12 @@ class Reader:
         Raises ExpectTimeout, which consumes nothing, or GuestEnded at once when the run
         is over and the pattern hasn't come.
         """
+        __tracebackhide__ = True
         return self.expect_any([pattern], timeout)
 
     def expect_any(self, patterns: Sequence[Pattern], timeout: float = 30) -> Found:
         """Wait for the first of several; `index` tells which. As `expect`."""
+        __tracebackhide__ = True
         search = Search(patterns, self._elsewhere)
         deadline = _Deadline(self._capture, timeout)
         wanted = " or ".join(repr(_shown(pattern)) for pattern in patterns)
@@ -134,6 +138,7 @@ class Reader:
 
         False: it is time to look once more at what there is.
         """
+        __tracebackhide__ = True
         left = deadline.left
         if not search.owes_look:
             self._complain(what, left, deadline.timeout)
@@ -168,6 +173,7 @@ class Reader:
         nothing, if it still prints after `timeout` seconds. Output is collected for
         up to 48 ms before it gets here, so less than 0.1 s says little.
         """
+        __tracebackhide__ = True
         deadline = time.monotonic() + timeout
         capture = self._capture
         with capture.changed:
@@ -218,12 +224,14 @@ class Reader:
 
     def _give_up(self, what: str, timeout: float, unread: int) -> NoReturn:
         """Raise, though `unread` bytes were not looked at, with the lock held."""
+        __tracebackhide__ = True
         what = f"{what} (its last {unread} bytes were not looked at: it takes too long)"
         self._complain(what, 0, timeout)
         raise AssertionError  # there was no time left
 
     def _complain(self, what: str, left: float, timeout: float) -> None:
         """Raise, if the wait is over, with the lock held."""
+        __tracebackhide__ = True
         result = self._capture.result
         if result is not None:
             when = f"before the guest ended ({result.reason.value})"
