@@ -160,12 +160,17 @@ class Console:
         """Whether a slow reader holds the guest, or would with its next byte."""
         return len(self.sink) >= self._capacity
 
+    def flush(self) -> None:
+        """Take what the UART has collected. For when the guest has stopped."""
+        if self._serial is not None:
+            self._serial.flush()
+
     def show_rest(self) -> None:
         """Show `on_output` all that was printed, though no reader may have taken it.
 
         For when the guest has stopped.
         """
-        self._flush_uart()
+        self.flush()
         self._output.show_rest()
 
     def finish(self, timeout: float | None) -> None:
@@ -173,12 +178,8 @@ class Console:
 
         For when the guest has stopped.
         """
-        self._flush_uart()
+        self.flush()
         self._output.finish(timeout)
-
-    def _flush_uart(self) -> None:
-        if self._serial is not None:
-            self._serial.flush()
 
     def abandon(self) -> None:
         """Don't let `finish` wait for a reader that takes its time."""
