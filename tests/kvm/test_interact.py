@@ -68,6 +68,9 @@ def test_person_takes_over_where_a_test_has_failed(tmp_path: Path) -> None:
         terminal.type(b"vm.machines[0].console.read()\n")
         terminal.read_until(b"hello")
         terminal.read_until(b"(Pdb) ")
+        terminal.type(b"'res' 'ult', vm.machines[0].result\n")
+        terminal.read_until(b"('result', None)")
+        terminal.read_until(b"(Pdb) ")
         terminal.type(b"c\n")
         terminal.read_until(b"1 failed")
         assert terminal.process.wait(DEADLINE) == 1

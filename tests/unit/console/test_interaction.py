@@ -168,9 +168,12 @@ console.interact()
 
 def test_it_leaves_nothing_open(file: Path) -> None:
     program = """
-before = open_fds(), threading.active_count()
+def state():
+    return open_fds(), threading.active_count(), console._captured()._readers[:]
+
+before = state()
 console.interact()
-told(before == (open_fds(), threading.active_count()))
+told(before == state())
 """
     with staying(file, program) as stay:
         stay.terminal.read_until(HINT)
