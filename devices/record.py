@@ -18,6 +18,7 @@ from typing import (
 
 if TYPE_CHECKING:
     from dataclasses import Field
+    from inspect import Signature
 
 _T = TypeVar("_T")
 
@@ -36,19 +37,30 @@ class _DataclassFields:
     """`__dataclass_fields__`, made when `dataclasses` asks for it."""
 
     def __get__(self, _: object, owner: "type[Record]") -> "dict[str, Field[Any]]":
-        import dataclasses
+        from .record_face import dataclass_fields
 
-        def of(name: str) -> "tuple[str, Any, Any]":
-            if name not in owner._defaults:
-                return name, Any, dataclasses.field()
-            default = owner._defaults[name]
-            if isinstance(default, _Factory):
-                return name, Any, dataclasses.field(default_factory=default.make)
-            return name, Any, dataclasses.field(default=default)
+        return dataclass_fields(owner, _Factory)
 
-        fields = map(of, owner.field_names)
-        made = dataclasses.make_dataclass(owner.__name__, fields, kw_only=True)
-        return {item.name: item for item in dataclasses.fields(made)}
+
+class _Signature:
+    """`__signature__`, made when `inspect` asks for it."""
+
+    def __get__(self, _: object, owner: "type[Record]") -> "Signature":
+        from .record_face import signature
+
+        return signature(owner, _Factory)
+
+
+class _Doc:
+    """`__doc__`, with what is written below each field, made when `help` asks."""
+
+    def __init__(self, written: str | None) -> None:
+        self.written = written
+
+    def __get__(self, _: object, owner: "type[Record]") -> str | None:
+        from .record_face import documentation
+
+        return documentation(owner, self.written)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -61,9 +73,11 @@ class Record:
     """
 
     field_names: ClassVar[tuple[str, ...]] = ()
+    _kinds: ClassVar[dict[str, object]] = {}
     _defaults: ClassVar[dict[str, object]] = {}
     _positional: ClassVar[tuple[str, ...]] = ()
     __dataclass_fields__: ClassVar[_DataclassFields] = _DataclassFields()
+    __signature__: ClassVar[_Signature] = _Signature()
 
     def __init_subclass__(cls, *, kw_only: bool = False) -> None:
         super().__init_subclass__()
@@ -73,11 +87,13 @@ class Record:
             if not str(kind).startswith("typing.ClassVar")
         ]
         cls.field_names += tuple(own)
+        cls._kinds = cls._kinds | {name: cls.__annotations__[name] for name in own}
         cls._positional += () if kw_only else tuple(own)
         cls.__match_args__ = cls._positional  # type: ignore[attr-defined, misc, unused-ignore]
         cls._defaults = cls._defaults | {
             name: cls.__dict__[name] for name in own if name in cls.__dict__
         }
+        cls.__doc__ = _Doc(cls.__doc__)  # type: ignore[assignment]
 
     def __init__(self, *args: object, **values: object) -> None:
         name = type(self).__name__
@@ -104,6 +120,14 @@ class Record:
 
     def __post_init__(self) -> None:
         """Check the values, for heirs."""
+
+    @classmethod
+    def parameters(cls) -> dict[str, tuple[object, ...]]:
+        """What making one takes, by name: the annotation and, if any, the default."""
+        return {
+            name: (kind, cls._defaults[name]) if name in cls._defaults else (kind,)
+            for name, kind in cls._kinds.items()
+        }
 
     def to_dict(self) -> dict[str, object]:
         """The fields by their names."""

@@ -18,6 +18,7 @@ from .version import __version__ as __version__
 TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
+    from .console.config import ConsoleConfig
     from .errors import (
         ConfigError,
         ExpectTimeout,
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
         KvmUnavailable,
         VmmError,
     )
+    from .guest.config import CommandConfig
     from .machine.machine import Machine
     from .machine.run import run
     from .result import ExitReason, RunResult
 
 __all__ = [
+    "CommandConfig",
     "ConfigError",
+    "ConsoleConfig",
     "ExitReason",
     "ExpectTimeout",
     "GuestEnded",
@@ -48,6 +52,8 @@ __all__ = [
 
 _HOMES = {
     "MachineConfig": "config",
+    "ConsoleConfig": "console.config",
+    "CommandConfig": "guest.config",
     "Machine": "machine.machine",
     "ExitReason": "result",
     "RunResult": "result",

@@ -1,17 +1,24 @@
-"""A field's value against its annotation: what Python leaves to whoever is called.
+"""Checked: a Record of what a user chooses, each value taken as its field says.
 
 `append=None` became a word of the kernel's command line, and a list for a path an
-AttributeError somewhere below. One rule for all fields, from the annotations that type
-checkers read, says the field's name instead.
+AttributeError somewhere below. One rule for all fields says the field's name instead,
+and what goes inwards has one form: a size is a number, a list a tuple.
 """
 
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Final, Literal, Union, get_args, get_origin
 
+from .devices.record import Record
 from .errors import ConfigError
+
+StrPath = str | os.PathLike[str]
+WhichQuirks = Literal["auto", "none", "pvm"]
+Policy = Literal["exit", "restart", "pause"]
+BootProtocol = Literal["auto", "linux64", "linux32", "pvh", "multiboot"]
+SerialPolicy = Literal["block", "drop"]
 
 SHOWN: Final = 60  # characters of a value in a message
 FEW: Final = 3  # words that a sentence lists
@@ -24,6 +31,97 @@ _PLAIN: Final[dict[Any, str]] = {
     NoneType: "None",
     os.PathLike: "a path",
 }
+
+_UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+SIZE_DIGITS: Final = 20
+
+
+class Setting:
+    """A field that keeps another form than it takes."""
+
+    def __init__(
+        self, default: object, takes: object, resolve: Callable[[str, Any], object]
+    ) -> None:
+        self.default = default
+        self.takes = takes
+        self.resolve = resolve
+
+
+def setting(
+    default: object, takes: object, resolve: Callable[[str, Any], object]
+) -> Any:  # noqa: ANN401, as its field is annotated
+    """For a field that takes other types than it keeps.
+
+    `resolve` makes what is kept of the field's name and a value that isn't the default.
+    It raises ConfigError, by that name.
+    """
+    return Setting(default, takes, resolve)
+
+
+class Checked(Record, kw_only=True):
+    """Base of configurations: annotations are what a field keeps, and takes.
+
+    Where that isn't the same, its default is a `setting`. Raises ConfigError that
+    begins with the field's name for what isn't of its type, or can't be.
+    """
+
+    _settings: ClassVar[dict[str, Setting]] = {}
+    _takes: ClassVar[dict[str, object]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__(kw_only=True)
+        cls._settings = dict(cls._settings)
+        for name, default in cls._defaults.items():
+            if isinstance(default, Setting):
+                cls._settings[name] = default
+                cls._defaults[name] = default.default
+                setattr(cls, name, default.default)
+        takes = {name: special.takes for name, special in cls._settings.items()}
+        cls._takes = cls._kinds | takes
+
+    def __init__(self, **values: object) -> None:
+        for name, value in values.items():
+            if name in self._takes and value is not self._defaults.get(name, self):
+                values[name] = self._resolved(name, value)
+        super().__init__(**values)
+
+    def _resolved(self, name: str, value: object) -> object:
+        taken = fitting(name, value, self._takes[name])
+        special = self._settings.get(name)
+        return taken if special is None else special.resolve(name, taken)
+
+    @classmethod
+    def parameters(cls) -> dict[str, tuple[object, ...]]:
+        """What each field takes, and its default."""
+        known = super().parameters()
+        return {name: (kind, *known[name][1:]) for name, kind in cls._takes.items()}
+
+
+def parse_size(field: str, text: str) -> int:
+    """Bytes from a number with K, M or G, powers of 1024. Raises ConfigError."""
+    number = text.strip().upper()
+    if number.endswith("B"):  # 512MB, 512MiB
+        number = number[:-1].removesuffix("I")
+    unit = number[-1:] if number[-1:] in _UNITS else ""
+    digits = number.removesuffix(unit)
+    if not (text.isascii() and digits.isdecimal() and len(digits) <= SIZE_DIGITS):
+        raise ConfigError(f"{field}: {text!r} is no size: write 512M, 2G or 1048576K")
+    return int(digits) * _UNITS[unit]
+
+
+def size(field: str, value: int | str | None) -> int | None:
+    """Bytes of a size above 0, or None. Raises ConfigError."""
+    number = parse_size(field, value) if isinstance(value, str) else value
+    if number is not None and number < 1:
+        raise ConfigError(f"{field}: {number} is not above 0")
+    return number
+
+
+def seconds(field: str, value: float | None) -> float | None:
+    """A time, or None. Raises ConfigError."""
+    if value is not None and not 0 < value < 1e9:
+        raise ConfigError(f"{field}: {value} is no time in seconds")
+    return value
 
 
 class _Misfit(Exception):
@@ -44,13 +142,18 @@ def fitting(name: str, value: object, kind: object) -> object:
         raise ConfigError(f"{name}: {_shown(value)} {error}") from None
 
 
-def _fitting(value: object, kind: object) -> object:
+def _fitting(value: object, kind: Any) -> object:  # noqa: ANN401
     origin = get_origin(kind)
     if origin in (Union, UnionType):
         return _one_of(value, get_args(kind))
     if origin is Literal:
         return _literal(value, get_args(kind))
-    return _TAKERS[origin or kind](value, get_args(kind))
+    taker = _TAKERS.get(origin or kind)
+    if taker is not None:
+        return taker(value, get_args(kind))
+    if not isinstance(value, kind):  # a part of a configuration
+        raise _Misfit
+    return value
 
 
 def _one_of(value: object, kinds: tuple[Any, ...]) -> object:
@@ -156,7 +259,7 @@ _TAKERS: Final[dict[Any, Any]] = {
 }
 
 
-def _described(kind: object) -> str:
+def _described(kind: Any) -> str:  # noqa: ANN401
     origin, kinds = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         is_path = any(get_origin(k) is os.PathLike for k in kinds)
@@ -171,7 +274,8 @@ def _described(kind: object) -> str:
         return f"a pair ({', '.join(map(_described, kinds))})"
     if origin in (Sequence, Iterable):
         return f"a list, each {_described(kinds[0])}"
-    return _PLAIN[origin or kind]
+    plain = _PLAIN.get(origin or kind)
+    return f"a {kind.__name__}" if plain is None else plain
 
 
 def _either(words: Sequence[str]) -> str:

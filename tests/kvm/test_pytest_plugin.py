@@ -56,8 +56,8 @@ def test_settings_of_the_call_win_over_marker_option_and_ini(
         def test_levels(vm):
             config = vm(cpus=1).config
             assert config.append == "test"
-            assert config.memory_size == 32 << 20
-            assert vm(memory="16M").config.memory_size == 16 << 20
+            assert config.memory == 32 << 20
+            assert vm(memory="16M").config.memory == 16 << 20
             assert config.quirks == "none"
         """
     )

@@ -16,6 +16,7 @@ OURS = """
     boot boot.acpi boot.aml boot.bootparam boot.bzimage boot.cpu_state boot.cpuid
     boot.cpuid_time boot.elf boot.elf_kernel boot.firmware boot.image boot.kernel
     boot.layout boot.linux boot.mptable boot.pic boot.placement cli cli.main
+    cli.arguments console.config place
     cli.messages cli.run config console console.console console.endpoint
     console.guardian console.input console.output console.signals console.terminal
     devices devices.acpi_device

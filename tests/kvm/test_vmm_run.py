@@ -214,7 +214,8 @@ def test_copies_of_the_console_go_to_every_tee(tmp_path: Path) -> None:
 
 def test_wrong_tee_is_named(tmp_path: Path) -> None:
     code, _, err = outcome("hello", "--tee", "null")
-    assert (code, err) == (2, "vmm: error: tee: 'null' is not file:PATH or unix:PATH\n")
+    assert code == 2
+    assert "argument --tee: 'null' is not file:PATH or unix:PATH" in err
 
 
 def test_serial_on_a_unix_socket(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from vmm.config import MachineConfig
+from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
 from vmm.devices.serial import Serial
 from vmm.event_loop import EventLoop
@@ -56,7 +56,7 @@ class Rig:
     def __init__(self, loop: EventLoop, serial: str, *tee: str) -> None:
         self.failures: list[str] = []
         self.failed = threading.Event()
-        config = MachineConfig(serial=serial, tee=tee)
+        config = ConsoleConfig(serial=serial, tee=tee)
         self.shown = bytearray()
         """What the console shows to whoever watches it."""
         self.console = Console(loop, config, self._fail, on_output=self._watch)

@@ -6,7 +6,9 @@ import pytest
 
 import vmm
 from vmm import ConfigError, Machine, MachineConfig
-from vmm.field_types import fitting
+from vmm.console.config import ConsoleConfig
+from vmm.field_types import Checked, StrPath, fitting
+from vmm.guest.config import CommandConfig
 
 
 class Whole:
@@ -30,21 +32,32 @@ class BytesPath:
 STRANGE = (object(), b"quiet", bytearray(b"x"), 1 + 2j, {1, 2}, {"a": 1}, [None], len)
 
 
+FIELDS = [
+    (kind, name)
+    for kind in (MachineConfig, ConsoleConfig, CommandConfig)
+    for name in kind.parameters()
+]
+
+
 @pytest.mark.parametrize("value", STRANGE, ids=lambda value: type(value).__name__)
-@pytest.mark.parametrize("field", MachineConfig.field_names)
-def test_what_no_field_takes_is_refused_by_its_name(field: str, value: object) -> None:
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_what_no_field_takes_is_refused_by_its_name(
+    kind: type[Checked], field: str, value: object
+) -> None:
     with pytest.raises(ConfigError, match=rf"^{field}: .* is not ") as refused:
-        MachineConfig(**{field: value})  # type: ignore[arg-type]
+        kind(**{field: value})
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    "field",
-    [n for n in MachineConfig.field_names if MachineConfig._defaults[n] is not None],
+    ("kind", "field"),
+    [(kind, name) for kind, name in FIELDS if kind.parameters()[name][1] is not None],
 )
-def test_none_is_refused_where_it_means_nothing(field: str) -> None:
+def test_none_is_refused_where_it_means_nothing(
+    kind: type[Checked], field: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"^{field}: None is not "):
-        MachineConfig(**{field: None})  # type: ignore[arg-type]
+        kind(**{field: None})
 
 
 @pytest.mark.parametrize(
@@ -62,14 +75,14 @@ def test_none_is_refused_where_it_means_nothing(field: str) -> None:
         ("timeout", "5", "'5' is not a number or None"),
         ("timeout", True, "True is not a number or None"),
         ("debug_exit", "0x501", "'0x501' is not a whole number or None"),
-        ("serial", Path("log"), r"PosixPath\('log'\) is not text"),
+        ("serial", Path("log"), r"PosixPath\('log'\) is not text or a Place"),
         ("on_reset", "halt", "'halt' is not exit, restart or pause"),
         (
             "boot_protocol",
             "bios",
             "is not one of auto, linux64, linux32, pvh, multiboot",
         ),
-        ("tee", [Path("log")], "is not text or a list, each text"),
+        ("tee", [Path("log")], "is not text, a Place or a list, each text or a Place"),
         ("command", [Path("/p")], "is not text, a list, each text or None"),
         ("files", "one", "'one' is not a mapping of text to a path or a list"),
         ("files", {"/guest": None}, "is not a mapping of text to a path"),
@@ -116,18 +129,19 @@ def test_a_whole_number_is_a_time_as_it_is() -> None:
 
 def test_what_is_given_once_is_read_once() -> None:
     config = MachineConfig(files=(name for name in ("a:/a", "b:/b")))
-    assert config.files == (("a", "/a"), ("b", "/b"))
+    assert config.command is not None
+    assert config.command.files == (("a", "/a"), ("b", "/b"))
 
 
 def test_any_path_is_a_path() -> None:
     path = PurePosixPath("k")
     assert MachineConfig(kernel=path).kernel is path
-    assert fitting("x", path, vmm.config.StrPath) is path
+    assert fitting("x", path, StrPath) is path
 
 
 def test_run_names_the_field() -> None:
     with pytest.raises(ConfigError, match=r"^append: None is not text"):
-        vmm.run("k", append=None)
+        vmm.run("k", append=None)  # type: ignore[arg-type]
 
 
 def test_machine_takes_a_configuration_alone() -> None:

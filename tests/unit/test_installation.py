@@ -8,6 +8,7 @@ import pytest
 from vmm import ConfigError, KvmUnavailable, MachineConfig, config, installation
 from vmm.guest import command as guest_command
 from vmm.guest.command import initramfs_segment
+from vmm.guest.config import CommandConfig
 from vmm.host import report as host
 from vmm.installation import script
 from vmm.kvm.kvm import open_device
@@ -35,7 +36,7 @@ def no_kernel() -> str:
 
 def no_helper() -> str:
     with pytest.raises(ConfigError) as refused:
-        initramfs_segment(MachineConfig(command="a"), config.BUILD_DIR)
+        initramfs_segment(CommandConfig(command="a"), 0x1000, config.BUILD_DIR)
     return str(refused.value)
 
 

@@ -63,9 +63,9 @@ def ram_ranges(size: int) -> list[Range]:
     return ranges
 
 
-def device_addresses(ram_size: int) -> tuple[tuple[int, int], ...]:
+def device_addresses(ram: list[Range]) -> tuple[tuple[int, int], ...]:
     """(first, last) of every range where neither RAM nor KVM's own is."""
-    low, *high = ram_ranges(ram_size)
+    low, *high = ram
     above_video = VIDEO.guest_addr + VIDEO.size
     below = [
         Range(0, VIDEO.guest_addr),

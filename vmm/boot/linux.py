@@ -17,7 +17,6 @@ from .layout import (
     MMIO_HOLE,
     PAGE_SIZE,
     SETUP_DATA,
-    ram_ranges,
 )
 from .placement import Block, check_room, write_blocks
 
@@ -28,7 +27,7 @@ class LinuxBoot(Record):
     kernel: KernelImage
     initrd: ImageFile | None
     cmdline: bytes
-    memory_size: int
+    ram: list[Range]
     cpus: int
     added: bytes = b""
     """An archive that follows the initrd's own."""
@@ -37,8 +36,7 @@ class LinuxBoot(Record):
 
     def __post_init__(self) -> None:
         """Raises ConfigError or ImageError where something doesn't fit."""
-        low = ram_ranges(self.memory_size)[0].size
-        self.kernel.check_fits(low)
+        self.kernel.check_fits(self.ram[0].size)
         self.kernel.check_cmdline(self.cmdline)
         self._initrd_range()
         if self.kernel.start < HIGH_MEMORY:  # where what is ours lies
@@ -46,9 +44,8 @@ class LinuxBoot(Record):
 
     def _blocks(self) -> list[Block]:
         """All that lies in RAM besides kernel, initrd and what firmware leaves."""
-        ram = ram_ranges(self.memory_size)
         rsdp = ACPI if self.acpi else 0
-        params = boot_params(self.kernel, ram, self._initrd_range(), rsdp)
+        params = boot_params(self.kernel, self.ram, self._initrd_range(), rsdp)
         if self.kernel.protocol == LINUX64:
             tables = boot_blocks()
         else:
@@ -67,7 +64,6 @@ class LinuxBoot(Record):
         size = self._added_offset + len(self.added)
         if size == 0:
             return None
-        low = ram_ranges(self.memory_size)[0].size
         ceiling = min(self.kernel.initrd_addr_max + 1, MMIO_HOLE)
         room = ceiling - self.kernel.floor - PAGE_SIZE
         if size > room:
@@ -75,13 +71,14 @@ class LinuxBoot(Record):
                 f"{size} bytes are more than the {max(room, 0)} that "
                 f"{self.kernel.file.path!r} takes, whatever the memory"
             )
-        top = min(ceiling, low)
+        top = min(ceiling, self.ram[0].size)
         start = (top - size) & -PAGE_SIZE
         if start < self.kernel.floor:
             needed = -(-(self.kernel.floor + size + PAGE_SIZE) // MIB)
             raise self._initrd_error(
                 f"its {-(-size // MIB)} MiB don't fit above the kernel in "
-                f"memory of {self.memory_size // MIB}M: pass --memory {needed}M or more"
+                f"memory of {sum(part.size for part in self.ram) // MIB}M: "
+                f"pass --memory {needed}M or more"
             )
         return Range(start, size)
 

@@ -19,7 +19,6 @@ from .layout import (
     PAGE_SIZE,
     STRINGS,
     STRINGS_MAX,
-    ram_ranges,
 )
 from .placement import Block, check_room, write_blocks
 from .protected_mode import LOADER_CS, gdt32, set_protected_mode_cpu
@@ -65,14 +64,14 @@ class ModuleBoot(Record):
     kernel: KernelImage
     modules: list[Module]
     cmdline: bytes
-    memory_size: int
+    ram: list[Range]
     cpus: int
     acpi: bool = False
     """Whether there are ACPI tables, which somebody else puts at `layout.ACPI`."""
 
     def __post_init__(self) -> None:
         """Raises ConfigError or ImageError where something doesn't fit."""
-        self.kernel.check_fits(ram_ranges(self.memory_size)[0].size)
+        self.kernel.check_fits(self.ram[0].size)
         self.kernel.check_cmdline(self.cmdline)
         self.places()
         size = len(self._strings()[0])
@@ -104,7 +103,7 @@ class ModuleBoot(Record):
 
         As loaders do: a kernel that maps its first few MiB finds them there.
         """
-        low = ram_ranges(self.memory_size)[0].size
+        low = self.ram[0].size
         at, found = self.kernel.floor, []
         for index, module in enumerate(self.modules):
             at = (at + PAGE_SIZE - 1) & -PAGE_SIZE

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..kvm.abi import kvm_regs
 from .bootparam import e820_table
-from .layout import BOOT_PARAMS, CMDLINE, EBDA, HIGH_MEMORY, ram_ranges
+from .layout import BOOT_PARAMS, CMDLINE, EBDA, HIGH_MEMORY
 from .modules import ModuleBoot
 
 BOOTLOADER_MAGIC: Final = 0x2BADB002
@@ -42,15 +42,14 @@ class MultibootBoot(ModuleBoot):
             _MODULE.pack(at, at + size, string, 0)
             for (at, size), string in zip(self.places(), strings, strict=True)
         )
-        ram = ram_ranges(self.memory_size)
-        entries = [_MMAP.pack(_MMAP_SIZE, *entry) for entry in e820_table(ram)]
+        entries = [_MMAP.pack(_MMAP_SIZE, *entry) for entry in e820_table(self.ram)]
         memory_map = b"".join(entries)
         mods_addr = BOOT_PARAMS + _INFO.size
         mmap_addr = mods_addr + len(modules)
         head = _INFO.pack(
             FLAGS,
             EBDA // _KIB,
-            (ram[0].size - HIGH_MEMORY) // _KIB,
+            (self.ram[0].size - HIGH_MEMORY) // _KIB,
             0,
             CMDLINE,
             len(strings),

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..kvm.abi import kvm_regs
 from .bootparam import e820_table
-from .layout import ACPI, BOOT_PARAMS, CMDLINE, ram_ranges
+from .layout import ACPI, BOOT_PARAMS, CMDLINE
 from .modules import ModuleBoot
 
 XEN_HVM_START_MAGIC_VALUE: Final = 0x336EC578
@@ -31,7 +31,7 @@ class PvhBoot(ModuleBoot):
         modlist = b"".join(
             _MODLIST_ENTRY.pack(at, size, string, 0) for (at, size), string in modules
         )
-        table = e820_table(ram_ranges(self.memory_size))
+        table = e820_table(self.ram)
         memmap = b"".join(_MEMMAP_ENTRY.pack(*entry, 0) for entry in table)
         modlist_paddr = BOOT_PARAMS + _START_INFO.size
         start_info = _START_INFO.pack(

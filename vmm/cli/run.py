@@ -10,12 +10,13 @@ from threading import Lock
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from ..config import MachineConfig, path_of
+from ..config import KEYWORDS, MachineConfig
 from ..console.guardian import Guardian
 from ..console.signals import handled
 from ..console.terminal import HELP, EscapeFilter, raw_terminal
 from ..errors import ConfigError, VmmError
 from ..machine.machine import Machine
+from ..place import Place
 from ..result import ExitReason, RunResult, told_apart
 from .messages import say, show, show_traceback
 
@@ -39,7 +40,7 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(options: argparse.Namespace) -> int:
     """Run a machine as the arguments say; returns the exit code."""
     if options.serial is None:
-        options.serial = "null" if options.capture else "stdio"
+        options.serial = Place("null" if options.capture else "stdio")
     _check_places(options)
     report = _reporter(options.result)
     profile = _new_profile(options)
@@ -88,8 +89,8 @@ def passed_on(options: argparse.Namespace) -> dict[str, bool]:
 
 def _check_places(options: argparse.Namespace) -> None:
     """Raises ConfigError where a report would replace what the console has written."""
-    places = [options.serial, options.capture, options.debugcon, *options.tee]
-    taken = {path_of(where) for where in places if where is not None} - {None}
+    places = [options.serial, options.debugcon, *(options.tee or ())]
+    taken = {where.file for where in places if where is not None} - {None}
     for name in ("result", "profile"):
         path = getattr(options, name)
         if path is not None and os.path.realpath(path) in taken:
@@ -119,9 +120,8 @@ def _new_profile(options: argparse.Namespace) -> "Profile | None":
 def _run_machine(
     options: argparse.Namespace, profile: "Profile | None", signals: ExitStack
 ) -> tuple[RunResult, Exception | None]:
-    chosen = vars(options)
-    names = MachineConfig.field_names
-    config = MachineConfig(**{name: chosen[name] for name in names})
+    chosen = {n: value for n, value in vars(options).items() if value is not None}
+    config = MachineConfig(**{name: chosen[name] for name in KEYWORDS & chosen.keys()})
     with ExitStack() as stack:
         _guard_sockets(config, stack)
         machine = stack.enter_context(Machine(config, profile))
@@ -137,7 +137,11 @@ def _run_machine(
         machine.start()
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
-        if machine.console.mid_line and options.serial == "stdio" and _on_terminal():
+        if (
+            machine.console.mid_line
+            and options.serial.kind == "stdio"
+            and _on_terminal()
+        ):
             show("\n")  # so that what we say starts on a line of its own
         if machine.paused is not None:
             _hold(machine, result, options)
@@ -147,10 +151,7 @@ def _run_machine(
 
 def _guard_sockets(config: MachineConfig, stack: ExitStack) -> None:
     """Have their files removed if we are killed."""
-    if any(
-        w and w.startswith("unix:")
-        for w in (config.serial, config.capture, config.debugcon, *config.tee)
-    ):
+    if any(where.kind == "unix" for _, where in config.places()):
         from ..console import socket_file
 
         # It forks: before any thread starts.
@@ -172,7 +173,9 @@ def _hold(machine: Machine, result: RunResult, options: argparse.Namespace) -> N
     """Keep a paused guest until somebody has seen enough of it."""
     if not options.quiet:
         _tell(result)
-        ours = options.serial != "stdio" or not os.isatty(0)  # else it is the guest's
+        ours = options.serial.kind != "stdio" or not os.isatty(
+            0
+        )  # else it is the guest's
         keys = "Ctrl-C" if ours else "Ctrl-A x"
         say(f"paused; {keys} or SIGTERM ends it")
     machine.join()
@@ -189,7 +192,7 @@ def _keys_of_a_terminal(
 ) -> Iterator[None]:
     """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
     with ExitStack() as stack:
-        if options.serial == "stdio" and stack.enter_context(raw_terminal(0)):
+        if options.serial.kind == "stdio" and stack.enter_context(raw_terminal(0)):
             machine.console.input_filter = EscapeFilter(
                 on_quit=lambda: machine.stop("Ctrl-A x"),
                 on_help=lambda: show(HELP.format(x="quit the VMM")),

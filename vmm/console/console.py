@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
-from ..config import MachineConfig
 from ..devices.buffered_sink import BufferedSink
 from ..devices.serial.uart import Serial, SerialEvents
 from ..errors import VmmError
 from ..event_loop import EventLoop
+from ..place import Place
 from ..result import RunResult
+from .config import ConsoleConfig
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 from .input import InputPump
 from .output import OnOutput, OutputPump, TappedSink
@@ -36,15 +37,17 @@ class Console:
     def __init__(
         self,
         loop: EventLoop,
-        config: MachineConfig,
+        config: ConsoleConfig,
         on_failure: Callable[[str], None],
         tap: Callable[[bytes], None] | None = None,
         on_output: OnOutput | None = None,
+        field: str = "serial",
     ) -> None:
         """Raises ConfigError if `config.serial` or a tee can't be opened.
 
         `on_failure` is told when a place can't be written any more. `tap` is told all
         output as it comes, under the UART's lock; `on_output` as OutputPump has it.
+        `field` is where the user has said what `config.serial` is, for that error.
         """
         self.owner = "the console"
         """Whose output it is, for messages."""
@@ -57,6 +60,7 @@ class Console:
         self._own_reader: Reader | None = None
         self._lock = threading.Lock()  # for the reader
         self._socket_mode = config.socket_mode
+        self._field = field
         with ExitStack() as self._cleanup:
             endpoint = self._open(config.serial)
             fills_a_disk = isinstance(endpoint, FdEndpoint) and endpoint.is_file
@@ -66,13 +70,14 @@ class Console:
                 fills_a_disk |= tees.has_file
             self._cleanup = self._cleanup.pop_all()
         limit = FILE_LIMIT if fills_a_disk else None
-        self._capacity, self.sink = _make_sink(config, limit, loop, tap)
+        self._capacity = config.serial_buffer
+        self.sink = _make_sink(config, limit, loop, tap)
         self._output = OutputPump(loop, self.sink, endpoint, self._fail, on_output)
         self._output.tees = tees
         self._input = InputPump(loop, endpoint)
 
-    def _open(self, where: str) -> Endpoint:
-        kind, _, path = where.partition(":")
+    def _open(self, where: Place) -> Endpoint:
+        kind, path = where.kind, where.path
         endpoint: Endpoint
         if kind == "capture":
             return self._make_capture(awaits_reader=True)
@@ -81,9 +86,11 @@ class Console:
         if kind == "unix":
             from .unix_endpoint import UnixEndpoint  # most runs have none
 
-            endpoint = UnixEndpoint(self._loop, self, path, mode=self._socket_mode)
+            endpoint = UnixEndpoint(
+                self._loop, self, path, field=self._field, mode=self._socket_mode
+            )
         elif kind == "file":
-            fd = open_output_file(path)
+            fd = open_output_file(path, self._field)
             self._cleanup.callback(os.close, fd)
             endpoint = FdEndpoint(self._loop, self, fd)
         else:
@@ -103,7 +110,7 @@ class Console:
         return self._capture
 
     def _open_tees(
-        self, endpoint: Endpoint, places: Sequence[str]
+        self, endpoint: Endpoint, places: Sequence[Place]
     ) -> "tuple[Endpoint, Tees]":
         from .tee import Teed, Tees
 
@@ -301,28 +308,22 @@ class Console:
 
 
 def _make_sink(
-    config: MachineConfig,
+    config: ConsoleConfig,
     default_limit: int | None,
     loop: EventLoop,
     tap: Callable[[bytes], None] | None,
-) -> tuple[int, BufferedSink]:
-    """Its capacity, and the sink."""
-    capacity = config.serial_buffer
-    limit, rate = config.serial_limit, config.serial_rate
-    # The configuration has made numbers of them.
-    assert not isinstance(capacity, str)
-    assert not isinstance(limit, str)
-    assert not isinstance(rate, str)
+) -> BufferedSink:
+    limit = config.serial_limit
     sink = (BufferedSink if tap is None else TappedSink)(
-        capacity,
+        config.serial_buffer,
         policy=config.serial_policy,
         total_limit=default_limit if limit is None else limit,
-        rate=rate,
+        rate=config.serial_rate,
         clock=loop,
     )
     if isinstance(sink, TappedSink) and tap is not None:
         sink.tap = tap
-    return capacity, sink
+    return sink
 
 
 def _encoded(data: bytes | str) -> bytes:

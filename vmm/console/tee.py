@@ -9,6 +9,7 @@ from typing import Final
 from ..event_loop import EventLoop, NextTurn
 from ..expect.capture import CaptureEndpoint
 from ..expect.reader import Reader
+from ..place import Place
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
 CHUNK: Final = 64 << 10
@@ -85,7 +86,7 @@ class _Tee:
     """One copy, in a place of its own; the Host of its endpoint."""
 
     def __init__(
-        self, tees: "Tees", loop: EventLoop, where: str, cleanup: ExitStack
+        self, tees: "Tees", loop: EventLoop, where: Place, cleanup: ExitStack
     ) -> None:
         self._tees = tees
         self.where = where
@@ -96,21 +97,20 @@ class _Tee:
             loop, tees.capture.copier(), endpoint, self._fail, tees.check_done
         )
 
-    def _open(self, loop: EventLoop, where: str, cleanup: ExitStack) -> Endpoint:
-        kind, _, path = where.partition(":")
-        if kind == "unix":
+    def _open(self, loop: EventLoop, where: Place, cleanup: ExitStack) -> Endpoint:
+        if where.kind == "unix":
             from .unix_endpoint import UnixEndpoint
 
             mode = self._tees.socket_mode
-            return UnixEndpoint(loop, self, path, field="tee", mode=mode)
-        fd = open_output_file(path, field="tee")
+            return UnixEndpoint(loop, self, where.path, field="tee", mode=mode)
+        fd = open_output_file(where.path, field="tee")
         cleanup.callback(os.close, fd)
         endpoint = FdEndpoint(loop, self, fd)
         self.is_file = endpoint.is_file
         return endpoint
 
     def _fail(self, error: OSError) -> None:
-        self._tees.on_failure(f"tee {self.where!r} can't be written: {error}")
+        self._tees.on_failure(f"tee {str(self.where)!r} can't be written: {error}")
 
     def endpoint_ready(self) -> None:
         self.copy.write()
@@ -130,7 +130,7 @@ class Tees:
         self,
         capture: CaptureEndpoint,
         loop: EventLoop,
-        places: Sequence[str],
+        places: Sequence[Place],
         on_failure: Callable[[str], None],
         cleanup: ExitStack,
         socket_mode: int,
@@ -172,6 +172,7 @@ class Tees:
         for tee in self._tees:
             if not tee.copy.is_done:
                 self.on_failure(
-                    f"tee {tee.where!r}: its reader was too slow: some of the output "
-                    f"was still to be written {timeout:g} s after the guest's end"
+                    f"tee {str(tee.where)!r}: its reader was too slow: some of the "
+                    f"output was still to be written {timeout:g} s after the "
+                    "guest's end"
                 )

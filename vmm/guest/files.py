@@ -96,7 +96,7 @@ class GuestFiles:
                 # A mount can put a directory into itself.
                 if any(entered.identity == other.identity for other in above):
                     raise ConfigError(
-                        f"add: {inner!r} is a directory that is inside itself"
+                        f"files: {inner!r} is a directory that is inside itself"
                     )
                 above.append(entered)
 
@@ -144,7 +144,7 @@ class GuestFiles:
 
     def _refuse_size(self, host: str) -> NoReturn:
         raise ConfigError(
-            f"add: {host!r} and what was added before it don't fit memory of "
+            f"files: {host!r} and what was added before it don't fit memory of "
             f"{self._limit // MIB}M: pass --memory with more"
         )
 
@@ -154,9 +154,9 @@ def _made(host: str, make: Callable[..., cpio.Entry], *values: object) -> cpio.E
     try:
         return make(*values)
     except ValueError as error:
-        raise ConfigError(f"add: {host!r}: {error}") from None
+        raise ConfigError(f"files: {host!r}: {error}") from None
 
 
 def _refuse(host: str, error: OSError | ValueError) -> NoReturn:
     why = error.strerror if isinstance(error, OSError) else str(error)
-    raise ConfigError(f"add: {host!r}: {str(why).lower()}") from None
+    raise ConfigError(f"files: {host!r}: {str(why).lower()}") from None

@@ -4,7 +4,7 @@ printed. They are plugged in only where a command is run."""
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from ..config import MachineConfig
+from ..console.config import ConsoleConfig
 from ..console.console import Console
 from ..devices.pc.debug_exit import DebugExit
 from ..devices.pc.platform import SerialPio
@@ -12,6 +12,7 @@ from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
 from ..event_loop import EventLoop
 from ..expect.capture import CAPTURE_LIMIT
+from ..place import Place
 
 if TYPE_CHECKING:
     from ..devices.device_io import DeviceIo
@@ -21,27 +22,26 @@ COM2_IRQ: Final = 3
 
 
 class CommandPort:
-    """The exit port and, if the configuration captures output, COM2."""
+    """The exit port and, if output is captured, COM2, to be treated as `console` is."""
 
     def __init__(
         self,
         loop: EventLoop,
-        config: MachineConfig,
+        capture: Place | None,
+        console: ConsoleConfig,
         on_failure: Callable[[str], None],
         on_exit: Callable[[int], None],
     ) -> None:
         """Raises ConfigError if the output can't be opened."""
         self.devices: list[DeviceIo] = [DebugExit(on_exit)]
         self.output: Console | None = None
-        self._is_kept = config.capture == "capture"
-        if config.capture is None:
+        self._is_kept = capture is not None and capture.kind == "capture"
+        if capture is None:
             return
         # What is kept has a limit after which it is dropped: nobody reads on.
-        limit = CAPTURE_LIMIT if self._is_kept else config.serial_limit
-        settings = config.replace(
-            serial=config.capture, serial_limit=limit, tee=(), capture=None
-        )
-        self.output = Console(loop, settings, on_failure)
+        limit = CAPTURE_LIMIT if self._is_kept else console.serial_limit
+        settings = console.replace(serial=capture, serial_limit=limit, tee=())
+        self.output = Console(loop, settings, on_failure, field="capture")
         self.output.owner = "the command"
         line = InterruptLine()
         serial = Serial(line, self.output.sink, clock=loop, events=self.output.events)

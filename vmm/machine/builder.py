@@ -41,8 +41,8 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
     Raises ConfigError, ImageError.
     """
     kernel_path, initrd_path = config.images()
-    ram_end = ram_ranges(config.memory_size)[0].size
-    image = open_kernel(kernel_path, config.boot_protocol, ram_end)
+    ram = ram_ranges(config.memory)
+    image = open_kernel(kernel_path, config.boot_protocol, ram[0].size)
     stack.callback(image.file.close)
     kernel = quirks.kernel(image)
     stack.callback(kernel.file.close)
@@ -58,7 +58,7 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
         from .module_boot import module_boot  # most runs have no use for it
 
         added = added_files(config)
-        return module_boot(config, quirks, kernel, initrd, added, stack)
+        return module_boot(config, quirks, kernel, ram, initrd, added, stack)
     if config.modules:
         raise ConfigError(
             f"modules: {len(config.modules)} given, and kernel "
@@ -69,7 +69,7 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
         kernel=kernel,
         initrd=initrd,
         cmdline=quirks.cmdline(config.full_cmdline).encode(errors="surrogateescape"),
-        memory_size=config.memory_size,
+        ram=ram,
         cpus=config.cpus,
         added=added_files(config),
         acpi=config.acpi,
@@ -78,8 +78,8 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
 
 def added_files(config: MachineConfig) -> bytes:
     """The archive with what the user adds to the initrd."""
-    if not (config.runs_command or config.files):
+    if config.command is None:
         return b""
     from ..guest.command import initramfs_segment
 
-    return initramfs_segment(config, BUILD_DIR)
+    return initramfs_segment(config.command, config.memory, BUILD_DIR)

@@ -6,7 +6,7 @@ from _weakref import ref  # weakref imports a lot more
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
-from ..boot.layout import device_addresses, ram_ranges
+from ..boot.layout import device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
@@ -111,18 +111,20 @@ class Machine:
             ]
             kvm = stack.enter_context(Kvm())
             self._host = survey(kvm, self._quirks, self.config.cpus)
-            memory = GuestMemory(ram_ranges(self.config.memory_size))
+            memory = GuestMemory(boot.ram)
             stack.callback(memory.close)
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
-            addresses = device_addresses(self.config.memory_size)
+            addresses = device_addresses(boot.ram)
             pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
                 pools, IoManager(), self._loop, posts=self._host.posts
             )
             tap = None if profile is None else profile.console
             watch = PanicWatch(self._on_panic)
-            self.console = Console(self._loop, self.config, self._fail, tap, watch.feed)
+            self.console = Console(
+                self._loop, self.config.console, self._fail, tap, watch.feed
+            )
             stack.callback(self.console.close)
             stack.callback(self._devices.close)
             sizes = [region.size for region in memory.regions]
@@ -267,11 +269,18 @@ class Machine:
         self.close()
 
     def _plug_command_port(self, stack: ExitStack) -> "CommandPort | None":
-        if not self.config.runs_command:
+        command = self.config.command
+        if command is None or not command.runs:
             return None
         from ..guest.ports import CommandPort
 
-        port = CommandPort(self._loop, self.config, self._fail, self._on_command_end)
+        port = CommandPort(
+            self._loop,
+            command.capture,
+            self.config.console,
+            self._fail,
+            self._on_command_end,
+        )
         for device in port.devices:
             self._devices.add(device)
         if port.output is not None:
@@ -284,14 +293,12 @@ class Machine:
             return None
         from ..devices.pc.debugcon import Debugcon  # most runs have none
 
-        settings = self.config.replace(
-            serial="stdout" if where == "stdio" else where,
+        settings = self.config.console.replace(
+            serial=where,
             serial_policy="drop",  # its driver never asks whether there is room
             tee=(),
-            capture=None,
-            debugcon=None,
         )
-        console = Console(self._loop, settings, self._fail)
+        console = Console(self._loop, settings, self._fail, field="debugcon")
         console.owner = "the debug console"
         stack.callback(console.close)
         self._add("debugcon", Debugcon(console.sink))
@@ -343,7 +350,9 @@ class Machine:
         """The guest's command has ended, or couldn't be started."""
         from ..guest.command import describe_status
 
-        detail = describe_status(word, self.config.command)
+        command = self.config.command
+        argv = None if command is None else command.command
+        detail = describe_status(word, argv)
         self._control.finish(End(ExitReason.EXITED, detail, word & 0xFF))
 
     def _on_debug_exit(self, value: int) -> None:

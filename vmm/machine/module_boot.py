@@ -10,12 +10,14 @@ from ..boot.pvh import PvhBoot
 from ..config import MachineConfig
 from ..errors import ConfigError
 from ..host.quirks import Quirks
+from ..memory import Range
 
 
 def module_boot(
     config: MachineConfig,
     quirks: Quirks,
     kernel: KernelImage,
+    ram: list[Range],
     initrd: ImageFile | None,
     added: bytes,
     stack: ExitStack,
@@ -29,9 +31,11 @@ def module_boot(
     Legacy. So does a module's name in its string.
     """
     is_multiboot = kernel.protocol == MULTIBOOT
-    if is_multiboot and (config.runs_command or config.files):
+    if is_multiboot and config.command is not None:
+        given = config.command.to_dict()
+        field = next(name for name, value in given.items() if value)
         raise ConfigError(
-            f"command: kernel {kernel.file.path!r} is booted by multiboot, and a "
+            f"{field}: kernel {kernel.file.path!r} is booted by multiboot, and a "
             "command and added files need Linux: pass --module"
         )
     modules = []
@@ -51,7 +55,7 @@ def module_boot(
         kernel=kernel,
         modules=modules,
         cmdline=_encoded(cmdline),
-        memory_size=config.memory_size,
+        ram=ram,
         cpus=config.cpus,
         acpi=config.acpi,
     )

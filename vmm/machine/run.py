@@ -1,37 +1,42 @@
 """run: a machine's whole run in one call, for any thread and any process."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..config import MachineConfig, StrPath
+from ..config import MachineConfig
+from ..field_types import Checked, StrPath
 from ..result import RunResult
 from .machine import Machine
+
+if TYPE_CHECKING:  # for type checkers alone
+    from collections.abc import Mapping
+    from typing import Unpack
+
+    from ..settings import RunSettings
+
+
+def capturing(settings: "Mapping[str, Any]") -> dict[str, Any]:
+    """Settings of a machine: what its command prints is kept, unless they say where."""
+    command = settings.get("command")
+    if isinstance(command, Checked):  # which says it itself
+        return dict(settings)
+    runs = command is not None or settings.get("script") is not None
+    return {"capture": "capture", **settings} if runs else dict(settings)
 
 
 def run(
     kernel: StrPath | None = None,
     initrd: StrPath | None = None,
-    *,
-    command: str | Sequence[str] | None = None,
-    files: Mapping[str, StrPath] | Iterable[StrPath | tuple[StrPath, str]] = (),
-    timeout: float | None = None,
-    **settings: object,
+    **settings: "Unpack[RunSettings]",
 ) -> RunResult:
     """Run a machine to its end, and `command` in it, if there is one.
 
     The result is picklable: `guest_status` is the command's, `output` what it printed.
-    `settings` are MachineConfig's others; the console goes nowhere unless `serial`
-    says so. For any thread, and for workers of other processes.
+    `settings` are MachineConfig's others, such as `command`, `files` and `timeout`; the
+    console goes nowhere unless `serial` or `console` says so. For any thread, and for
+    workers of other processes.
     """
-    runs_command = command is not None or settings.get("script") is not None
-    capture = "capture" if runs_command else None
-    settings = {"serial": "null", "capture": capture} | settings
-    config = MachineConfig(
-        kernel=kernel,
-        initrd=initrd,
-        command=command,
-        files=files,
-        timeout=timeout,
-        **settings,  # type: ignore[arg-type]
-    )
-    with Machine(config) as machine:
+    chosen = capturing(settings)
+    if not chosen.keys() & {"console", "serial"}:
+        chosen["serial"] = "null"
+    with Machine(MachineConfig(kernel=kernel, initrd=initrd, **chosen)) as machine:
         return machine.run()

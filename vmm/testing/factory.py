@@ -4,16 +4,22 @@ import json
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from vmm.config import MachineConfig
 from vmm.devices.device_io import DeviceIo
 from vmm.errors import VmmError
 from vmm.foreign_text import printable
 from vmm.machine.machine import Machine
+from vmm.machine.run import capturing
 
 from .artifacts import new_folder
 from .settings import check_names
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from vmm.settings import MachineSettings
 
 LAST_LINES: Final = 30
 LAST_BYTES: Final = 64 << 10  # of a console, in a report
@@ -67,7 +73,7 @@ class TestMachine(Machine):
         lines = [f"result: {_outcome(self)}"]
         lines += [f"warning: {warning}" for warning in self.warnings]
         if not self.console.is_captured:
-            return [*lines, f"console: {self.config.serial}"]
+            return [*lines, f"console: {self.config.console.serial}"]
         shown = (
             self.tail.removesuffix("\n").split("\n")[-LAST_LINES:] if self.tail else []
         )
@@ -108,7 +114,7 @@ class VmFactory:
         """All that were built, the oldest first."""
 
     def __call__(
-        self, *, devices: Iterable[DeviceIo] = (), **settings: object
+        self, *, devices: Iterable[DeviceIo] = (), **settings: "Unpack[MachineSettings]"
     ) -> TestMachine:
         """A machine, with `devices` plugged in; `start` or `run` it.
 
@@ -116,9 +122,7 @@ class VmFactory:
         what Machine does, and VmmError after the fixture's end.
         """
         check_names(settings, f"{self._name}()")
-        chosen = {**self._defaults, **settings}
-        if chosen.get("command") is not None or chosen.get("script") is not None:
-            chosen.setdefault("capture", "capture")
+        chosen = capturing({**self._defaults, **settings})
         with self._lock:
             if self._closed:
                 raise VmmError(

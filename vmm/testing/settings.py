@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from vmm.config import QUIRKS, MachineConfig, parse_memory
+from vmm.config import KEYWORDS, QUIRKS, parse_memory
 from vmm.errors import ConfigError
 
 DEADLINE_S: Final = 120.0
@@ -154,8 +154,8 @@ def read_settings(config: pytest.Config) -> Settings:
 def check_names(names: Iterable[str], where: str) -> None:
     """Raise ConfigError for what is no field of MachineConfig."""
     for name in names:
-        if name not in MachineConfig.field_names:
-            hint = closest(name, MachineConfig.field_names)
+        if name not in KEYWORDS:
+            hint = closest(name, KEYWORDS)
             raise ConfigError(f"{where}: a machine has no {name!r}{hint}")
 
 

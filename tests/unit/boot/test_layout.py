@@ -2,14 +2,14 @@
 
 import pytest
 
-from vmm.boot.layout import KVMS_OWN, device_addresses
+from vmm.boot.layout import KVMS_OWN, device_addresses, ram_ranges
 
 MIB, GIB = 1 << 20, 1 << 30
 
 
 @pytest.mark.parametrize("size", [2 * MIB, 128 * MIB, 4 * GIB, 600 * GIB])
 def test_devices_may_be_wherever_neither_ram_nor_kvms_own_is(size: int) -> None:
-    ranges = device_addresses(size)
+    ranges = device_addresses(ram_ranges(size))
 
     def is_free(address: int) -> bool:
         return any(first <= address <= last for first, last in ranges)

@@ -42,7 +42,8 @@ def make_boot(tmp_path: Path) -> Iterator[Make]:
                 (tmp_path / "initrd").write_bytes(initrd)
                 initrd_file = ImageFile("initrd", tmp_path / "initrd")
                 stack.callback(initrd_file.close)
-            return LinuxBoot(image, initrd_file, cmdline, memory_size, 1, added, acpi)
+            ram = ram_ranges(memory_size)
+            return LinuxBoot(image, initrd_file, cmdline, ram, 1, added, acpi)
 
         yield make
 
@@ -53,7 +54,7 @@ def load() -> Iterator[Load]:
     with ExitStack() as stack:
 
         def load_it(boot: LinuxBoot) -> GuestMemory:
-            memory = GuestMemory(ram_ranges(boot.memory_size))
+            memory = GuestMemory(boot.ram)
             stack.callback(memory.close)
             boot.load(memory)
             return memory

@@ -6,7 +6,7 @@ import pytest
 from support.console_rig import Rig
 from support.open_fds import open_fds
 
-from vmm.config import MachineConfig
+from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
 from vmm.errors import ConfigError
 from vmm.event_loop import EventLoop
@@ -19,10 +19,16 @@ def test_what_can_not_be_opened_leaves_nothing_open(
 ) -> None:
     before = open_fds()
     with pytest.raises(ConfigError, match=r"^serial: "):
-        Console(loop, MachineConfig(serial=f"file:{tmp_path}/no/log"), print)
+        Console(loop, ConsoleConfig(serial=f"file:{tmp_path}/no/log"), print)
     with pytest.raises(ConfigError, match=r"^tee: "):
-        Console(loop, MachineConfig(tee=["file:/dev/null", "file:/no/log"]), print)
+        Console(loop, ConsoleConfig(tee=["file:/dev/null", "file:/no/log"]), print)
     assert open_fds() == before
+
+
+@pytest.mark.parametrize("where", ["file:/no/log", "unix:/no/socket"])
+def test_whose_output_can_not_be_opened_is_named(loop: EventLoop, where: str) -> None:
+    with pytest.raises(ConfigError, match=r"^debugcon: (file|unix socket) '/no/"):
+        Console(loop, ConsoleConfig(serial=where), print, field="debugcon")
 
 
 @pytest.mark.parametrize("where", ["capture", "null", "file:{}/log", "unix:{}/sock"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
 
-from vmm.config import MachineConfig
+from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
 from vmm.console.input import TURN
 from vmm.devices.serial.reg import UART_LSR_OE
@@ -173,7 +173,7 @@ def test_console_that_only_shows_takes_no_input(
     loop: EventLoop, stack: ExitStack, on_loop: OnLoop, tmp_path: Path
 ) -> None:
     """Such is the debug console: a client that types must not end the run."""
-    config = MachineConfig(serial=f"unix:{tmp_path}/sock")
+    config = ConsoleConfig(serial=f"unix:{tmp_path}/sock")
     console = Console(loop, config, print)
     stack.callback(console.close)
     loop.start()

@@ -12,7 +12,7 @@ from support.console_rig import DEADLINE, Start
 from support.guests import wait_until
 from support.terminals import Terminal, on_terminal
 
-from vmm.config import MachineConfig
+from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
 from vmm.errors import VmmError
 from vmm.event_loop import EventLoop
@@ -249,7 +249,7 @@ def test_where_nothing_is_captured_it_is_an_error(start: Start) -> None:
 
 
 def test_console_that_only_shows_has_none(loop: EventLoop, stack: ExitStack) -> None:
-    console = Console(loop, MachineConfig(), print)
+    console = Console(loop, ConsoleConfig(), print)
     stack.callback(console.close)
     with pytest.raises(VmmError, match="takes no input"):
         console.interact()

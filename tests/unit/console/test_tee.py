@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.console_rig import DEADLINE, OnLoop, Start
 
-from vmm.config import MachineConfig
+from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
 from vmm.console.output import TURN
 from vmm.errors import ConfigError, VmmError
@@ -147,7 +147,7 @@ def test_error_on_opening_names_the_field(loop: EventLoop, tmp_path: Path) -> No
         (f"unix:{tmp_path}/plain", "^tee: .* exists and is not a socket"),
     ):
         with pytest.raises(ConfigError, match=complaint):
-            Console(loop, MachineConfig(tee=where), print)
+            Console(loop, ConsoleConfig(tee=where), print)
 
 
 def test_reading_what_is_not_captured_says_how_to(start: Start) -> None:

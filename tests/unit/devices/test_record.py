@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import pickle
 from typing import ClassVar
 
@@ -112,3 +113,34 @@ def test_dataclasses_take_it_for_one_of_theirs() -> None:
     assert dataclasses.asdict(point) == point.to_dict()
     assert dataclasses.replace(point, x=3) == Named(3, name="a")
     assert dataclasses.fields(Point)[1].default == 2
+
+
+def test_signature_is_that_of_the_fields() -> None:
+    assert str(inspect.signature(Point)) == "(x: int, y: int = 2)"
+    tags = "tags: list[str] = []"
+    assert (
+        str(inspect.signature(Named)) == f"(x: int, y: int = 2, *, name: str, {tags})"
+    )
+
+
+def test_help_has_what_is_written_below_a_field() -> None:
+    class Told(Record):
+        """The class."""
+
+        x: int
+        """The field,
+        in two lines."""
+        y: int = 0
+        z: ClassVar[int] = 0
+        """None of the fields."""
+
+    assert inspect.getdoc(Told) == (
+        "The class.\n\nx:\n    The field,\n    in two lines."
+    )
+
+
+def test_help_of_a_class_without_source_is_what_is_known_of_it() -> None:
+    made = type("Made", (Record,), {"__annotations__": {"x": int}, "__doc__": "Yes."})
+    assert made.__doc__ == "Yes."
+    bare = type("Made", (Record,), {"__annotations__": {"x": int}})
+    assert bare.__doc__ is None

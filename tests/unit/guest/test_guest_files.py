@@ -120,7 +120,7 @@ def test_name_that_is_no_utf8_is_kept(files: GuestFiles, tmp_path: Path) -> None
 
 
 def test_missing_file(files: GuestFiles, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"add: '.*/p': no such file"):
+    with pytest.raises(ConfigError, match=r"files: '.*/p': no such file"):
         files.add(str(tmp_path / "p"), "/p")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from support.open_fds import open_fds
 
-from vmm.boot.layout import device_addresses
+from vmm.boot.layout import device_addresses, ram_ranges
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.bus.resource_manager import PoolLayout, ResourceManager
@@ -341,7 +341,7 @@ def test_a_device_in_the_video_window_has_it(
     loop: EventLoop, base: int, size: int, claims: int
 ) -> None:
     rig = Rig(loop)
-    addresses = PoolLayout(addresses=device_addresses(64 << 20))
+    addresses = PoolLayout(addresses=device_addresses(ram_ranges(64 << 20)))
     rig.manager = DeviceManager(ResourceManager(addresses), rig.bus, loop)
     device = Device([MmioAddressConstraint.at(base, size)])
     rig.manager.add(device)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.kernel_images import MIB, elf, flat, pvh_elf, xen_note
 
-from vmm.boot.layout import ACPI, BOOT_PARAMS, PAGE_SIZE, ram_ranges
+from vmm.boot.layout import ACPI, BOOT_PARAMS, PAGE_SIZE
 from vmm.boot.modules import ModuleBoot
 from vmm.cli import main as cli
 from vmm.config import MachineConfig
@@ -45,7 +45,7 @@ def load() -> Iterator[Load]:
     with ExitStack() as stack:
 
         def load_it(boot: Boot) -> GuestMemory:
-            memory = GuestMemory(ram_ranges(boot.memory_size))
+            memory = GuestMemory(boot.ram)
             stack.callback(memory.close)
             boot.load(memory)
             return memory
@@ -206,9 +206,13 @@ def test_too_long_strings_are_refused(make_boot: Make, files: tuple[str, str]) -
         make_boot(flat(), modules=[f"{files[0]} {'x' * 70000}"])
 
 
-def test_command_needs_linux(make_boot: Make, files: tuple[str, str]) -> None:
-    with pytest.raises(ConfigError, match="booted by multiboot, and a command"):
-        make_boot(flat(), command="true", initrd=files[0])
+@pytest.mark.parametrize("field", ["command", "files"])
+def test_command_needs_linux(
+    field: str, make_boot: Make, files: tuple[str, str]
+) -> None:
+    words = f"^{field}: kernel .* is booted by multiboot, and a command"
+    with pytest.raises(ConfigError, match=words):
+        make_boot(flat(), initrd=files[0], **{field: [files[1]]})
 
 
 def test_files_for_pvh_follow_the_initrd(
@@ -238,7 +242,7 @@ REFUSED = {
     "module beyond memory": (
         flat(),
         ["--module", "{module}", "--memory", "2M"],
-        "modules: '{module}', 2097152 bytes at 0x101000, ends beyond memory's "
+        "module: '{module}', 2097152 bytes at 0x101000, ends beyond memory's "
         "0x200000: pass --memory 4M or more",
     ),
     "image beyond memory": (

@@ -1,0 +1,43 @@
+"""MachineSettings: what MachineConfig takes, for type checkers; no run imports it.
+
+`vmm.run(memroy="1G")` is an error to them then, before it runs.
+"""
+
+from collections.abc import Sequence
+
+from .console.config import ConsoleConfig
+from .console.settings import ConsoleSettings
+from .field_types import BootProtocol, Policy, StrPath, WhichQuirks
+from .guest.config import CommandConfig
+from .guest.settings import AroundCommand
+from .place import Place
+
+
+class RunSettings(ConsoleSettings, AroundCommand, total=False):
+    """The keywords that `vmm.run` passes on; MachineConfig says what they mean."""
+
+    cmdline: str | None
+    append: str
+    boot_protocol: BootProtocol
+    modules: str | Sequence[str]
+    memory: int | str
+    cpus: int
+    timeout: float | None
+    on_reset: Policy
+    on_panic: Policy
+    on_crash: Policy
+    hang_s: float | None
+    symbols: StrPath | None
+    debug_exit: int | None
+    debugcon: str | Place | None
+    quirks: WhichQuirks
+    console: ConsoleConfig
+    command: CommandConfig | str | Sequence[str] | None
+    acpi: bool
+
+
+class MachineSettings(RunSettings, total=False):
+    """All keywords."""
+
+    kernel: StrPath | None
+    initrd: StrPath | None
