@@ -138,7 +138,7 @@ class Transmitter:
 
     # The port that a run loop serves
 
-    def let_lend(self, may: bool) -> None:
+    def allow_fast_writes(self, may: bool) -> None:
         """Whether a byte to THR does nothing but go to the sink, as things stand."""
         if may != self._may_lend:
             self._may_lend = may

@@ -360,7 +360,7 @@ class Serial:
         lsr = rx.lsr | tx.lsr
         self._lsr_port.answer(None if lsr & CLEARED_BY_LSR_READ else lsr)
         plain = not (self._lcr & UART_LCR_DLAB or self._mcr & UART_MCR_LOOP)
-        tx.let_lend(plain and not ier & UART_IER_THRI)
+        tx.allow_fast_writes(plain and not ier & UART_IER_THRI)
         causes = 0
         if ier & UART_IER_RDI:
             if len(rx.fifo) >= rx.trigger_level:

@@ -21,7 +21,7 @@ class Guest:
 
     def __init__(self, console: Console, loop: EventLoop) -> None:
         self._interrupt = threading.Event()
-        self.serial = Serial(self, console.sink, clock=loop, events=console)
+        self.serial = Serial(self, console.sink, clock=loop, events=console.events)
 
     def trigger(self) -> None:
         self._interrupt.set()
@@ -57,13 +57,18 @@ class Rig:
         self.failures: list[str] = []
         self.failed = threading.Event()
         config = ConsoleConfig(serial=serial, tee=tee)
-        self.console = Console(loop, config, self._fail)
+        self.shown = bytearray()
+        """What the console shows to whoever watches it."""
+        self.console = Console(loop, config, self._fail, on_output=self._watch)
         self.guest = Guest(self.console, loop)
         self.console.connect(self.guest.serial)
 
     def _fail(self, detail: str) -> None:
         self.failures.append(detail)
         self.failed.set()
+
+    def _watch(self, position: int, data: bytes) -> None:
+        self.shown[position : position + len(data)] = data
 
     def print(self, data: bytes) -> None:
         assert self.console.sink.write(data) == len(data)

@@ -39,6 +39,12 @@ class Terminal:
         shown, self._shown = self._shown[:at], self._shown[at:]
         return shown
 
+    def hang_up(self) -> None:
+        """Close it, as when its window is closed."""
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, self.fd)
+        os.close(null)
+
     def is_raw(self) -> bool:
         """Whether keys reach the program one by one."""
         lflag: int = termios.tcgetattr(self.fd)[3]

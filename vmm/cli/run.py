@@ -196,7 +196,7 @@ def _keys_of_a_terminal(machine: Machine, options: Options) -> Iterator[None]:
         if options.serial.kind == "stdio" and stack.enter_context(raw_terminal(0)):
             machine.console.input_filter = EscapeFilter(
                 on_quit=lambda: machine.stop("Ctrl-A x"),
-                on_help=lambda: show(HELP),
+                on_help=lambda: show(HELP.format(x="quit the VMM")),
                 on_break=machine.console.send_break,
             )
             if not options.quiet:

@@ -160,14 +160,20 @@ class FdEndpoint:
     """Standard streams, or a file. The descriptors stay their owner's."""
 
     def __init__(
-        self, loop: EventLoop, host: Host, fd_out: int, fd_in: int | None = None
+        self,
+        loop: EventLoop,
+        host: Host,
+        fd_out: int,
+        fd_in: int | None = None,
+        on_end: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_end` is called when there is no more input."""
         self.is_file = stat.S_ISREG(os.fstat(fd_out).st_mode)
         self._output = Output(loop, *_own_writer(fd_out), host.endpoint_ready)
         self._input: Input | None = None
         self.may_be_early = fd_in is not None and not os.isatty(fd_in)
         if fd_in is not None:
-            self._input = Input(loop, fd_in, host, lambda: None)
+            self._input = Input(loop, fd_in, host, on_end)
 
     def write(self, data: bytes) -> int:
         return self._output.write(data)

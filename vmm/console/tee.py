@@ -8,6 +8,7 @@ from typing import Final
 
 from ..event_loop import EventLoop, NextTurn
 from ..expect.capture import CaptureEndpoint
+from ..expect.reader import Reader
 from ..place import Place
 from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
 
@@ -35,8 +36,54 @@ class Teed:
         self._endpoint.close()
 
 
+class Copy:
+    """Writes what a reader reads as fast as an endpoint takes it. On the loop's thread.
+
+    `on_failure` is told when the endpoint can't be written any more, and `on_written`
+    whenever nothing is left to write.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        reader: Reader,
+        endpoint: Endpoint,
+        on_failure: Callable[[OSError], None],
+        on_written: Callable[[], None],
+    ) -> None:
+        self._reader = reader
+        self._endpoint = endpoint
+        self._on_failure = on_failure
+        self._on_written = on_written
+        self._go_on = NextTurn(loop, self.write)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to write now; from any thread."""
+        return not self._reader.peek(1)
+
+    def write(self) -> None:
+        """Write what there is, as far as there is room."""
+        left = TURN
+        while data := self._reader.peek(CHUNK):
+            if left <= 0:
+                self._go_on.ask()
+                return
+            try:
+                taken = self._endpoint.write(data)
+            except OSError as error:
+                self._on_failure(error)
+                self._endpoint = NullEndpoint()
+                continue
+            self._reader.skip(taken)
+            left -= taken
+            if taken < len(data):
+                return
+        self._on_written()
+
+
 class _Tee:
-    """One copy, written as fast as its endpoint takes it; the Host of that."""
+    """One copy, in a place of its own; the Host of its endpoint."""
 
     def __init__(
         self, tees: "Tees", loop: EventLoop, where: Place, cleanup: ExitStack
@@ -44,10 +91,11 @@ class _Tee:
         self._tees = tees
         self.where = where
         self.is_file = False
-        self._endpoint = self._open(loop, where, cleanup)
-        cleanup.callback(self._endpoint.close)
-        self._reader = tees.capture.copier()
-        self._go_on = NextTurn(loop, self.endpoint_ready)
+        endpoint = self._open(loop, where, cleanup)
+        cleanup.callback(endpoint.close)
+        self.copy = Copy(
+            loop, tees.capture.copier(), endpoint, self._fail, tees.check_done
+        )
 
     def _open(self, loop: EventLoop, where: Place, cleanup: ExitStack) -> Endpoint:
         if where.kind == "unix":
@@ -61,29 +109,11 @@ class _Tee:
         self.is_file = endpoint.is_file
         return endpoint
 
-    @property
-    def is_done(self) -> bool:
-        return not self._reader.peek(1)
+    def _fail(self, error: OSError) -> None:
+        self._tees.on_failure(f"tee {str(self.where)!r} can't be written: {error}")
 
     def endpoint_ready(self) -> None:
-        left = TURN
-        while data := self._reader.peek(CHUNK):
-            if left <= 0:
-                self._go_on.ask()
-                return
-            try:
-                taken = self._endpoint.write(data)
-            except OSError as error:
-                self._tees.on_failure(
-                    f"tee {str(self.where)!r} can't be written: {error}"
-                )
-                self._endpoint = NullEndpoint()
-                continue
-            self._reader.skip(taken)
-            left -= taken
-            if taken < len(data):
-                return
-        self._tees.check_done()
+        self.copy.write()
 
     def endpoint_input(self, data: bytes) -> bool:
         """A tee only shows; what is typed there goes nowhere."""
@@ -124,11 +154,11 @@ class Tees:
     def write(self) -> None:
         """Write what has come."""
         for tee in self._tees:
-            tee.endpoint_ready()
+            tee.copy.write()
 
     def check_done(self) -> None:
         """Tell `finish` when nothing is left to write."""
-        if all(tee.is_done for tee in self._tees):
+        if all(tee.copy.is_done for tee in self._tees):
             self._done.set()
 
     def finish(self, timeout: float) -> bool:
@@ -140,7 +170,7 @@ class Tees:
     def give_up(self, timeout: float) -> None:
         """Fail the run for those who haven't taken all within `timeout` seconds."""
         for tee in self._tees:
-            if not tee.is_done:
+            if not tee.copy.is_done:
                 self.on_failure(
                     f"tee {str(tee.where)!r}: its reader was too slow: some of the "
                     f"output was still to be written {timeout:g} s after the "

@@ -12,7 +12,7 @@ from .signals import handled
 
 ESCAPE: Final = 0x01  # Ctrl-A
 HELP: Final = (
-    "Ctrl-A x  quit the VMM\r\n"
+    "Ctrl-A x  {x}\r\n"
     "Ctrl-A h  this help\r\n"
     "Ctrl-A b  send a BREAK to the guest: Linux takes the next key for SysRq\r\n"
     "Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
@@ -44,7 +44,7 @@ def raw_terminal(fd: int) -> Iterator[bool]:
     if not os.isatty(fd):
         yield False
         return
-    with Guardian(_restore) as guardian:
+    with Guardian(_restore) as guardian, _timer_held():
         terminal = _RawTerminal(fd, guardian)
         with handled(
             {
@@ -58,6 +58,16 @@ def raw_terminal(fd: int) -> Iterator[bool]:
                 yield True
             finally:
                 terminal.give_back()
+
+
+@contextmanager
+def _timer_held() -> Iterator[None]:
+    """Let somebody else's alarm clock, such as pytest-timeout's, stand still."""
+    timer = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def _restore(fd: int, ours: list[Any], before: list[Any]) -> None:
@@ -139,12 +149,16 @@ class EscapeFilter:
         on_break: Callable[[bytes], None],
     ) -> None:
         """`on_break` is given what is for the guest before the break."""
+        self._on_quit = on_quit
+        self._on_help = on_help
         self._on_break = on_break
-        self._commands = {ord("x"): on_quit, ord("h"): on_help}
         self._escaped = False
 
     def __call__(self, data: bytes) -> bytes:
-        """What of `data` is for the guest. An unknown command is dropped."""
+        """What of `data` is for the guest. An unknown command is dropped.
+
+        So is what was typed after the one that quits.
+        """
         rest = bytearray()
         for byte in data:
             if self._escaped:
@@ -154,8 +168,11 @@ class EscapeFilter:
                 elif byte == ord("b"):
                     self._on_break(bytes(rest))
                     rest.clear()
-                elif byte in self._commands:
-                    self._commands[byte]()
+                elif byte == ord("h"):
+                    self._on_help()
+                elif byte == ord("x"):
+                    self._on_quit()
+                    break
             elif byte == ESCAPE:
                 self._escaped = True
             else:

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from ..result import RunResult
-from .history import Spool
+from .history import History
 from .reader import Reader
 
 if TYPE_CHECKING:  # most searches need no process
     from .regex_process import RegexProcesses
 
 CAPTURE_LIMIT: Final = 64 << 20  # bytes that a reader may be behind
+LATEST: Final = 16 << 10  # bytes that are shown of what was printed before
 
 
 class CaptureEndpoint:
@@ -36,7 +37,7 @@ class CaptureEndpoint:
     ) -> None:
         """`awaits_reader` False: without a reader nothing is held back."""
         self.changed = threading.Condition()
-        self.spool = Spool(limit)
+        self.history = History(limit)
         self.result: RunResult | None = None
         self.on_data: Callable[[], None] = lambda: None
         """Called after a write, on its thread, with no lock held."""
@@ -57,7 +58,7 @@ class CaptureEndpoint:
         """Take bytes from the front. Raises OSError if the disk is full."""
         with self.changed:
             taken = data[: self._room()]
-            self.spool.append(taken)
+            self.history.append(taken)
             self._refused |= len(taken) < len(data)
             self.changed.notify_all()
         self.on_data()
@@ -69,7 +70,7 @@ class CaptureEndpoint:
     def close(self) -> None:
         """Let go of the temporary file, and of what looks for regexes. Idempotent."""
         with self.changed:
-            self.spool.close()
+            self.history.close()
             if self._processes is not None:
                 self._processes.close()
 
@@ -102,19 +103,33 @@ class CaptureEndpoint:
             self._readers.append(reader)
         return reader
 
+    def latest(self, lines: int) -> Reader:
+        """As `copier`, but it begins with the last `lines`, or 16 KiB of them."""
+        reader = self.copier()
+        with self.changed:
+            end = self.history.end
+            start = max(self.history.start, end - LATEST)
+            text = self.history.read(start, LATEST)
+            at = len(text)
+            for _ in range(lines):
+                at = text.rfind(b"\n", 0, max(0, at))
+            reader.position = start + at + 1
+        self.notify_room()
+        return reader
+
     def forget(self, reader: Reader) -> None:
         """Keep nothing for this one any more."""
         with self.changed:
             if reader in self._readers:
                 self._readers.remove(reader)
-        self.tell_of_room()
+        self.notify_room()
 
     def transcript(self) -> bytes:
         """All that is kept, whoever has read it."""
         with self.changed:
-            return self.spool.read(self.spool.start, self.spool.limit)
+            return self.history.read(self.history.start, self.history.limit)
 
-    def tell_of_room(self) -> None:
+    def notify_room(self) -> None:
         """Call `on_room` if a write was cut short and would take something now."""
         with self.changed:
             tell = self._refused and self._room() > 0
@@ -125,6 +140,6 @@ class CaptureEndpoint:
     def _room(self) -> int:
         needed = [reader.position for reader in self._readers]
         if self._awaits_reader:
-            needed.append(self.spool.start)
-        oldest = min(needed, default=self.spool.end)
-        return self.spool.limit - (self.spool.end - oldest)
+            needed.append(self.history.start)
+        oldest = min(needed, default=self.history.end)
+        return self.history.limit - (self.history.end - oldest)

@@ -1,4 +1,4 @@
-"""Spool: the latest bytes of a stream: few are in memory, many in a file."""
+"""History: the latest bytes of a stream: few are in memory, many in a file."""
 
 import os
 from typing import Final
@@ -8,7 +8,7 @@ from ..errors import VmmError
 IN_MEMORY: Final = 256 << 10  # bytes, up to which no file is made
 
 
-class Spool:
+class History:
     """Keeps the last `limit` bytes; places in it are counted from the first byte.
 
     What doesn't fit into memory goes to a temporary file without a name, in

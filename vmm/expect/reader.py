@@ -13,7 +13,7 @@ from .search import Pattern, Search
 
 if TYPE_CHECKING:
     from ..result import RunResult
-    from .history import Spool
+    from .history import History
     from .regex_process import RegexProcesses
     from .regex_worker import Wanted
 
@@ -27,14 +27,14 @@ class Source(Protocol):
     """What keeps the output; `changed` guards all of it."""
 
     changed: Condition
-    spool: "Spool"
+    history: "History"
     result: "RunResult | None"
 
     @property
     def processes(self) -> "RegexProcesses":
         """Where it is looked for what may take long."""
 
-    def tell_of_room(self) -> None:
+    def notify_room(self) -> None:
         """A reader has moved on: there may be room for more."""
 
     def forget(self, reader: "Reader") -> None:
@@ -63,7 +63,7 @@ class _Deadline:
         A guest may print faster than we look; what an ended one printed is in time.
         """
         if self._last is None and self.left <= 0:
-            self._last = self._capture.spool.end
+            self._last = self._capture.history.end
         is_last = self._last is not None and place >= self._last
         return is_last and self._capture.result is None
 
@@ -75,6 +75,8 @@ class _Deadline:
         return now > self._patience_ends
 
 
+# __tracebackhide__ is for pytest: its report ends, and its pdb begins, with the line of
+# the script that has waited in vain.
 class Reader:
     """Reads the guest's output from the oldest byte that is kept, beside others.
 
@@ -86,33 +88,35 @@ class Reader:
     def __init__(self, capture: "Source") -> None:
         """`CaptureEndpoint.reader` makes one."""
         self._capture = capture
-        self.position = capture.spool.start
+        self.position = capture.history.start
         """Bytes of the guest's output before the next that this one reads."""
 
     def expect(self, pattern: Pattern, timeout: float = 30) -> Found:
-        """Wait up to `timeout` seconds for a str, bytes or regex; consume it all.
+        """Wait for text, taken literally (pexpect has a regex there), or a regex.
 
-        Text is taken literally. A regex matches as soon as it can: end it with
-        what must follow. Its match lies within 64 KiB; one that may take long is
-        looked for in another process, so that the wait ends in time whatever it is,
-        within some two seconds.
+        Up to `timeout` seconds; all up to its end is consumed. A regex matches as soon
+        as it can: end it with what must follow. Its match lies within 64 KiB; one that
+        may take long is looked for in another process, so that the wait ends in time
+        whatever it is, within some two seconds.
         Raises ExpectTimeout, which consumes nothing, or GuestEnded at once when the run
         is over and the pattern hasn't come.
         """
+        __tracebackhide__ = True
         return self.expect_any([pattern], timeout)
 
     def expect_any(self, patterns: Sequence[Pattern], timeout: float = 30) -> Found:
         """Wait for the first of several; `index` tells which. As `expect`."""
+        __tracebackhide__ = True
         search = Search(patterns, self._elsewhere)
         deadline = _Deadline(self._capture, timeout)
         wanted = " or ".join(repr(_shown(pattern)) for pattern in patterns)
         what = f"no {wanted} on the console"
-        changed, spool = self._capture.changed, self._capture.spool
+        changed, history = self._capture.changed, self._capture.history
         while True:
             with changed:
                 if search.base != self.position:  # another thread has read on
                     search.restart(self.position)
-                data = spool.read(search.next, CHUNK)
+                data = history.read(search.next, CHUNK)
                 if deadline.is_late(search.next):
                     data = b""
                 if not data and self._wait(search, what, deadline):
@@ -122,7 +126,7 @@ class Reader:
                 found = search.feed(data, look) if data else search.look(look)
             except SearchAborted:
                 with changed:
-                    self._give_up(what, timeout, spool.end - search.next + len(data))
+                    self._give_up(what, timeout, history.end - search.next + len(data))
             if found is not None:
                 match, index = found
                 before = self._consume(search, match)
@@ -134,6 +138,7 @@ class Reader:
 
         False: it is time to look once more at what there is.
         """
+        __tracebackhide__ = True
         left = deadline.left
         if not search.owes_look:
             self._complain(what, left, deadline.timeout)
@@ -155,10 +160,10 @@ class Reader:
     def read(self) -> bytes:
         """All that was printed and not yet consumed; consumes it. Doesn't wait."""
         with self._capture.changed:
-            end = self._capture.spool.end
-            data = self._capture.spool.read(self.position, end - self.position)
+            end = self._capture.history.end
+            data = self._capture.history.read(self.position, end - self.position)
             self.position = end
-        self._capture.tell_of_room()
+        self._capture.notify_room()
         return data
 
     def read_until_idle(self, idle: float = 0.5, timeout: float = 30) -> bytes:
@@ -168,14 +173,15 @@ class Reader:
         nothing, if it still prints after `timeout` seconds. Output is collected for
         up to 48 ms before it gets here, so less than 0.1 s says little.
         """
+        __tracebackhide__ = True
         deadline = time.monotonic() + timeout
         capture = self._capture
         with capture.changed:
             seen = -1
             while capture.result is None:
                 now = time.monotonic()
-                if capture.spool.end != seen:
-                    seen, quiet_at = capture.spool.end, now + idle
+                if capture.history.end != seen:
+                    seen, quiet_at = capture.history.end, now + idle
                 if now >= quiet_at:
                     break
                 if now >= deadline:
@@ -187,13 +193,13 @@ class Reader:
     def peek(self, limit: int) -> bytes:
         """The next bytes, at most `limit` of them; consumes nothing."""
         with self._capture.changed:
-            return self._capture.spool.read(self.position, limit)
+            return self._capture.history.read(self.position, limit)
 
     def skip(self, count: int) -> None:
         """Consume `count` bytes that `peek` gave."""
         with self._capture.changed:
             self.position += count
-        self._capture.tell_of_room()
+        self._capture.notify_room()
 
     def close(self) -> None:
         """Hold nothing back any more. Idempotent."""
@@ -211,19 +217,21 @@ class Reader:
             if search.base != self.position:
                 return None
             size = search.place(match.start()) - self.position
-            before = self._capture.spool.read(self.position, size)
+            before = self._capture.history.read(self.position, size)
             self.position = search.place(match.end())
-        self._capture.tell_of_room()
+        self._capture.notify_room()
         return before
 
     def _give_up(self, what: str, timeout: float, unread: int) -> NoReturn:
         """Raise, though `unread` bytes were not looked at, with the lock held."""
+        __tracebackhide__ = True
         what = f"{what} (its last {unread} bytes were not looked at: it takes too long)"
         self._complain(what, 0, timeout)
         raise AssertionError  # there was no time left
 
     def _complain(self, what: str, left: float, timeout: float) -> None:
         """Raise, if the wait is over, with the lock held."""
+        __tracebackhide__ = True
         result = self._capture.result
         if result is not None:
             when = f"before the guest ended ({result.reason.value})"
@@ -232,10 +240,10 @@ class Reader:
             raise ExpectTimeout(f"{what} within {timeout} s; {self._last_lines()}")
 
     def _last_lines(self) -> str:
-        spool = self._capture.spool
-        news = self.position < spool.end
-        start = max(self.position if news else spool.start, spool.end - LAST_BYTES)
-        text = printable(spool.read(start, LAST_BYTES)).removesuffix("\n")
+        history = self._capture.history
+        news = self.position < history.end
+        start = max(self.position if news else history.start, history.end - LAST_BYTES)
+        text = printable(history.read(start, LAST_BYTES)).removesuffix("\n")
         shown = [f"  | {line}" for line in text.split("\n")[-LAST_LINES:] if text]
         head = "it ends:" if news or not shown else "nothing new came after:"
         return "\n".join([head, *(shown or ["  (empty)"])])

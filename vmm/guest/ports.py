@@ -44,7 +44,7 @@ class CommandPort:
         self.output = Console(loop, settings, on_failure, field="capture")
         self.output.owner = "the command"
         line = InterruptLine()
-        serial = Serial(line, self.output.sink, clock=loop, events=self.output)
+        serial = Serial(line, self.output.sink, clock=loop, events=self.output.events)
         self.output.connect(serial)
         self.devices.append(SerialPio(serial, line, base=COM2, irq=COM2_IRQ))
 

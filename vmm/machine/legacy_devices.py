@@ -23,6 +23,7 @@ from ..devices.pc.pvpanic import Pvpanic
 from ..devices.pc.reset_control import SystemControlPortA
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
+from ..watch.panic import PanicWatch
 
 
 class _Line:
@@ -37,7 +38,8 @@ class Board:
 
     And the ports of a chipset: reset and A20, POST codes, a PCI bus and a display that
     aren't there.
-    `reset` is called for every way to reset; `setup` is what the CMOS RAM has.
+    `reset` is called for every way to reset; `setup` is what the CMOS RAM has, and
+    `watch` is told what pvpanic is.
     """
 
     def __init__(
@@ -46,13 +48,13 @@ class Board:
         clock: Clock,
         reset: Callable[[], None],
         setup: Mapping[int, int],
+        watch: PanicWatch,
     ) -> None:
         com1_irq, keyboard_irq, rtc_irq = (InterruptLine() for _ in range(3))
-        self.serial = Serial(com1_irq, console.sink, clock=clock, events=console)
+        self.serial = Serial(com1_irq, console.sink, clock=clock, events=console.events)
         reset_line = _Line(reset)
         self.i8042 = I8042Device(reset_line, keyboard_irq)
         self.rtc = CmosRtc(clock, rtc_irq, setup=setup)
-        watch = console.watch
         self.devices = (
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq),

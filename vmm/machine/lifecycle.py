@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import threads
 from ..config import MachineConfig
-from ..console.console import HURRY_S, Console
+from ..console.console import Console
+from ..console.output import HURRY_S
 from ..errors import VmmError
 from ..event_loop import EventLoop
 from ..result import EXIT_CODES, ExitReason, RunResult
 from ..vcpu.control import LOOK, End, failure
+from ..watch.panic import PanicWatch
 from .verdict import Verdict
 from .vm_instance import Parts, PowerCycle
 
@@ -24,11 +26,12 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 
 class Outside(NamedTuple):
-    """A machine's host side: its loop, ttyS0, and on request the port of a command and
-    that of a debug console."""
+    """A machine's host side: its loop, ttyS0 and who watches it, and on request the
+    port of a command and that of a debug console."""
 
     loop: EventLoop
     console: Console
+    watch: PanicWatch
     command: "CommandPort | None"
     debugcon: Console | None
     failures: list[str]
@@ -74,7 +77,9 @@ class Life:
         self._resets = 0
         self._powered = False
         self._report = ""
-        self._verdict = Verdict(parts.control, outside.console, outside.loop)
+        self._verdict = Verdict(
+            parts.control, outside.console, outside.watch, outside.loop
+        )
         # A daemon: a program that ends without close() is not to wait for the guest.
         self._thread = threading.Thread(
             target=self._main, name="vmm-vcpu0", daemon=True
@@ -128,6 +133,7 @@ class Life:
             self._parts.profile.power_on()
         for console in self._outside.consoles:
             console.power_on()
+        self._outside.watch.restart(self._outside.console.sink.accepted)
         cycle = PowerCycle(self._parts)
         self._powered = True
         return cycle
@@ -323,7 +329,7 @@ class Life:
             console_bytes=console.sink.accepted,
             console_dropped=sum(each.sink.dropped for each in self._outside.consoles),
             unclaimed_accesses=self._parts.devices.io_manager.unclaimed_accesses,
-            oops=console.watch.oops,
+            oops=self._outside.watch.oops,
             report=self._report,
             output=None if command is None else command.kept_output(),
         )

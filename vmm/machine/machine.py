@@ -23,7 +23,7 @@ from ..memory import GuestMemory
 from ..result import ExitReason, RunResult
 from ..vcpu.control import End, RunControl, failure
 from ..vcpu.entry import TICK_NS
-from ..watch.panic import when_silent
+from ..watch.panic import PanicWatch, when_silent
 from .builder import asked_symbols, chosen_quirks, open_boot
 from .device_manager import DeviceManager
 from .legacy_devices import Board, acpi_pm
@@ -121,25 +121,27 @@ class Machine:
                 pools, IoManager(), self._loop, posts=self._host.posts
             )
             tap = None if profile is None else profile.console
-            self.console = Console(self._loop, self.config.console, self._fail, tap)
+            watch = PanicWatch(self._on_panic)
+            self.console = Console(
+                self._loop, self.config.console, self._fail, tap, watch.feed
+            )
             stack.callback(self.console.close)
             stack.callback(self._devices.close)
             sizes = [region.size for region in memory.regions]
             setup = cmos_setup(sizes[0], sum(sizes[1:]))
-            self._board = Board(self.console, self._loop, self._reset, setup)
+            self._board = Board(self.console, self._loop, self._reset, setup, watch)
             for device in self._board.devices:
                 self._devices.add(device)
             if self.config.acpi:
                 self._devices.add(acpi_pm(self._power_off))
             self.console.connect(self._board.serial)
-            self.console.watch.on_panic = self._on_panic
             command = self._plug_command_port(stack)
             self._plug_debug_exit()
             self.debugcon = self._plug_debugcon(stack)
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
             stack.callback(self._loop.stop)  # before what its callbacks use is closed
             self._outside = Outside(
-                self._loop, self.console, command, self.debugcon, failures=[]
+                self._loop, self.console, watch, command, self.debugcon, failures=[]
             )
             parts = Parts(
                 self._host, memory, boot, self._devices, self._control, profile
@@ -371,7 +373,7 @@ class Machine:
         But shortly, for the rest of its report. Words alone may be a program's: the
         vCPUs are to show whether the kernel has panicked.
         """
-        turn, watch = self._control.turn, self.console.watch
+        turn, watch = self._control.turn, self._outside.watch
 
         def panicked() -> None:
             if watch.has_crash_kernel:

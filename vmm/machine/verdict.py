@@ -9,6 +9,7 @@ from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory
 from ..result import ExitReason
 from ..vcpu.control import End, RunControl
+from ..watch.panic import PanicWatch
 
 if TYPE_CHECKING:  # most runs never panic
     from ..watch.panic_signs import PanicSigns
@@ -26,9 +27,16 @@ _AFTER_A_PANIC: Final = (ExitReason.PANIC, *_SIGNS)
 class Verdict:
     """Judges what the console and the vCPUs show; on the thread of vCPU 0."""
 
-    def __init__(self, control: RunControl, console: Console, loop: EventLoop) -> None:
+    def __init__(
+        self,
+        control: RunControl,
+        console: Console,
+        watch: PanicWatch,
+        loop: EventLoop,
+    ) -> None:
         self._control = control
         self._console = console
+        self._watch = watch
         self._loop = loop
         self._signs: PanicSigns | None = None
 
@@ -43,7 +51,7 @@ class Verdict:
         """
         from ..watch.panic_signs import PanicSigns
 
-        watch, turn = self._console.watch, self._control.turn
+        watch, turn = self._watch, self._control.turn
         signs = self._signs = self._signs or PanicSigns()
         if not self._console.is_held:
             printed = self._console.printed
@@ -63,8 +71,11 @@ class Verdict:
 
     def weigh(self, end: End) -> None:
         """Words of a panic that nobody has been sure of: its `end` may tell."""
-        sign, watch = _SIGNS.get(end.reason), self._console.watch
-        if sign is None or self._console.panic_line is None or watch.is_proven:
+        sign, watch = _SIGNS.get(end.reason), self._watch
+        if sign is None:
+            return
+        self._console.show_rest()
+        if watch.line is None or watch.is_proven:
             return
         if watch.restarts_in_order:
             watch.dismiss()
@@ -74,7 +85,7 @@ class Verdict:
     @property
     def end(self) -> End:
         """Why the boot has ended."""
-        end, watch = self._control.end, self._console.watch
+        end, watch = self._control.end, self._watch
         assert end is not None
         if watch.is_proven and end.reason in _AFTER_A_PANIC:
             return End(ExitReason.PANIC, watch.detail)

@@ -66,6 +66,10 @@ class _Deadline:
         threads.start(self._timer)
         return self
 
+    def suspend(self) -> None:
+        """A person debugs the test: there is no hurry any more."""
+        self._timer.cancel()
+
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
         self._timer.join()  # no thread is left for the next test
@@ -231,6 +235,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         finally:
             session.deadline = None
             session.factories.pop("vm", None)
+
+
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    """Give who debugs a test the time that he takes, as pytest-timeout does."""
+    deadline = config.stash[_session].deadline
+    if deadline is not None:
+        deadline.suspend()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -59,8 +59,8 @@ class PanicWatch:
     shown ahead of their turn and again when it comes.
     """
 
-    def __init__(self) -> None:
-        self.on_panic: Callable[[], None] | None = None
+    def __init__(self, on_panic: Callable[[], None]) -> None:
+        self._on_panic = on_panic
         self._lock = threading.Lock()
         self._seen = 0  # the position of the next byte that we haven't
         self._oops = ""  # the last boot's that had one
@@ -90,8 +90,8 @@ class PanicWatch:
         with self._lock:
             is_news = self._line is None and not self._told
             self._told = True
-        if is_news and self.on_panic is not None:
-            self.on_panic()
+        if is_news:
+            self._on_panic()
 
     def crash_kernel_told(self) -> None:
         """As `panic_told`, but its crash kernel takes over: leave it be."""
@@ -111,8 +111,8 @@ class PanicWatch:
             had_line = self._line is not None
             self._look(fresh)
             is_news = self._line is not None and not had_line and not self._told
-        if is_news and self.on_panic is not None:
-            self.on_panic()
+        if is_news:
+            self._on_panic()
 
     @property
     def line(self) -> str | None:

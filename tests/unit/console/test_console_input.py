@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from support.console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
 
-from vmm.console.console import TURN_IN
+from vmm.console.config import ConsoleConfig
+from vmm.console.console import Console
+from vmm.console.input import TURN
 from vmm.devices.serial.reg import UART_LSR_OE
 from vmm.devices.serial.uart import FIFO_SIZE
+from vmm.errors import VmmError
 from vmm.event_loop import EventLoop
 
 pytest_plugins = ("support.loop_fixtures", "support.console_fixtures")
@@ -144,13 +147,13 @@ def test_guest_that_drains_its_fifo_at_once_lets_others_have_their_turn(
         return len(data)
 
     monkeypatch.setattr(rig.guest.serial, "enqueue_raw_bytes", take)
-    rig.console.send(b"x" * FIFO_SIZE * TURN_IN * 2)
+    rig.console.send(b"x" * FIFO_SIZE * TURN * 2)
     done = threading.Event()
     loop.call_soon(lambda: order.append("another's"))
     loop.call_soon(lambda: loop.call_soon(lambda: loop.call_soon(done.set)))
     loop.start()
     assert done.wait(DEADLINE)
-    turn = [FIFO_SIZE] * TURN_IN
+    turn = [FIFO_SIZE] * TURN
     assert order == [*turn, "another's", *turn]
 
 
@@ -162,5 +165,24 @@ def test_guest_that_empties_its_fifo_over_and_over_makes_no_work_pile_up(
     rig.console.send(b"x")
     before = len(loop._timers)
     for _ in range(1000):
-        rig.console.in_buffer_empty()
+        rig.console.events.in_buffer_empty()
     assert len(loop._timers) <= before + 1
+
+
+def test_console_that_only_shows_takes_no_input(
+    loop: EventLoop, stack: ExitStack, on_loop: OnLoop, tmp_path: Path
+) -> None:
+    """Such is the debug console: a client that types must not end the run."""
+    config = ConsoleConfig(serial=f"unix:{tmp_path}/sock")
+    console = Console(loop, config, print)
+    stack.callback(console.close)
+    loop.start()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/sock")
+        client.sendall(b"typed")
+        console.sink.write(b"shown")
+        client.settimeout(DEADLINE)
+        assert client.recv(5) == b"shown"
+    on_loop(lambda: None)  # it runs on
+    with pytest.raises(VmmError, match="takes no input"):
+        console.send("x")

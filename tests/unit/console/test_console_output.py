@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from support.console_rig import DEADLINE, PIPE_SIZE, OnLoop, Start
+from support.console_rig import DEADLINE, PIPE_SIZE, OnLoop, Rig, Start
 
-from vmm.console.console import CHUNK, TURN
+from vmm.console.output import CHUNK, TURN
 from vmm.errors import GuestEnded
 from vmm.event_loop import EventLoop
 from vmm.expect.history import IN_MEMORY
@@ -59,10 +59,12 @@ def test_output_keeps_its_order(start: Start, fifo: tuple[str, int]) -> None:
 
 
 def test_output_without_an_end_lets_others_have_their_turn(
-    start: Start, on_loop: OnLoop, loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+    loop: EventLoop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rig = start("null")
+    rig = Rig(loop, "null")
+    stack.callback(rig.console.close)
     taken: list[int] = []
+    seen: list[int] = []
 
     def more(count: int) -> None:
         taken.append(count)
@@ -73,9 +75,11 @@ def test_output_without_an_end_lets_others_have_their_turn(
     consume = rig.console.sink.consume
     monkeypatch.setattr(rig.console.sink, "consume", more)
     rig.print(b"x" * CHUNK)
-    on_loop(rig.console.endpoint_ready)
-    assert 0 < sum(taken) <= 3 * TURN  # with the console's own turns in between
+    loop.call_soon(rig.console.endpoint_ready)
+    loop.call_soon(lambda: seen.append(sum(taken)))
+    loop.start()
     rig.console.finish(DEADLINE)
+    assert seen == [TURN]
     assert len(taken) == 30
     assert len(loop._timers) < 3
 
@@ -149,21 +153,24 @@ def test_abandon_ends_the_wait_for_a_reader(
     assert not finished.is_alive()
 
 
-def test_panic_is_seen_though_no_reader_takes_it(
+def test_all_is_shown_though_no_reader_takes_it(
     start: Start, fifo: tuple[str, int]
 ) -> None:
     where, _ = fifo
     rig = start(where)
     rig.print(b"x" * 50_000)
-    rig.print(b"\r\nKernel panic - not syncing: gone\r\n")
-    assert rig.console.panic_line == "Kernel panic - not syncing: gone"
+    rig.print(b"last words\r\n")
+    rig.console.show_rest()
+    assert rig.shown == b"x" * 50_000 + b"last words\r\n"
 
 
-def test_panic_is_remembered_when_it_was_taken(start: Start) -> None:
+def test_what_is_taken_is_shown_with_its_position(start: Start) -> None:
     rig = start("null")
-    rig.print(b"Kernel panic - not syncing: gone\r\n")
+    rig.print(b"first ")
     rig.console.finish(DEADLINE)
-    assert rig.console.panic_line == "Kernel panic - not syncing: gone"
+    rig.print(b"second")
+    rig.console.finish(DEADLINE)
+    assert rig.shown == b"first second"
 
 
 # Capture
@@ -193,7 +200,7 @@ def test_output_moves_on_the_loops_thread_alone(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = start("capture")
-    rig.console._captured().spool.limit = 4  # so that expect makes room
+    rig.console._captured().history.limit = 4  # so that expect makes room
     consume, threads = rig.console.sink.consume, set()
 
     def note(count: int) -> None:

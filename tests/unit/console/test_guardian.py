@@ -5,14 +5,18 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.guests import wait_until
 from support.open_fds import open_fds
 
 from vmm.console.guardian import Guardian
+from vmm.console.socket_file import remove
 from vmm.console.terminal import raw_terminal
+from vmm.errors import VmmError
 
 RAW_OFF = termios.ECHO | termios.ICANON | termios.ISIG | termios.IEXTEN
 
@@ -24,6 +28,17 @@ from vmm.console.terminal import raw_terminal
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY)
 with raw_terminal(fd):
     print("raw", flush=True)
+    signal.pause()
+"""
+BESIDE_A_THREAD = """
+import os, signal, sys, threading
+from vmm.console.guardian import Guardian
+from vmm.console.socket_file import remove
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+path, status = sys.argv[1], os.stat(sys.argv[1])
+with Guardian(remove) as guardian:
+    guardian.tell([(path, status.st_dev, status.st_ino)])
+    print("guarded", flush=True)
     signal.pause()
 """
 GUARDED = """
@@ -119,6 +134,18 @@ def test_terminal_that_was_hung_up_is_no_error() -> None:
     os.close(fd)
 
 
+def test_somebody_elses_alarm_clock_stands_still(terminal: Terminal) -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, 1000, 2000)
+    try:
+        with raw_terminal(terminal[1]):
+            assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+    assert 900 < left <= 1000
+    assert interval == 2000
+
+
 def test_what_is_no_terminal_is_left_alone() -> None:
     with open(os.devnull) as null, raw_terminal(null.fileno()) as is_raw:
         assert not is_raw
@@ -181,6 +208,45 @@ def test_undone_when_the_whole_group_is_killed(
     undone: Path, number: signal.Signals
 ) -> None:
     assert killed(undone, kill_group(number)) == "('first', [(1, b'x')])\n"
+
+
+@pytest.fixture
+def thread() -> Iterator[None]:
+    """One more, beside which nobody forks."""
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
+
+
+def test_what_was_told_is_undone_beside_threads(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    kill(BESIDE_A_THREAD, str(path), sigkill)
+    assert not path.exists()
+
+
+def test_beside_threads_it_has_no_descriptors_of_ours(thread: None) -> None:
+    """Whoever is at the other end would wait for an end of file that never comes."""
+    with open(os.devnull) as file, Guardian(remove) as guardian:
+        child = Path(f"/proc/{guardian._child}")
+        wait_until(lambda: (child / "comm").read_text() == "guardian\n", "the guardian")
+        assert str(file.fileno()) not in os.listdir(child / "fd") or (
+            os.readlink(child / f"fd/{file.fileno()}") != os.devnull
+        )
+        assert os.getsid(guardian._child) == guardian._child
+
+
+def test_beside_threads_where_there_can_be_no_child_it_is_an_error(
+    thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/python")
+    before = open_fds()
+    with pytest.raises(VmmError, match="guardian: no child: No such file"):
+        Guardian(remove).__enter__()
+    assert open_fds() == before
 
 
 def test_guardian_has_a_session_and_a_name_of_its_own() -> None:

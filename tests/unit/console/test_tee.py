@@ -9,7 +9,8 @@ import pytest
 from support.console_rig import DEADLINE, OnLoop, Start
 
 from vmm.console.config import ConsoleConfig
-from vmm.console.console import TURN, Console
+from vmm.console.console import Console
+from vmm.console.output import TURN
 from vmm.errors import ConfigError, VmmError
 from vmm.event_loop import EventLoop
 
@@ -84,7 +85,7 @@ def test_client_that_does_not_read_slows_nobody(slow: SlowTee) -> None:
 
 
 def test_client_behind_by_the_limit_holds_the_output(slow: SlowTee) -> None:
-    slow.rig.console._captured().spool.limit = 4 * MIB
+    slow.rig.console._captured().history.limit = 4 * MIB
     for _ in range(10):
         slow.print(b"x" * (MIB // 2))
     assert len(slow.rig.console.sink) > 0
@@ -96,7 +97,7 @@ def test_client_behind_by_the_limit_holds_the_output(slow: SlowTee) -> None:
 def test_client_that_has_not_read_all_after_the_end_fails_the_run(
     slow: SlowTee, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmm.console.console.TEE_PATIENCE_S", 0.05)
+    monkeypatch.setattr("vmm.console.output.TEE_PATIENCE_S", 0.05)
     for _ in range(4):
         slow.print(b"x" * MIB)
     slow.rig.console.finish(DEADLINE)
@@ -107,7 +108,7 @@ def test_client_that_has_not_read_all_after_the_end_fails_the_run(
 def test_nobody_is_told_of_readers_that_a_stop_has_abandoned(
     slow: SlowTee, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmm.console.console.HURRY_S", 0.05)
+    monkeypatch.setattr("vmm.console.output.HURRY_S", 0.05)
     for _ in range(4):
         slow.print(b"x" * MIB)
     slow.rig.console.abandon()

@@ -1,4 +1,4 @@
-"""Spool: the latest bytes, in memory or in a file."""
+"""History: the latest bytes, in memory or in a file."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.open_fds import open_fds
 
 from vmm.errors import VmmError
-from vmm.expect.history import Spool
+from vmm.expect.history import History
 
 
 @pytest.fixture
@@ -28,22 +28,22 @@ def stack() -> Iterator[ExitStack]:
 def test_latest_bytes_are_kept_however_they_come(
     pieces: list[bytes], in_memory: int
 ) -> None:
-    spool = Spool(limit=8, in_memory=in_memory)
+    history = History(limit=8, in_memory=in_memory)
     for piece in pieces:
-        spool.append(piece)
+        history.append(piece)
     everything = b"".join(pieces)
-    assert spool.end == len(everything)
-    assert spool.start == max(0, len(everything) - 8)
-    assert spool.read(spool.start, 100) == everything[-8:]
-    spool.close()
+    assert history.end == len(everything)
+    assert history.start == max(0, len(everything) - 8)
+    assert history.read(history.start, 100) == everything[-8:]
+    history.close()
 
 
 def test_few_bytes_make_no_file(tmp_path: Path) -> None:
     before = open_fds()
-    spool = Spool(limit=100, in_memory=4)
-    spool.append(b"abcd")
+    history = History(limit=100, in_memory=4)
+    history.append(b"abcd")
     assert open_fds() == before
-    assert spool.read(1, 2) == b"bc"
+    assert history.read(1, 2) == b"bc"
 
 
 def test_many_bytes_make_a_file_without_a_name(
@@ -51,23 +51,23 @@ def test_many_bytes_make_a_file_without_a_name(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = open_fds()
-    spool = Spool(limit=100, in_memory=4)
-    stack.callback(spool.close)
-    spool.append(b"abcd")
-    spool.append(b"efgh")
+    history = History(limit=100, in_memory=4)
+    stack.callback(history.close)
+    history.append(b"abcd")
+    history.append(b"efgh")
     assert len(open_fds()) == len(before) + 1
     assert list(tmp_path.iterdir()) == []
-    assert spool.read(0, 100) == b"abcdefgh"
-    spool.close()
+    assert history.read(0, 100) == b"abcdefgh"
+    history.close()
     assert open_fds() == before
 
 
 def test_what_is_in_memory_outlives_the_end_and_the_file_does_not() -> None:
-    small, large = Spool(limit=9, in_memory=9), Spool(limit=9, in_memory=0)
-    for spool in (small, large):
-        spool.append(b"abc")
-        spool.close()
-        spool.close()
+    small, large = History(limit=9, in_memory=9), History(limit=9, in_memory=0)
+    for history in (small, large):
+        history.append(b"abc")
+        history.close()
+        history.close()
     assert small.read(0, 9) == b"abc"
     with pytest.raises(VmmError, match="the machine is closed"):
         large.read(0, 9)
@@ -79,20 +79,20 @@ def test_full_disk_is_an_error_that_keeps_what_is_there(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    spool = Spool(limit=100, in_memory=0)
-    stack.callback(spool.close)
-    spool.append(b"abc")
+    history = History(limit=100, in_memory=0)
+    stack.callback(history.close)
+    history.append(b"abc")
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="No space left"):
-        spool.append(b"def")
-    assert spool.read(0, 100) == b"abc"
+        history.append(b"def")
+    assert history.read(0, 100) == b"abc"
 
 
 def test_what_was_overwritten_is_not_read() -> None:
-    spool = Spool(limit=4)
-    spool.append(b"abcd")
-    spool.append(b"ef")
-    assert spool.read(2, 9) == b"cdef"
+    history = History(limit=4)
+    history.append(b"abcd")
+    history.append(b"ef")
+    assert history.read(2, 9) == b"cdef"
     with pytest.raises(VmmError, match="overwritten"):
-        spool.read(1, 9)
-    spool.close()
+        history.read(1, 9)
+    history.close()

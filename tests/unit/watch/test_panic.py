@@ -29,9 +29,8 @@ class Fed(PanicWatch):
     """A watch that is fed one piece after the other."""
 
     def __init__(self, *pieces: bytes) -> None:
-        super().__init__()
+        super().__init__(self._count)
         self.news = 0
-        self.on_panic = self._count
         self._position = 0
         for piece in pieces:
             self.add(piece)
@@ -146,9 +145,8 @@ def test_what_the_old_boot_printed_counts_not_for_the_new() -> None:
 
 
 def test_callback_may_look_at_the_watch() -> None:
-    watch = PanicWatch()
     lines: list[str | None] = []
-    watch.on_panic = lambda: lines.append(watch.line)
+    watch = PanicWatch(lambda: lines.append(watch.line))
     thread = threading.Thread(target=watch.feed, args=(0, LOG), daemon=True)
     thread.start()
     thread.join(10)
@@ -310,7 +308,7 @@ def test_what_was_told_is_forgotten_when_the_guest_boots_again() -> None:
     assert (watch.line, watch.has_crash_kernel) == (None, False)
 
 
-def test_a_panic_is_told_where_nobody_listens() -> None:
-    watch = PanicWatch()
+def test_a_panic_that_is_told_without_words_has_a_line_of_ours() -> None:
+    watch = Fed()
     watch.panic_told()
-    assert watch.line == TOLD
+    assert (watch.line, watch.news) == (TOLD, 1)

@@ -1,0 +1,134 @@
+"""InputPump: what is typed at a console, no faster than its guest reads."""
+
+import threading
+from typing import Final
+
+from ..devices.errors import FullFifo
+from ..devices.serial.reg import UART_IER_RDI
+from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
+from ..errors import VmmError
+from ..event_loop import EventLoop
+from .endpoint import Endpoint
+
+TURN: Final = 64  # fillings of the guest's FIFO in one turn of the loop
+LISTEN_NS: Final = 20_000_000  # between two looks whether the guest listens
+PATIENCE_NS: Final = 10_000_000_000  # with a guest that doesn't
+
+
+class InputPump(SerialEvents):
+    """A queue that is emptied on the loop's thread, as the guest drains its FIFO."""
+
+    def __init__(self, loop: EventLoop, endpoint: Endpoint) -> None:
+        self._loop = loop
+        self._endpoint = endpoint
+        self._serial: Serial | None = None
+        self._lock = threading.Lock()  # for the next two
+        self._queue = bytearray()
+        self._breaks: list[int] = []  # places in the queue, of what comes after each
+        self._feed_is_due = False
+        self._awaiting = False  # looking now and then whether the guest listens
+        self._holding = False
+        self._listened = False
+        self._patience_ends_ns = 0
+
+    def connect(self, serial: Serial) -> None:
+        """Wire the device's input, before the loop starts."""
+        self._serial = serial
+
+    def power_on(self) -> None:
+        """The guest is about to boot, for the first time or again."""
+        self._holding = self._endpoint.may_be_early
+        self._listened = False
+        self._patience_ends_ns = self._loop.now_ns() + PATIENCE_NS
+
+    def check_connected(self) -> None:
+        """Raises VmmError for a console that only shows."""
+        if self._serial is None:
+            raise VmmError("this console takes no input")
+
+    def send(self, data: bytes, *, then_break: bool = False) -> None:
+        """Type `data`, from any thread, and BREAK if that is to follow.
+
+        Raises VmmError for a console that only shows.
+        """
+        self.check_connected()
+        with self._lock:
+            self._queue += data
+            if then_break:
+                self._breaks.append(len(self._queue))
+        self._holding = False  # whoever calls this knows when
+        self._loop.call_soon(self._feed)
+
+    def take(self, data: bytes) -> bool:
+        """Type what came from the endpoint; False if some of it has to wait.
+
+        On the loop's thread; the endpoint's `resume_input` follows. What nobody could
+        read goes nowhere.
+        """
+        if self._serial is None:
+            return True
+        with self._lock:
+            self._queue += data
+        self._feed()
+        return not self._queue
+
+    def in_buffer_empty(self) -> None:
+        """The guest has drained its FIFO: SerialEvents, on a vCPU's thread."""
+        # Not twice: a guest may do this faster than the loop turns.
+        if (self._queue or self._breaks) and not self._feed_is_due:
+            self._feed_is_due = True
+            self._loop.call_soon(self._feed)
+
+    def _await_listener(self) -> None:
+        """Hold input back until the guest's driver has opened the port.
+
+        A pipe has its input ready before the guest has booted, and a driver that
+        opens the port clears the FIFO: what is in it would be lost. It listens
+        when RDI is enabled and stays so, for Linux's probe enables it in passing;
+        a guest that polls never does, and gets its input a little later.
+        """
+        assert self._serial is not None
+        now = self._loop.now_ns()
+        listens = bool(self._serial.state().interrupt_enable & UART_IER_RDI)
+        if (listens and self._listened) or now > self._patience_ends_ns:
+            self._holding = self._awaiting = False
+            self._feed()
+            return
+        self._awaiting = True
+        self._listened = listens
+        self._loop.call_at(now + LISTEN_NS, self._await_listener)
+
+    def _feed(self) -> None:
+        assert self._serial is not None
+        self._feed_is_due = False
+        if self._holding:
+            if not self._awaiting:
+                self._await_listener()
+            return
+        with self._lock:
+            for _ in range(TURN):
+                if not self._queue and not self._breaks:
+                    break
+                if not self._feed_some(self._serial):
+                    return
+            else:
+                self._feed_is_due = True
+                self._loop.call_soon(self._feed)
+                return
+        self._endpoint.resume_input()
+
+    def _feed_some(self, serial: Serial) -> bool:
+        """A break, or what there is before one; False if the guest takes none."""
+        if self._breaks and self._breaks[0] == 0:
+            sent = serial.fifo_capacity() > 0 and serial.inject_break()
+            if sent:
+                del self._breaks[0]
+            return sent
+        end = self._breaks[0] if self._breaks else len(self._queue)
+        try:
+            taken = serial.enqueue_raw_bytes(bytes(self._queue[: min(end, FIFO_SIZE)]))
+        except FullFifo:
+            return False
+        del self._queue[:taken]
+        self._breaks = [place - taken for place in self._breaks]
+        return taken > 0  # loopback refuses the host

@@ -1,0 +1,147 @@
+"""OutputPump: what a guest prints, from its device's sink to an endpoint."""
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from ..devices.buffered_sink import BufferedSink
+from ..devices.clock import next_beat
+from ..event_loop import EventLoop, NextTurn
+from .endpoint import Endpoint, NullEndpoint
+
+if TYPE_CHECKING:  # most runs have no tee
+    from .tee import Tees
+
+# Bytes come one by one, and each turn of the loop takes the GIL from a vCPU. So
+# output is collected: shortly at first, which nobody sees, longer as it goes on.
+COLLECT_MIN_NS: Final = 2_000_000
+COLLECT_MAX_NS: Final = 16_000_000
+CHUNK: Final = 64 << 10
+TURN: Final = 4 * CHUNK  # output in one turn of the loop: others wait for theirs
+HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
+TEE_PATIENCE_S: Final = 10.0  # for those who read a copy, after the end
+
+OnOutput = Callable[[int, bytes], None]
+
+
+class TappedSink(BufferedSink):
+    """A BufferedSink that shows what it takes, at the moment when it does."""
+
+    tap: Callable[[bytes], None]
+
+    def write(self, data: bytes, /) -> int:
+        taken = super().write(data)
+        self.tap(data[:taken])
+        return taken
+
+
+class OutputPump:
+    """Moves bytes on the loop's thread; `finish` and what follows it are for others."""
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        sink: BufferedSink,
+        endpoint: Endpoint,
+        on_failure: Callable[[OSError], None],
+        on_output: OnOutput | None = None,
+    ) -> None:
+        """`on_failure` is told when the endpoint can't be written any more.
+
+        What the guest prints from then on is discarded. `on_output` is shown each piece
+        and its position, maybe more than once, before the endpoint takes it.
+        """
+        self.tees: Tees | None = None
+        self.first_output_ns: int | None = None
+        self.mid_line = False
+        """Whether the last byte that an endpoint took was no newline."""
+        self._loop = loop
+        self._sink = sink
+        self._endpoint = endpoint
+        self._on_failure = on_failure
+        self._on_output = on_output
+        self._consumed = 0  # bytes of the sink that the endpoint has taken
+        self._collecting = False
+        self._collect_ns = COLLECT_MIN_NS
+        self._stalled = False  # the endpoint will say when it takes more
+        self._go_on = NextTurn(loop, self.write)
+        self._drained = threading.Event()
+        self._abandoned = False
+        sink.on_data = self._on_data
+
+    def _on_data(self) -> None:
+        if self.first_output_ns is None:
+            self.first_output_ns = self._loop.now_ns()
+        if not self._collecting:
+            self._collecting = True
+            self._collect_ns = COLLECT_MIN_NS
+            self._collect()
+
+    def _collect(self) -> None:
+        when = self._loop.now_ns() + self._collect_ns
+        if self._collect_ns == COLLECT_MAX_NS:  # together with what the UART collects
+            when = next_beat(self._loop.now_ns(), COLLECT_MAX_NS)
+        self._loop.call_at(when, self._flush)
+
+    def _flush(self) -> None:
+        flowing = len(self._sink) > 0
+        self.write()
+        if flowing and not self._stalled:
+            self._collect_ns = min(2 * self._collect_ns, COLLECT_MAX_NS)
+            self._collect()
+            return
+        self._collecting = False
+        if len(self._sink) and not self._stalled:  # it came just before that line
+            self._on_data()
+
+    def write(self) -> None:
+        """Give the endpoint what it takes. On the loop's thread.
+
+        A guest may print faster than that: there is an end to each turn, and another.
+        """
+        left = TURN
+        while data := bytes(self._sink.peek(CHUNK)):
+            if left <= 0:
+                self._go_on.ask()
+                return
+            if self._on_output is not None:
+                self._on_output(self._consumed, data)
+            try:
+                taken = self._endpoint.write(data)
+            except OSError as error:
+                self._on_failure(error)
+                self._endpoint = NullEndpoint()
+                continue
+            self._consumed += taken
+            if taken:
+                self.mid_line = data[taken - 1] != ord("\n")
+            self._sink.consume(taken)
+            left -= taken
+            self._stalled = taken < len(data)
+            if self._stalled:
+                return
+        self._drained.set()
+
+    # When the guest has stopped
+
+    def show_rest(self) -> None:
+        """Show `on_output` what waits in the sink, though nobody may have taken it."""
+        if self._on_output is not None:
+            ahead = bytes(self._sink.peek(len(self._sink)))
+            self._on_output(self._sink.accepted - len(ahead), ahead)
+
+    def finish(self, timeout: float | None) -> None:
+        """Wait until the endpoint has taken all, or `abandon`, or `timeout` seconds."""
+        self._drained.clear()
+        self._loop.call_soon(self.write)
+        self._drained.wait(HURRY_S if self._abandoned else timeout)
+        if self.tees is None:
+            return
+        patience = HURRY_S if self._abandoned else TEE_PATIENCE_S
+        if not self.tees.finish(patience) and not self._abandoned:
+            self.tees.give_up(patience)
+
+    def abandon(self) -> None:
+        """Don't let `finish` wait for a reader that takes its time."""
+        self._abandoned = True
+        self._drained.set()
