@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .arm.platform import RtcMmio
     from .bus.io_manager import IoManager, IoManagerContext, IoTransaction
     from .bus.resource_manager import PoolLayout, ResourceManager
-    from .clock import Clock, Timer, VirtualClock
+    from .clock import Clock, SystemClock, Timer, VirtualClock
     from .device_io import DeviceIo, DeviceIoMut, Locked
     from .doorbell import Doorbell
     from .errors import (
@@ -69,12 +69,13 @@ if TYPE_CHECKING:
     from .serial.events import SerialEvents, SerialMetrics
     from .serial.state import SerialState
     from .serial.uart import Serial
-    from .sink import BufferedSink, LossySink, RoomySink, Sink
+    from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
     from .trigger import Interrupt, InterruptLine, Trigger
 
 __all__ = [
     "AcpiDevice",
     "Adapter",
+    "BinaryFile",
     "BufferedSink",
     "Clock",
     "CmosRtc",
@@ -88,6 +89,7 @@ __all__ = [
     "Doorbell",
     "Exhausted",
     "FastPort",
+    "FileSink",
     "FullFifo",
     "GenericIrqConstraint",
     "I8042Device",
@@ -141,6 +143,7 @@ __all__ = [
     "SerialPio",
     "SerialState",
     "Sink",
+    "SystemClock",
     "Timer",
     "TransactionConflict",
     "TransactionError",
@@ -158,7 +161,7 @@ _NAMES = {
     "arm.platform": "RtcMmio",
     "bus.io_manager": "IoManager IoManagerContext IoTransaction",
     "bus.resource_manager": "PoolLayout ResourceManager",
-    "clock": "Clock Timer VirtualClock",
+    "clock": "Clock SystemClock Timer VirtualClock",
     "device_io": "DeviceIo DeviceIoMut Locked",
     "doorbell": "Doorbell",
     "errors": (
@@ -184,7 +187,7 @@ _NAMES = {
     "serial.events": "SerialEvents SerialMetrics",
     "serial.state": "SerialState",
     "serial.uart": "Serial",
-    "sink": "BufferedSink LossySink RoomySink Sink",
+    "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
     "trigger": "Interrupt InterruptLine Trigger",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
