@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ImageError,
         KvmError,
         KvmUnavailable,
+        RunFailed,
         VmmError,
     )
     from .machine.machine import Machine
@@ -41,6 +42,7 @@ __all__ = [
     "KvmUnavailable",
     "Machine",
     "MachineConfig",
+    "RunFailed",
     "RunResult",
     "VmmError",
     "run",

@@ -8,7 +8,7 @@ from ..config import MachineConfig
 from ..console.console import HURRY_S, Console
 from ..errors import VmmError
 from ..event_loop import EventLoop
-from ..result import EXIT_CODES, ExitReason, RunResult
+from ..result import DEBUG_EXIT_SUCCESS, EXIT_CODES, ExitReason, RunResult
 from ..vcpu.control import LOOK, End, failure
 from .verdict import Verdict
 from .vm_instance import Parts, PowerCycle
@@ -301,8 +301,13 @@ class Life:
             code = self.config.own_exit_code(1)
         if end.reason is ExitReason.CRASH:
             detail += self._parts.host.quirks.note()
-        status = code if end.reason is ExitReason.EXITED else None
-        return RunResult(end.reason, code, guest_status=status, detail=detail)
+        status = success = None
+        if end.reason is ExitReason.EXITED:
+            status = code
+            success = code == (0 if self.config.runs_command else DEBUG_EXIT_SUCCESS)
+        return RunResult(
+            end.reason, code, guest_status=status, success=success, detail=detail
+        )
 
     def _full_result(self, end: End, ended_ns: int) -> RunResult:
         """And all that was counted and kept."""
