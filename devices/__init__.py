@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         UnknownResource,
     )
     from .fast_port import FastPort
+    from .guest_ram import GuestRam
     from .pc.cmos_rtc import CmosRtc
     from .pc.cmos_rtc_state import CmosRtcState
     from .pc.i8042 import I8042Device
@@ -92,6 +93,7 @@ __all__ = [
     "FileSink",
     "FullFifo",
     "GenericIrqConstraint",
+    "GuestRam",
     "I8042Device",
     "I8042Pio",
     "I8042State",
@@ -170,6 +172,7 @@ _NAMES = {
         "TransactionError TriggerError UnknownResource"
     ),
     "fast_port": "FastPort",
+    "guest_ram": "GuestRam",
     "pc.cmos_rtc": "CmosRtc",
     "pc.cmos_rtc_state": "CmosRtcState",
     "pc.i8042": "I8042Device",

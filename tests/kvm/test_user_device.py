@@ -9,12 +9,14 @@ from support.guests import DEADLINE, bare_machine
 from vmm import ExitReason
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.errors import DeviceOverlap, InvalidRange, NoDevice, ResourceError
+from vmm.devices.guest_ram import GuestRam
 from vmm.devices.resources import (
     LegacyIrqConstraint,
     MmioAddressConstraint,
     PioAddressConstraint,
     ResourceConstraint,
 )
+from vmm.errors import GuestAddressError
 
 POLLED_PORT = 0x500  # by guest/bare/poll.S
 MMIO_PAGE = 0xE800_0000  # used by guest/bare/mmio.S
@@ -135,6 +137,46 @@ def test_a_taken_port_is_refused() -> None:
 def test_unplugging_what_is_not_plugged_in_is_refused() -> None:
     with bare_machine("spin") as machine, pytest.raises(NoDevice, match="Register"):
         machine.unplug(Register(0))
+
+
+# DMA
+
+
+class Copier(DeviceIo):
+    """Answers a read of its port by what is at `SOURCE` in the guest's RAM."""
+
+    SOURCE = 0x8_0000
+
+    def __init__(self, memory: GuestRam) -> None:
+        self.cell = memory.view(self.SOURCE, 1)
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [PioAddressConstraint.at(POLLED_PORT, 1)]
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        data[:] = self.cell
+
+
+def test_a_device_reaches_the_guests_ram_over_resets_and_after_the_end() -> None:
+    with bare_machine("poll", on_reset="restart") as machine:
+        device = Copier(machine.memory)
+        machine.plug(device)
+        machine.start()
+        for _ in range(3):
+            machine.console.expect("poll 00\n", timeout=DEADLINE)  # zeroed RAM
+            machine.memory.write(Copier.SOURCE, b"q")
+            machine.console.expect("poll 71\n", timeout=DEADLINE)
+        assert machine.exits["io"] > 0
+        with pytest.raises(GuestAddressError, match="is not RAM"):
+            machine.memory.view(1 << 40, 1)
+    assert bytes(device.cell) == b"\0"
+    with pytest.raises(GuestAddressError, match="the machine is closed"):
+        machine.memory.read(Copier.SOURCE, 1)
+
+
+def test_before_the_start_there_are_no_exits() -> None:
+    with bare_machine("spin") as machine:
+        assert machine.exits == {}
 
 
 # Level-triggered interrupts

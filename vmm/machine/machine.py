@@ -32,6 +32,7 @@ from .vm_instance import Parts, survey
 
 if TYPE_CHECKING:  # most runs don't import them
     from ..debug.paused_guest import PausedGuest
+    from ..devices.guest_ram import GuestRam
     from ..guest.ports import CommandPort
     from ..profile.recorder import Profile
 
@@ -113,6 +114,8 @@ class Machine:
             self._host = survey(kvm, self._quirks, self.config.cpus)
             memory = GuestMemory(ram_ranges(self.config.memory_size))
             stack.callback(memory.close)
+            self.memory: GuestRam = memory
+            """The guest's RAM, for a device that does DMA, and for tests."""
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
             addresses = device_addresses(self.config.memory_size)
@@ -234,6 +237,11 @@ class Machine:
         return self._quirks.silence_s
 
     @property
+    def exits(self) -> dict[str, int]:
+        """Exits to us by kind in this boot, so far; the result has all boots'."""
+        return self._life.cycle.exits if self.is_started else {}
+
+    @property
     def error(self) -> Exception | None:
         """What was raised, when the result's reason is `error`."""
         return self._control.end.error if self._control.end else None
@@ -256,6 +264,7 @@ class Machine:
         self._cleanup.pop_all()
         gone: Any = _Elsewhere(os.getppid())
         self.console = self._control = self._life = self._outside = gone
+        self.memory = gone
         self._devices = self._loop = self._board = self._host = gone
         if self.debugcon is not None:
             self.debugcon = gone
