@@ -3,7 +3,8 @@
 Readers take no lock. All registrations live in one table that never changes
 once it is published; registering builds another and swaps the reference, so an
 access sees a change wholly or not at all. An access that was dispatched just
-before the swap may still be inside a device that has been unregistered.
+before the swap may still be inside a device that has been unregistered: a VMM
+waits until it is out before it takes anything from the device.
 """
 
 import threading

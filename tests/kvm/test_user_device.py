@@ -2,11 +2,12 @@
 
 import re
 import threading
+import time
 
 import pytest
-from support.guests import DEADLINE, bare_machine
+from support.guests import DEADLINE, bare_machine, wait_until
 
-from vmm import ExitReason
+from vmm import ExitReason, Machine
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.errors import DeviceOverlap, InvalidRange, NoDevice, ResourceError
 from vmm.devices.guest_ram import GuestRam
@@ -102,6 +103,57 @@ def test_a_thousand_plugs_under_a_polling_guest_show_no_torn_view() -> None:
         assert machine.wait(DEADLINE).reason is ExitReason.RESET
         seen = set(re.findall(r"poll (\w\w)", machine.console.read().decode()))
     assert seen <= {"ff", "10", "11", "71"}
+
+
+class Buzzer(DeviceIo):
+    """Interrupts on each write of its first port, some time after; counts both ports.
+
+    The guest tells of the interrupts that it takes by its second.
+    """
+
+    def __init__(self) -> None:
+        self.struck = self.taken = 0
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [PioAddressConstraint.at(POLLED_PORT, 2), LegacyIrqConstraint(irq=5)]
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        if offset == 1:
+            self.taken += 1
+            return
+        time.sleep(50e-6)
+        self.interrupts[0].trigger()
+        self.struck += 1
+
+
+def let_it_strike(machine: Machine, device: Buzzer) -> None:
+    more = device.struck + 1
+    wait_until(lambda: device.struck >= more or machine.result is not None, "a strike")
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("loop", ["python", "compiled"])
+def test_a_thousand_unplugs_take_nothing_from_a_device_in_use(
+    loop: str, cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VMM_RUN_LOOP", loop)
+    device = Buzzer()
+    with bare_machine("hammer", cpus=cpus, timeout=DEADLINE) as machine:
+        machine.start()
+        machine.console.expect("hammer\n", timeout=DEADLINE)
+        for turn in range(1000):
+            machine.plug(device)
+            if turn % 10 == 0:  # let it strike now and then: else it is out at once
+                let_it_strike(machine, device)
+            machine.unplug(device)
+            assert len(device.get_assigned_resources()) == 0
+            assert machine.result is None, machine.result
+        struck = device.struck
+        machine.plug(Register(ord("q")))
+        result = machine.wait(DEADLINE)
+    assert result.reason is ExitReason.RESET, result.detail
+    assert device.struck == struck  # it was out when it was said to be
+    assert device.taken > 100
 
 
 def test_a_device_is_unplugged_by_another_thread_than_plugged_it() -> None:

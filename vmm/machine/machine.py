@@ -121,7 +121,11 @@ class Machine:
             addresses = device_addresses(self.config.memory_size)
             pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
-                pools, IoManager(), self._loop, posts=self._host.posts
+                pools,
+                IoManager(),
+                self._loop,
+                self._control,
+                posts=self._host.posts,
             )
             tap = None if profile is None else profile.console
             self.console = Console(self._loop, self.config, self._fail, tap)
@@ -223,7 +227,11 @@ class Machine:
         self._devices.add(device)
 
     def unplug(self, device: DeviceIo) -> None:
-        """Take a device off again. Raises NoDevice if it isn't plugged in."""
+        """Take a device off again, when nobody is in it any more.
+
+        From an access or a callback of a device it returns before that. Raises
+        NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
+        """
         self._devices.remove(device)
 
     @property

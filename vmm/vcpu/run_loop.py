@@ -21,6 +21,7 @@ from ..kvm.abi import (
     KVM_EXIT_UNKNOWN,
     KVM_RUN,
     KVM_RUN_EXIT_REASON,
+    KVM_RUN_IMMEDIATE_EXIT,
     KVM_RUN_MMIO_DATA,
     KVM_RUN_UNION,
     KVM_SYSTEM_EVENT_RESET,
@@ -122,8 +123,7 @@ class RunLoop:
                 enter(fd, KVM_RUN, 0)
             except (InterruptedError, BlockingIOError):
                 # EINTR for a kick; EAGAIN when INIT or SIPI has woken this CPU.
-                exits["intr"] += 1
-                self._deliver_posted()
+                self._interrupted()
                 continue
             except OSError as error:
                 # What kvm_run says is the exit before: blame() must not read it.
@@ -154,6 +154,13 @@ class RunLoop:
             else:
                 exits["other"] += 1
                 self._rare(reason)
+
+    def _interrupted(self) -> None:
+        """KVM_RUN was left without an exit."""
+        self._exits["intr"] += 1
+        self._deliver_posted()
+        if self.vcpu.run[KVM_RUN_IMMEDIATE_EXIT]:
+            self._control.passed(self.vcpu)
 
     def _deliver_posted(self) -> None:
         """Do the writes that KVM has collected."""

@@ -487,6 +487,90 @@ def test_vcpu_that_enters_after_the_end_leaves_at_once(rig: Rig) -> None:
     assert rig.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
 
 
+# Who waits until nobody is in an access
+
+
+EINTR = fake_vcpu.fails(InterruptedError(errno.EINTR, "Interrupted system call"))
+
+
+class Asking(DeviceIo):
+    """Wants to know, in an access, when that is over."""
+
+    def __init__(self, control: RunControl) -> None:
+        self.control = control
+        self.told: list[str] = []
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        self.control.after_accesses(lambda: self.told.append("over"))
+        assert self.told == []
+
+
+def test_where_no_vcpu_runs_no_access_is_waited_for() -> None:
+    told: list[str] = []
+    RunControl().after_accesses(lambda: told.append("over"))
+    assert told == ["over"]
+
+
+def test_an_access_is_over_when_its_vcpu_is_at_the_top_of_its_loop(
+    kicks: Kicks, rig: Rig
+) -> None:
+    device = Asking(rig.control)
+    rig.plug(device)
+
+    def next_entry(run: memoryview) -> None:
+        assert device.told == []
+        assert run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+        EINTR(run)
+
+    def and_the_next(run: memoryview) -> None:
+        assert device.told == ["over"]
+        assert run[abi.KVM_RUN_IMMEDIATE_EXIT] == 0  # it goes on
+        io(PORT, 1)(run)
+
+    rig.run(io(PORT, 1, is_write=True), next_entry, and_the_next)
+    assert kicks[0] == (threading.get_ident(), KICK_SIGNAL)
+    assert device.told == ["over"]
+
+
+def test_a_vcpu_that_has_left_is_in_no_access(rig: Rig) -> None:
+    device = Asking(rig.control)
+    rig.plug(device)
+    told_at_end: list[str] = []
+
+    def end(run: memoryview) -> None:
+        rig.control.finish(End(ExitReason.STOPPED))
+        told_at_end.extend(device.told)
+        io(0x80, 1)(run)
+
+    rig.run(io(PORT, 1, is_write=True), end)
+    assert told_at_end == []
+    assert device.told == ["over"]
+
+
+def test_every_vcpu_is_waited_for(rig: Rig) -> None:
+    told: list[str] = []
+    other = FakeVcpu()
+    for vcpu in rig.vcpu, other:
+        rig.control.enter(vcpu)
+    rig.control.after_accesses(lambda: told.append("over"))
+    rig.control.passed(rig.vcpu)
+    rig.control.passed(rig.vcpu)
+    assert told == []
+    rig.control.leave(other)
+    assert told == ["over"]
+    rig.control.leave(rig.vcpu)
+    other.close()
+
+
+def test_a_stop_is_not_lost_by_passing(rig: Rig) -> None:
+    rig.control.enter(rig.vcpu)
+    rig.control.after_accesses(lambda: None)
+    rig.control.finish(End(ExitReason.STOPPED))
+    rig.control.passed(rig.vcpu)
+    assert rig.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+    rig.control.leave(rig.vcpu)
+
+
 def held(control: RunControl) -> tuple[threading.Thread, list[bool]]:
     """A thread that holds, and what it is told."""
     told: list[bool] = []
