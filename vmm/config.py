@@ -154,9 +154,9 @@ class MachineConfig(Record):
         if not 0 <= port <= 0xFFFC:
             raise ConfigError(f"debug_exit: port {port:#x} is not within 0..0xfffc")
         if self.runs_command:
-            from .devices.pc.debug_exit import DEBUG_EXIT_PORT
+            from .devices.pc.command_exit import COMMAND_EXIT_PORT
 
-            if port == DEBUG_EXIT_PORT:
+            if port == COMMAND_EXIT_PORT:
                 raise ConfigError(
                     f"debug_exit: a command's status comes through port {port:#x}: "
                     "choose another, 0xf4"
