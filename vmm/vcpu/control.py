@@ -93,7 +93,7 @@ class RunControl:
         for vcpu, thread in self._running.items():
             # The flag for a vCPU that is just about to enter KVM_RUN, the
             # signal for one that is inside: either alone loses the stop.
-            vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = 1
+            vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT] = 1
             signal.pthread_kill(thread, KICK_SIGNAL)
 
     def poke(self) -> None:
@@ -123,7 +123,7 @@ class RunControl:
     def passed(self, vcpu: Vcpu) -> None:
         """`vcpu` was kicked and is at the top of its loop: in no access."""
         with self._lock:
-            vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
+            vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
             due = self._note_passage(vcpu)
         for callback in due:
             callback()
@@ -172,7 +172,7 @@ class RunControl:
         """Declare the calling thread as the one that runs `vcpu`."""
         with self._lock:
             # It may have been kicked out before, and be going on now.
-            vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
+            vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
             self._running[vcpu] = threading.get_ident()
 
     def leave(self, vcpu: Vcpu) -> None:

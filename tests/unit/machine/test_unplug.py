@@ -64,21 +64,21 @@ class Guest:
         self.vcpu = FakeVcpu()
         self.write = io(port, 1, data=b"\1", is_write=True)
         self.memory = GuestMemory([Range(0, 0x4000)])
-        entry = scripted_entry(kind, self.vcpu, rig.bus, self.kvm_run)
+        entry = scripted_entry(kind, self.vcpu, rig.bus, self.run_vcpu)
         self.loop = RunLoop(
             self.vcpu, self.memory, rig.bus, rig.control, rescue=None, entry=entry
         )
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self.main)
 
-    def kvm_run(self) -> None:
-        if self.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT]:
+    def run_vcpu(self) -> None:
+        if self.vcpu.kvm_run[abi.KVM_RUN_IMMEDIATE_EXIT]:
             raise InterruptedError(errno.EINTR, "Interrupted system call")
         self.step()
 
     def step(self) -> None:
         """What the guest does next."""
-        self.write(self.vcpu.run)
+        self.write(self.vcpu.kvm_run)
 
     def main(self) -> None:
         try:
@@ -105,7 +105,7 @@ class PostingGuest(Guest):
         self.vcpu.take_posted(RING_PAGE)
 
     def step(self) -> None:
-        page = self.vcpu.run[RING_PAGE * 4096 :]
+        page = self.vcpu.kvm_run[RING_PAGE * 4096 :]
         ends = page[:8].cast("I")
         for value in range(3) if PORT in self.rig.vm.coalesced else ():
             at = 8 + 24 * ends[1]
@@ -113,10 +113,10 @@ class PostingGuest(Guest):
             ends[1] = (ends[1] + 1) % ENTRIES
         self.has_posted.set()
         end = time.monotonic() + DEADLINE
-        while not self.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT]:
+        while not self.vcpu.kvm_run[abi.KVM_RUN_IMMEDIATE_EXIT]:
             assert time.monotonic() < end
             time.sleep(0.001)
-        self.kvm_run()
+        self.run_vcpu()
 
 
 @pytest.fixture
