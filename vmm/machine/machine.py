@@ -90,6 +90,11 @@ class Machine:
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
     does all host I/O. Lock order: DeviceManager, a device, its sink or its interrupt,
     LevelLines, RunControl.
+
+    >>> from vmm import Machine, MachineConfig
+    >>> with Machine(MachineConfig(serial="null", timeout=600)) as machine:
+    ...     machine.run().reason  # of our default kernel
+    <ExitReason.RESET: 'reset'>
     """
 
     def __init__(
