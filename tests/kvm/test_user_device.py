@@ -156,6 +156,35 @@ def test_a_thousand_unplugs_take_nothing_from_a_device_in_use(
     assert device.taken > 100
 
 
+class Leaving(Register):
+    """Unplugs itself when it is read, and interrupts then."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(0x42)
+        self.machine = machine
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [*super().get_resource_constraints(), LegacyIrqConstraint(irq=5)]
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        self.machine.unplug(self)
+        self.interrupts[0].trigger()
+        super().pio_read(base, offset, data)
+
+
+def test_a_device_unplugs_itself_in_an_access() -> None:
+    with bare_machine("poll") as machine:
+        machine.start()
+        machine.console.expect("poll ff\n", timeout=DEADLINE)
+        device = Leaving(machine)
+        for _ in range(20):
+            machine.plug(device)
+            machine.console.expect("poll 42\npoll ff\n", timeout=DEADLINE)
+            wait_until(lambda: not device.interrupts, "it has nothing any more")
+        machine.plug(Register(ord("q")))
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
 def test_a_device_is_unplugged_by_another_thread_than_plugged_it() -> None:
     device = Register(0x42)
     with bare_machine("poll") as machine:

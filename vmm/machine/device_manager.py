@@ -70,7 +70,8 @@ class DeviceManager:
         self._departures: dict[DeviceIo, _Departure] = {}
         self._lines = LevelLines()
         self._vm: tuple[Vm, VideoWindow] | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a device may unplug in its reset
+        self._resetting: int | None = None  # the thread that resets them
 
     def add(self, device: DeviceIo) -> None:
         """Plug a device in; the guest sees all of its ranges at once.
@@ -109,15 +110,15 @@ class DeviceManager:
 
         Accesses in flight, posted writes and rings reach it as ever; when they are
         over it is told by `assign_resources` that it has nothing any more, on the
-        event loop's thread. All of that has happened on return, unless it is called on
-        a vCPU's thread or the event loop's, which is in a device itself: then the
-        device is off the bus, and the rest follows soon.
+        event loop's thread. All of that has happened on return, unless a device calls
+        it: in an access, a callback of the loop's, or its reset. Then the device is
+        off the bus, and the rest follows soon.
 
         Raises NoDevice if it isn't plugged in, and VmmError if somebody is in a device
         for longer than UNPLUG_S: the rest follows when he comes out.
         """
         end = time.monotonic() + UNPLUG_S
-        waits = not (self._control.is_vcpu_thread() or self._loop.is_own_thread())
+        waits = not self._is_called_by_a_device()
         if waits:
             self._collect_posted(device, end)
         with self._lock:
@@ -132,6 +133,13 @@ class DeviceManager:
         self._when_nobody_is_inside(partial(self._release, device, departure))
         if waits:
             self._await(device, departure, end)
+
+    def _is_called_by_a_device(self) -> bool:
+        return (
+            self._control.is_vcpu_thread()
+            or self._loop.is_own_thread()
+            or self._resetting == threading.get_ident()
+        )
 
     def _wiring_of(self, device: DeviceIo) -> Wiring:
         if device not in self._wirings:
@@ -229,8 +237,12 @@ class DeviceManager:
     def reset(self) -> None:
         """Return every device to its power-on state."""
         with self._lock:
-            for device in self._wirings:
-                device.reset()
+            self._resetting = threading.get_ident()
+            try:
+                for device in list(self._wirings):
+                    device.reset()
+            finally:
+                self._resetting = None
 
     def close(self) -> None:
         """Close what was opened for the devices; their interrupts go nowhere then."""

@@ -286,6 +286,23 @@ def test_a_device_that_unplugs_itself_finishes_its_access(
     assert device.writes == [1]
 
 
+def test_a_device_that_unplugs_itself_in_its_reset_finishes_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device()
+    seen: list[int] = []
+
+    def reset() -> None:
+        rig.manager.remove(device)
+        seen.append(len(device.interrupts))
+
+    monkeypatch.setattr(device, "reset", reset)
+    rig.manager.add(device)
+    rig.manager.reset()
+    eventually(lambda: has_nothing(device))
+    assert seen == [1]
+
+
 def test_two_vcpus_that_unplug_each_others_device_go_on(rig: Rig, guest: Guest) -> None:
     other_port = PORT + 0x100
     one = Slow()
