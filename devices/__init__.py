@@ -5,5 +5,208 @@ device needs from outside comes in as a Protocol: an interrupt
 (:class:`~.trigger.Trigger`), time (:class:`~.clock.Clock`) and a place for its
 output (:class:`~.sink.Sink`). So every device runs in a test without /dev/kvm.
 
-In-tree the folder is ``devices``; it is imported as ``vmm.devices``.
+In-tree the folder is ``devices``; it is imported as ``vmm.devices``. `__all__` is
+what is public: all that the author of a device needs, and the chips and buses to
+build upon. Each is imported when it is first asked for.
 """
+
+TYPE_CHECKING = False  # typing's, which this need not wait for
+if TYPE_CHECKING:
+    from .acpi_device import AcpiDevice
+    from .adapter import Adapter
+    from .arm.pl031 import Rtc, RtcEvents, RtcMetrics, RtcState
+    from .arm.platform import RtcMmio
+    from .bus.io_manager import IoManager, IoManagerContext, IoTransaction
+    from .bus.resource_manager import PoolLayout, ResourceManager
+    from .clock import Clock, SystemClock, Timer, VirtualClock
+    from .device_io import DeviceIo, DeviceIoMut, Locked
+    from .doorbell import Doorbell
+    from .errors import (
+        DeviceError,
+        DeviceOverlap,
+        Exhausted,
+        FullFifo,
+        InvalidAcpiId,
+        InvalidDevice,
+        InvalidRange,
+        InvalidState,
+        NoDevice,
+        ResourceError,
+        TransactionConflict,
+        TransactionError,
+        TriggerError,
+        UnknownResource,
+    )
+    from .fast_port import FastPort
+    from .guest_ram import GuestRam
+    from .pc.cmos_rtc import CmosRtc
+    from .pc.cmos_rtc_state import CmosRtcState
+    from .pc.i8042 import I8042Device
+    from .pc.i8042_state import I8042State
+    from .pc.keyboard import KeyboardState, Ps2Keyboard
+    from .pc.platform import CmosRtcPio, I8042Pio, IsaAdapter, SerialPio
+    from .record import Record, field
+    from .resources import (
+        DeviceResources,
+        GenericIrqConstraint,
+        KvmMemSlot,
+        KvmMemSlotConstraint,
+        LegacyIrq,
+        LegacyIrqConstraint,
+        MacAddress,
+        MemAddressConstraint,
+        MemAddressRange,
+        MmioAddressConstraint,
+        MmioAddressRange,
+        MsiIrq,
+        MsiIrqType,
+        PciMsiIrqConstraint,
+        PciMsixIrqConstraint,
+        PioAddressConstraint,
+        PioAddressRange,
+        Resource,
+        ResourceConstraint,
+    )
+    from .serial.events import SerialEvents, SerialMetrics
+    from .serial.state import SerialState
+    from .serial.uart import Serial
+    from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
+    from .trigger import Interrupt, InterruptLine, Trigger
+
+__all__ = [
+    "AcpiDevice",
+    "Adapter",
+    "BinaryFile",
+    "BufferedSink",
+    "Clock",
+    "CmosRtc",
+    "CmosRtcPio",
+    "CmosRtcState",
+    "DeviceError",
+    "DeviceIo",
+    "DeviceIoMut",
+    "DeviceOverlap",
+    "DeviceResources",
+    "Doorbell",
+    "Exhausted",
+    "FastPort",
+    "FileSink",
+    "FullFifo",
+    "GenericIrqConstraint",
+    "GuestRam",
+    "I8042Device",
+    "I8042Pio",
+    "I8042State",
+    "Interrupt",
+    "InterruptLine",
+    "InvalidAcpiId",
+    "InvalidDevice",
+    "InvalidRange",
+    "InvalidState",
+    "IoManager",
+    "IoManagerContext",
+    "IoTransaction",
+    "IsaAdapter",
+    "KeyboardState",
+    "KvmMemSlot",
+    "KvmMemSlotConstraint",
+    "LegacyIrq",
+    "LegacyIrqConstraint",
+    "Locked",
+    "LossySink",
+    "MacAddress",
+    "MemAddressConstraint",
+    "MemAddressRange",
+    "MmioAddressConstraint",
+    "MmioAddressRange",
+    "MsiIrq",
+    "MsiIrqType",
+    "NoDevice",
+    "PciMsiIrqConstraint",
+    "PciMsixIrqConstraint",
+    "PioAddressConstraint",
+    "PioAddressRange",
+    "PoolLayout",
+    "Ps2Keyboard",
+    "Record",
+    "Resource",
+    "ResourceConstraint",
+    "ResourceError",
+    "ResourceManager",
+    "RoomySink",
+    "Rtc",
+    "RtcEvents",
+    "RtcMetrics",
+    "RtcMmio",
+    "RtcState",
+    "Serial",
+    "SerialEvents",
+    "SerialMetrics",
+    "SerialPio",
+    "SerialState",
+    "Sink",
+    "SystemClock",
+    "Timer",
+    "TransactionConflict",
+    "TransactionError",
+    "Trigger",
+    "TriggerError",
+    "UnknownResource",
+    "VirtualClock",
+    "field",
+]
+
+_NAMES = {
+    "acpi_device": "AcpiDevice",
+    "adapter": "Adapter",
+    "arm.pl031": "Rtc RtcEvents RtcMetrics RtcState",
+    "arm.platform": "RtcMmio",
+    "bus.io_manager": "IoManager IoManagerContext IoTransaction",
+    "bus.resource_manager": "PoolLayout ResourceManager",
+    "clock": "Clock SystemClock Timer VirtualClock",
+    "device_io": "DeviceIo DeviceIoMut Locked",
+    "doorbell": "Doorbell",
+    "errors": (
+        "DeviceError DeviceOverlap Exhausted FullFifo InvalidAcpiId InvalidDevice "
+        "InvalidRange InvalidState NoDevice ResourceError TransactionConflict "
+        "TransactionError TriggerError UnknownResource"
+    ),
+    "fast_port": "FastPort",
+    "guest_ram": "GuestRam",
+    "pc.cmos_rtc": "CmosRtc",
+    "pc.cmos_rtc_state": "CmosRtcState",
+    "pc.i8042": "I8042Device",
+    "pc.i8042_state": "I8042State",
+    "pc.keyboard": "KeyboardState Ps2Keyboard",
+    "pc.platform": "CmosRtcPio I8042Pio IsaAdapter SerialPio",
+    "record": "Record field",
+    "resources": (
+        "DeviceResources GenericIrqConstraint KvmMemSlot KvmMemSlotConstraint "
+        "LegacyIrq LegacyIrqConstraint MacAddress MemAddressConstraint "
+        "MemAddressRange MmioAddressConstraint MmioAddressRange MsiIrq MsiIrqType "
+        "PciMsiIrqConstraint PciMsixIrqConstraint PioAddressConstraint "
+        "PioAddressRange Resource ResourceConstraint"
+    ),
+    "serial.events": "SerialEvents SerialMetrics",
+    "serial.state": "SerialState",
+    "serial.uart": "Serial",
+    "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
+    "trigger": "Interrupt InterruptLine Trigger",
+}
+_HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
+
+
+if not TYPE_CHECKING:  # or type checkers would take any name
+
+    def __getattr__(name: str) -> object:
+        """Import it now: a run is to have no more modules than it needs."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,6 +1,7 @@
-"""Clock: the one way time comes into a device, and a virtual one for tests."""
+"""Clock: the one way time comes into a device; the host's, and a virtual one."""
 
 import heapq
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Protocol
@@ -31,6 +32,24 @@ class Clock(Protocol):
 def next_beat(now_ns: int, period_ns: int) -> int:
     """The next multiple of `period_ns`: who waits for it wakes the host together."""
     return (now_ns // period_ns + 1) * period_ns
+
+
+class SystemClock:
+    """The host's monotonic time, for a chip that stands alone.
+
+    Every timer is a thread of its own: whoever has many devices has a loop.
+    """
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
+        from threading import Timer as TimerThread
+
+        timer = TimerThread(max(0, when_ns - self.now_ns()) / 1e9, callback)
+        timer.daemon = True
+        timer.start()
+        return timer
 
 
 class _VirtualTimer:

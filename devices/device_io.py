@@ -59,7 +59,8 @@ class _Callbacks:
         """Take what was allocated, and one Interrupt for each that is in it.
 
         The order is that of `DeviceResources.get_interrupts`: an MSI block of
-        size n gives n.
+        size n gives n. An unplugged device is given nothing, once no access and no
+        ring is in it any more; on a thread of the host's.
         """
         self.resources = resources
         self.interrupts = interrupts

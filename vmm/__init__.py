@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ImageError,
         KvmError,
         KvmUnavailable,
+        RunFailed,
         VmmError,
     )
     from .guest.config import CommandConfig
@@ -44,6 +45,7 @@ __all__ = [
     "KvmUnavailable",
     "Machine",
     "MachineConfig",
+    "RunFailed",
     "RunResult",
     "VmmError",
     "run",

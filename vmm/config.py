@@ -166,9 +166,9 @@ class MachineConfig(Checked):
 
     @staticmethod
     def _check_debug_exit(port: int) -> None:
-        from .devices.pc.debug_exit import DEBUG_EXIT_PORT
+        from .devices.pc.command_exit import COMMAND_EXIT_PORT
 
-        if port == DEBUG_EXIT_PORT:
+        if port == COMMAND_EXIT_PORT:
             raise ConfigError(
                 f"debug_exit: a command's status comes through port {port:#x}: "
                 "choose another, 0xf4"

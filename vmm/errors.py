@@ -1,11 +1,14 @@
 """The error tree of the VMM. Each class knows the exit code that it leads to."""
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from .foreign_text import printable
 
 if TYPE_CHECKING:
     from .result import RunResult
+
+_TAIL_LINES: Final = 20  # of what was printed, in RunFailed's message
+_TAIL_BYTES: Final = 4096
 
 
 class VmmError(Exception):
@@ -42,6 +45,27 @@ class GuestAddressError(VmmError):
 
 class WorkerDied(VmmError):
     """The process of a run died; the message names the signal or exit code."""
+
+
+class RunFailed(VmmError):
+    """A run that was to succeed did not, as `result` tells; by `check`.
+
+    The message has reason, exit code and detail, and the end of what the guest's
+    command printed or, without that, of the kernel's oops.
+    """
+
+    def __init__(self, result: "RunResult") -> None:
+        head = f"{result.reason.value}, exit code {result.exit_code}"
+        lines = [": ".join(filter(None, [head, result.detail]))]
+        told = result.output or result.oops.encode()
+        lines += printable(told[-_TAIL_BYTES:]).splitlines()[-_TAIL_LINES:]
+        super().__init__("\n".join(lines))
+        self.result = result
+        self.exit_code = result.exit_code
+
+    def __reduce__(self) -> "tuple[type[Self], tuple[RunResult]]":
+        """So that it may come back from another process."""
+        return type(self), (self.result,)
 
 
 class ExpectTimeout(VmmError, TimeoutError):

@@ -68,8 +68,7 @@ class EventLoop:
             heapq.heappush(self._timers, (when_ns, next(self._order), timer))
             is_next = self._timers[0][2] is timer
             # On the loop's own thread the next turn sees it anyway.
-            elsewhere = threading.get_ident() != self._thread.ident
-            if is_next and elsewhere and not self._stopping:
+            if is_next and not self.is_own_thread() and not self._stopping:
                 self._wake.signal()
         return timer
 
@@ -82,6 +81,17 @@ class EventLoop:
     def call_soon(self, callback: Callback) -> None:
         """Call `callback` on the loop's thread as soon as it is free."""
         self.call_at(0, callback)
+
+    def call(self, callback: Callback) -> None:
+        """As `call_soon`; but if the loop doesn't run, in this call."""
+        if self._thread.is_alive():
+            self.call_soon(callback)
+        else:
+            callback()
+
+    def is_own_thread(self) -> bool:
+        """Whether the calling thread is the loop's."""
+        return threading.get_ident() == self._thread.ident
 
     # Descriptors
 
@@ -112,10 +122,7 @@ class EventLoop:
             self.unwatch(fd)
             close()
 
-        if self._thread.is_alive():
-            self.call_soon(unwatch)
-        else:
-            unwatch()
+        self.call(unwatch)
 
     # The thread
 

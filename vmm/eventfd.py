@@ -19,12 +19,17 @@ class EventFd:
         except BlockingIOError:
             return
 
-    def drain(self) -> None:
-        """Set the counter back to zero."""
+    def take(self) -> bool:
+        """Set the counter back to zero; whether it was more."""
         try:
             os.eventfd_read(self.fd)
         except BlockingIOError:
-            return
+            return False
+        return True
+
+    def drain(self) -> None:
+        """Set the counter back to zero."""
+        self.take()
 
     def close(self) -> None:
         fd, self.fd = self.fd, -1
@@ -35,8 +40,8 @@ class EventFd:
 class EventFdTrigger:
     """A devices.Interrupt of edges: an eventfd, which irqfd listens to.
 
-    Closed, it is a wire that was cut: a device that was unplugged in the middle
-    of an access may still pull it, and nothing happens.
+    Closed, it is a wire that was cut: a thread of a device's own that was unplugged
+    may still pull it, and nothing happens.
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,9 @@ from typing import Final, NamedTuple
 from .errors import GuestAddressError, VmmError
 from .kvm._libc import address_of
 
-MAP_NORESERVE: Final = 0x4000  # <asm-generic/mman-common.h>; not in Python's mmap
+# <asm-generic/mman-common.h>; not in Python's mmap
+MAP_NORESERVE: Final = 0x4000
+MADV_WIPEONFORK: Final = 18
 HUGE_PAGE: Final = 2 << 20
 
 
@@ -33,10 +35,12 @@ class GuestMemory:
     """Zeroed RAM at the given ranges, each a multiple of 4096 bytes.
 
     The host commits pages only as they are touched, huge ones where it has them.
+    To users it is a GuestRam: `view`, `read` and `write`.
     Raises VmmError if the host doesn't give the address space.
     """
 
     def __init__(self, ranges: Iterable[Range]) -> None:
+        self._is_closed = False
         self.regions: list[Region] = []
         size = 0
         for guest_addr, length in ranges:
@@ -50,7 +54,8 @@ class GuestMemory:
             raise VmmError(
                 f"memory: the host refuses to map {size >> 20} MiB: {error.strerror}"
             ) from None
-        self._mmap.madvise(mmap.MADV_DONTFORK)  # a child has no use for it
+        # A child has no use for it, but may touch a view that it has inherited.
+        self._mmap.madvise(MADV_WIPEONFORK)
         self._export = (ctypes.c_char * size).from_buffer(self._mmap)
         # KVM maps a huge page only where guest and host address are as far into it.
         skipped = -address_of(self._export) % HUGE_PAGE
@@ -66,11 +71,13 @@ class GuestMemory:
     def view(self, guest_addr: int, size: int) -> memoryview:
         """A writable view of guest [guest_addr, +size).
 
-        Valid until `close()`. Raises GuestAddressError unless all of it is RAM.
+        Raises GuestAddressError unless all of it is RAM, and after `close()`.
         """
+        if self._is_closed:
+            raise GuestAddressError("the machine is closed, and its RAM gone")
         for region in self.regions:
             start = guest_addr - region.guest_addr
-            if 0 <= start <= region.size - size:
+            if 0 <= start <= region.size - size and size >= 0:
                 at = region.offset + start
                 return self._view[at : at + size]
         raise GuestAddressError(
@@ -78,7 +85,9 @@ class GuestMemory:
         )
 
     def write(
-        self, guest_addr: int, data: bytes | bytearray | ctypes.Structure
+        self,
+        guest_addr: int,
+        data: bytes | bytearray | memoryview | ctypes.Structure,
     ) -> None:
         """Copy `data` into RAM."""
         source = memoryview(data).cast("B")
@@ -109,8 +118,16 @@ class GuestMemory:
         self._mmap.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
-        """Unmap the RAM. No vCPU may run any more. Idempotent."""
-        if not self._mmap.closed:
-            self._view.release()
-            del self._export  # an exported buffer would make mmap.close() fail
+        """Unmap the RAM. No vCPU may run any more. Idempotent.
+
+        Whoever still has a view keeps the addresses, but none of the pages.
+        """
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._view.release()
+        del self._export  # an exported buffer would make mmap.close() fail
+        try:
             self._mmap.close()
+        except BufferError:  # it is unmapped with the last view
+            self.discard()

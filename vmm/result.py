@@ -1,8 +1,10 @@
 """How a run ended: a typed reason, an exit code, and what was counted."""
 
 from enum import Enum
+from typing import Self
 
 from .devices.record import Record, field
+from .errors import RunFailed
 from .foreign_text import one_line, printable
 
 
@@ -32,6 +34,7 @@ EXIT_CODES = {
     ExitReason.STOPPED: 130,
 }
 NOT_THE_COMMANDS = 125  # as env, timeout and docker end where it isn't the command's
+DEBUG_EXIT_SUCCESS = 1  # 0 was written, by QEMU's value << 1 | 1
 _NOT_DEBUG_EXITS = {1: 4, 33: 32, 35: 36}
 
 
@@ -56,6 +59,8 @@ class RunResult(Record):
     guest's command, or of its write to `debug_exit` (value << 1 | 1), where one is
     passed on, and None where the code is ours: no code of ours is such a status'
     (`told_apart`).
+    `success`: the guest reset or powered off, its command's status was 0, or it wrote 0
+    to `debug_exit`, which is exit code 1 as from QEMU; see `check`.
     `resets` counts the guest's own, and those by which a policy restarted it.
     `exits` counts exits to us by kind, over all vCPUs and boots;
     `console_dropped` is output that the sink's limits threw away;
@@ -71,6 +76,7 @@ class RunResult(Record):
     reason: ExitReason
     exit_code: int
     guest_status: int | None = None
+    success: bool | None = None  # by default, whether the exit code is 0
     detail: str = ""
     resets: int = 0
     wall_s: float = 0.0
@@ -87,9 +93,17 @@ class RunResult(Record):
     output: bytes | None = None
 
     def __post_init__(self) -> None:
+        if self.success is None:
+            object.__setattr__(self, "success", self.exit_code == 0)
         object.__setattr__(self, "detail", one_line(self.detail))
         for name in ("oops", "report"):
             object.__setattr__(self, name, printable(getattr(self, name)))
+
+    def check(self) -> Self:
+        """This result, if it is a success. Raises RunFailed if not."""
+        if not self.success:
+            raise RunFailed(self)
+        return self
 
     def to_dict(self) -> dict[str, object]:
         """The contents of `--result FILE.json`."""

@@ -3,7 +3,8 @@
 Readers take no lock. All registrations live in one table that never changes
 once it is published; registering builds another and swaps the reference, so an
 access sees a change wholly or not at all. An access that was dispatched just
-before the swap may still be inside a device that has been unregistered.
+before the swap may still be inside a device that has been unregistered: a VMM
+waits until it is out before it takes anything from the device.
 """
 
 import threading
@@ -161,6 +162,17 @@ class IoManager:
     a device raises passes through; `device_at_port` and `device_at_address`
     tell whose it was. `on_stray(bus, address, size, is_write)` gets "PIO" or
     "MMIO" and runs on the vCPU's thread.
+
+    >>> from vmm.devices import DeviceIo, IoManager, PioAddressRange
+    >>> class Answer(DeviceIo):
+    ...     def pio_read(self, base, offset, data):
+    ...         data[0] = 42
+    >>> bus = IoManager()
+    >>> bus.register_device_io(Answer(), [PioAddressRange(0x500, 1)])
+    >>> data = memoryview(bytearray(1))
+    >>> bus.pio_read(0x500, data)
+    >>> data[0]
+    42
     """
 
     def __init__(self, on_stray: OnStray | None = None) -> None:

@@ -14,7 +14,7 @@ from collections import deque
 from typing import Final
 
 from ..fast_port import FastPort
-from ..trigger import Trigger
+from ..trigger import InterruptLine, Trigger
 from .i8042_reg import (
     I8042_CMD_AUX_DISABLE,
     I8042_CMD_AUX_ENABLE,
@@ -100,16 +100,28 @@ class I8042Device:
     """The controller. Its own lock makes it safe to call from any thread.
 
     `reset` is pulled for each way a guest has to reset the machine;
-    `keyboard_line` is IRQ 1 and `aux_line` IRQ 12. Without an `aux_line` there
-    is no AUX port: its tests fail at once and its bytes never come back.
+    `keyboard_line` is IRQ 1, by default one that leads nowhere, and `aux_line`
+    IRQ 12. Without an `aux_line` there is no AUX port: its tests fail at once and
+    its bytes never come back.
+
+    >>> from vmm.devices import I8042Device
+    >>> class Reset:
+    ...     def trigger(self):
+    ...         print("the guest resets")
+    >>> i8042 = I8042Device(Reset())
+    >>> i8042.write(4, 0xFE)  # command: pulse the reset line
+    the guest resets
     """
 
     def __init__(
-        self, reset: Trigger, keyboard_line: Trigger, aux_line: Trigger | None = None
+        self,
+        reset: Trigger,
+        keyboard_line: Trigger | None = None,
+        aux_line: Trigger | None = None,
     ) -> None:
         self._lock = threading.Lock()
         self._reset_line = reset
-        self._keyboard_line = keyboard_line
+        self._keyboard_line = keyboard_line or InterruptLine()
         self._aux_line = aux_line
         self.keyboard = Ps2Keyboard(self._lock, self._take_from_keyboard)
         self._status_port = FastPort()

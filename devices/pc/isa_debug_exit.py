@@ -9,8 +9,8 @@ from typing import Final
 
 from ..device_io import DeviceIo
 from ..resources import PioAddressConstraint, ResourceConstraint
-from .debug_exit import DEBUG_EXIT_PORT
 
+DEBUG_EXIT_PORT: Final = 0x501
 ISA_DEBUG_EXIT_SIZE: Final = 4
 
 

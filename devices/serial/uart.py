@@ -12,10 +12,10 @@ the RX timeout but don't alter data.
 from threading import Lock
 from typing import Final
 
-from ..clock import Clock
+from ..clock import Clock, SystemClock
 from ..errors import FullFifo
 from ..fast_port import FastPort
-from ..sink import Sink
+from ..sink import BinaryFile, Sink, as_sink
 from ..trigger import Trigger
 from .events import SerialEvents, SerialMetrics
 from .interrupts import (
@@ -92,17 +92,35 @@ class Serial:
     order is Serial's lock, then the sink's; the sink calls `on_room` holding
     neither. Only a TriggerError comes out of a guest's access, after the
     access has had its whole effect.
+
+    >>> import io
+    >>> from vmm.devices import InterruptLine, Serial
+    >>> output = io.BytesIO()
+    >>> serial = Serial(InterruptLine(), output)
+    >>> serial.write(0, ord("!"))  # THR
+    >>> output.getvalue()
+    b'!'
+    >>> serial.enqueue_raw_bytes(b"ok")
+    2
+    >>> bytes([serial.read(0), serial.read(0)])  # RBR
+    b'ok'
     """
 
     def __init__(
         self,
         trigger: Trigger,
-        out: Sink,
+        out: Sink | BinaryFile,
         *,
-        clock: Clock,
+        clock: Clock | None = None,
         events: SerialEvents | None = None,
     ) -> None:
-        """Power on. Takes `out.on_room` for itself."""
+        """Power on. Takes `out.on_room` for itself; a file is written through to.
+
+        `clock` is by default the host's own, with a thread for each RX timeout.
+        """
+        out = as_sink(out)
+        if clock is None:
+            clock = SystemClock()
         self._lock = Lock()
         self._events = events
         self._interrupts = Interrupts(trigger)

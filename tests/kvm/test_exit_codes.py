@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from support.guests import DEADLINE, bare, bare_machine
+from support.guests import DEADLINE, bare, bare_machine, with_script
 
 import vmm
 from vmm import ExitReason
@@ -31,6 +32,18 @@ def test_ends_beside_debug_exit(
         result = machine.run()
     assert (result.reason, result.exit_code) == (reason, code)
     assert result.guest_status == (33 if reason is ExitReason.EXITED else None)
+    assert result.success == (code == 0)  # 33 is 16, which a guest wrote
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize(("value", "success"), [(0, True), (1, False)])
+def test_0_at_the_debug_exit_port_is_a_success(
+    tmp_path: Path, value: int, success: bool
+) -> None:
+    initrd = with_script(tmp_path, f"portio w1 0x501 {value}")
+    result = vmm.run(initrd=initrd, append="quiet", debug_exit=0x501, timeout=DEADLINE)
+    assert (result.reason, result.exit_code) == (ExitReason.EXITED, value << 1 | 1)
+    assert result.success is success
 
 
 @pytest.mark.parametrize(("given", "code"), [([], 143), (["--debug-exit"], 142)])
@@ -58,6 +71,7 @@ def test_ends_beside_a_command(
     result = vmm.run(command=words, append="quiet", **settings)  # type: ignore[arg-type]
     if reason is None:
         assert (result.exit_code, result.guest_status) == (33, 33)
+        assert not result.success
     else:
         assert result.reason is reason
         assert (result.exit_code, result.guest_status) == (125, None)

@@ -53,13 +53,13 @@ def test_restart_boots_again_without_growth() -> None:
 
 def test_restart_gives_the_guest_zeroed_ram() -> None:
     with bare_machine("hello", on_reset="restart") as machine:
-        machine._life._parts.memory.write(0x80000, b"left by the boot before")
+        machine.memory.write(0x80000, b"left by the boot before")
         machine.start()
         for _ in range(2):
             machine.console.expect("hello", timeout=DEADLINE)
         machine.stop()
         machine.wait(DEADLINE)
-        assert machine._life._parts.memory.read(0x80000, 4) == bytes(4)
+        assert machine.memory.read(0x80000, 4) == bytes(4)
 
 
 @pytest.fixture
@@ -196,10 +196,8 @@ def test_a_flood_that_nobody_reads_neither_blocks_nor_grows_us(tmp_path: Path) -
         sink = machine.console.sink
         wait_until(lambda: len(sink) == 4096, "the sink to be full")
         size = process_status("VmRSS")
-        before = machine._life.cycle.exits["io"]
-        wait_until(
-            lambda: machine._life.cycle.exits["io"] > before + 5000, "more exits"
-        )
+        before = machine.exits["io"]
+        wait_until(lambda: machine.exits["io"] > before + 5000, "more exits")
         assert process_status("VmRSS") <= size + 1024
         assert len(sink) == 4096
         machine.stop()

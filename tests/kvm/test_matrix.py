@@ -14,7 +14,7 @@ import pytest
 from support.guests import DEADLINE, bare, built, kernel, wait_until
 
 import vmm
-from vmm import ConfigError, ExitReason, RunResult
+from vmm import ConfigError, ExitReason, RunFailed, RunResult
 from vmm.errors import WorkerDied
 from vmm.pool import RunPool
 
@@ -97,6 +97,13 @@ def test_a_run_that_dies_fails_alone() -> None:
         results = [other.result(DEADLINE) for other in others]
     assert [result.reason for result in results] == [ExitReason.RESET] * 3
     assert not spinning_processes & processes_with_a_guest()
+
+
+def test_a_run_that_is_to_succeed_tells_its_pool_why_it_did_not() -> None:
+    with RunPool(1) as pool:
+        run = pool.submit(vmm.run, bare("spin"), timeout=0.5, check=True)
+        with pytest.raises(RunFailed, match="timeout, exit code 124: the guest still"):
+            run.result(DEADLINE)
 
 
 def test_a_process_pool_breaks_as_a_whole() -> None:

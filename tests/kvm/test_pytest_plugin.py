@@ -311,11 +311,11 @@ def test_it_works_with_xdist(suite: pytest.Pytester) -> None:
 def test_devices_and_commands_are_taken_too(suite: pytest.Pytester) -> None:
     suite.makepyfile(
         """
-        from vmm.devices.pc.debug_exit import DebugExit
+        from vmm.devices.pc.command_exit import CommandExit
 
         def test_it(vm):
             words = []
-            machine = vm(devices=[DebugExit(words.append)])
+            machine = vm(devices=[CommandExit(words.append)])
             assert machine.run().exit_code == 0
             assert vm.machines == [machine]
         """

@@ -1,11 +1,13 @@
 """The README's device, as it stands there, driven by real guests."""
 
+import doctest
 import re
 from pathlib import Path
 
 import pytest
 from support.guests import DEADLINE, bare, bare_machine, with_script
 
+import vmm.machine.machine
 from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo
 
@@ -39,6 +41,11 @@ def test_a_program_in_linux_adds(tmp_path: Path) -> None:
         machine.plug(readme_device())
         assert machine.run().reason is ExitReason.RESET
         assert b"0xc8\r\n0x2c\r\n" in machine.console.read()
+
+
+@pytest.mark.linux
+def test_the_example_in_the_machines_docstring() -> None:
+    assert doctest.testmod(vmm.machine.machine) == (0, 2)
 
 
 def test_the_readmes_tests_pass(pytester: pytest.Pytester) -> None:

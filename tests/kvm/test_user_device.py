@@ -2,19 +2,22 @@
 
 import re
 import threading
+import time
 
 import pytest
-from support.guests import DEADLINE, bare_machine
+from support.guests import DEADLINE, bare_machine, wait_until
 
-from vmm import ExitReason
+from vmm import ExitReason, Machine
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.errors import DeviceOverlap, InvalidRange, NoDevice, ResourceError
+from vmm.devices.guest_ram import GuestRam
 from vmm.devices.resources import (
     LegacyIrqConstraint,
     MmioAddressConstraint,
     PioAddressConstraint,
     ResourceConstraint,
 )
+from vmm.errors import GuestAddressError
 
 POLLED_PORT = 0x500  # by guest/bare/poll.S
 MMIO_PAGE = 0xE800_0000  # used by guest/bare/mmio.S
@@ -102,6 +105,86 @@ def test_a_thousand_plugs_under_a_polling_guest_show_no_torn_view() -> None:
     assert seen <= {"ff", "10", "11", "71"}
 
 
+class Buzzer(DeviceIo):
+    """Interrupts on each write of its first port, some time after; counts both ports.
+
+    The guest tells of the interrupts that it takes by its second.
+    """
+
+    def __init__(self) -> None:
+        self.struck = self.taken = 0
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [PioAddressConstraint.at(POLLED_PORT, 2), LegacyIrqConstraint(irq=5)]
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        if offset == 1:
+            self.taken += 1
+            return
+        time.sleep(50e-6)
+        self.interrupts[0].trigger()
+        self.struck += 1
+
+
+def let_it_strike(machine: Machine, device: Buzzer) -> None:
+    more = device.struck + 1
+    wait_until(lambda: device.struck >= more or machine.result is not None, "a strike")
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("loop", ["python", "compiled"])
+def test_a_thousand_unplugs_take_nothing_from_a_device_in_use(
+    loop: str, cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VMM_RUN_LOOP", loop)
+    device = Buzzer()
+    with bare_machine("hammer", cpus=cpus, timeout=DEADLINE) as machine:
+        machine.start()
+        machine.console.expect("hammer\n", timeout=DEADLINE)
+        for turn in range(1000):
+            machine.plug(device)
+            if turn % 10 == 0:  # let it strike now and then: else it is out at once
+                let_it_strike(machine, device)
+            machine.unplug(device)
+            assert len(device.get_assigned_resources()) == 0
+            assert machine.result is None, machine.result
+        struck = device.struck
+        machine.plug(Register(ord("q")))
+        result = machine.wait(DEADLINE)
+    assert result.reason is ExitReason.RESET, result.detail
+    assert device.struck == struck  # it was out when it was said to be
+    assert device.taken > 100
+
+
+class Leaving(Register):
+    """Unplugs itself when it is read, and interrupts then."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(0x42)
+        self.machine = machine
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [*super().get_resource_constraints(), LegacyIrqConstraint(irq=5)]
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        self.machine.unplug(self)
+        self.interrupts[0].trigger()
+        super().pio_read(base, offset, data)
+
+
+def test_a_device_unplugs_itself_in_an_access() -> None:
+    with bare_machine("poll") as machine:
+        machine.start()
+        machine.console.expect("poll ff\n", timeout=DEADLINE)
+        device = Leaving(machine)
+        for _ in range(20):
+            machine.plug(device)
+            machine.console.expect("poll 42\npoll ff\n", timeout=DEADLINE)
+            wait_until(lambda: not device.interrupts, "it has nothing any more")
+        machine.plug(Register(ord("q")))
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
 def test_a_device_is_unplugged_by_another_thread_than_plugged_it() -> None:
     device = Register(0x42)
     with bare_machine("poll") as machine:
@@ -135,6 +218,46 @@ def test_a_taken_port_is_refused() -> None:
 def test_unplugging_what_is_not_plugged_in_is_refused() -> None:
     with bare_machine("spin") as machine, pytest.raises(NoDevice, match="Register"):
         machine.unplug(Register(0))
+
+
+# DMA
+
+
+class Copier(DeviceIo):
+    """Answers a read of its port by what is at `SOURCE` in the guest's RAM."""
+
+    SOURCE = 0x8_0000
+
+    def __init__(self, memory: GuestRam) -> None:
+        self.cell = memory.view(self.SOURCE, 1)
+
+    def get_resource_constraints(self) -> list[ResourceConstraint]:
+        return [PioAddressConstraint.at(POLLED_PORT, 1)]
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        data[:] = self.cell
+
+
+def test_a_device_reaches_the_guests_ram_over_resets_and_after_the_end() -> None:
+    with bare_machine("poll", on_reset="restart") as machine:
+        device = Copier(machine.memory)
+        machine.plug(device)
+        machine.start()
+        for _ in range(3):
+            machine.console.expect("poll 00\n", timeout=DEADLINE)  # zeroed RAM
+            machine.memory.write(Copier.SOURCE, b"q")
+            machine.console.expect("poll 71\n", timeout=DEADLINE)
+        assert machine.exits["io"] > 0
+        with pytest.raises(GuestAddressError, match="is not RAM"):
+            machine.memory.view(1 << 40, 1)
+    assert bytes(device.cell) == b"\0"
+    with pytest.raises(GuestAddressError, match="the machine is closed"):
+        machine.memory.read(Copier.SOURCE, 1)
+
+
+def test_before_the_start_there_are_no_exits() -> None:
+    with bare_machine("spin") as machine:
+        assert machine.exits == {}
 
 
 # Level-triggered interrupts

@@ -65,7 +65,7 @@ class ProfileRig:
         assert (fd, request, argument) == (self.vcpu.fd, KVM_RUN, 0)
         self.now_ns += self._stay_ns
         if self._exit is not None:
-            self._exit(self.vcpu.run)
+            self._exit(self.vcpu.kvm_run)
 
     def run(self, stay_ns: int, leave: Exit) -> None:
         """Enter the guest, which leaves with this exit after some time."""

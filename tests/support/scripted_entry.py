@@ -8,43 +8,43 @@ from vmm.kvm.vcpu import Vcpu
 from vmm.vcpu._run_loop import ffi
 from vmm.vcpu.entry import CompiledEntry, PythonEntry
 
-KvmRun = Callable[[], None]  # raises OSError where the ioctl would fail
+RunVcpu = Callable[[], None]  # raises OSError where the ioctl would fail
 
 
 class ScriptedEntry(PythonEntry):
     """The Python one."""
 
-    def __init__(self, kvm_run: KvmRun) -> None:
-        self._kvm_run = kvm_run
+    def __init__(self, run_vcpu: RunVcpu) -> None:
+        self._run_vcpu = run_vcpu
 
     def enter(self, fd: int, request: int, argument: int) -> None:
         assert (request, argument) == (abi.KVM_RUN, 0)
-        self._kvm_run()
+        self._run_vcpu()
 
 
 class ScriptedCompiledEntry(CompiledEntry):
     """The compiled one: all of its C but for the ioctl."""
 
-    def __init__(self, vcpu: Vcpu, bus: IoManager, kvm_run: KvmRun) -> None:
+    def __init__(self, vcpu: Vcpu, bus: IoManager, run_vcpu: RunVcpu) -> None:
         super().__init__(vcpu, bus)
 
         def call(fd: int) -> int:
             assert fd == vcpu.fd
             try:
-                kvm_run()
+                run_vcpu()
             except OSError as error:
                 ffi.errno = error.errno
                 return -1
             return 0
 
         self._callback = ffi.callback("int(int)", call)  # kept alive
-        self.loop.kvm_run = self._callback
+        self.loop.run_vcpu = self._callback
 
 
 def scripted_entry(
-    kind: str, vcpu: Vcpu, bus: IoManager, kvm_run: KvmRun
+    kind: str, vcpu: Vcpu, bus: IoManager, run_vcpu: RunVcpu
 ) -> ScriptedEntry | ScriptedCompiledEntry:
     """The entry of that kind: python or compiled."""
     if kind == "python":
-        return ScriptedEntry(kvm_run)
-    return ScriptedCompiledEntry(vcpu, bus, kvm_run)
+        return ScriptedEntry(run_vcpu)
+    return ScriptedCompiledEntry(vcpu, bus, run_vcpu)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.guests import process_status
 
 from vmm.errors import GuestAddressError, VmmError
 from vmm.kvm.abi import kvm_msr_entry
@@ -90,3 +91,68 @@ def test_host_without_huge_pages_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
     memory = GuestMemory([Range(0, 0x10000)])
     assert memory.read(0, 4) == bytes(4)
     memory.close()
+
+
+# How long a view lives
+
+
+def test_a_view_shows_the_ram_of_the_next_boot_after_a_reset(
+    memory: GuestMemory,
+) -> None:
+    view = memory.view(0x1000, 4)
+    view[:] = b"left"
+    memory.discard()  # what a reset does
+    assert bytes(view) == bytes(4)
+    memory.write(0x1000, b"next")
+    assert bytes(view) == b"next"
+
+
+def test_a_view_outlives_the_memory_and_shows_zeros() -> None:
+    memory = GuestMemory([LOW])
+    view = memory.view(0x1000, 8).cast("I")
+    memory.write(0x1000, b"left")
+    memory.close()
+    memory.close()
+    assert view.tolist() == [0, 0]
+    view[0] = 1  # which nobody sees
+    view.release()
+
+
+def test_the_last_view_takes_the_mapping_along() -> None:
+    before = process_status("VmSize")
+    memory = GuestMemory([Range(0, 1 << 30)])
+    view = memory.view(0, 4)
+    memory.close()
+    del memory
+    assert process_status("VmSize") >= before + (1 << 20)
+    del view
+    assert process_status("VmSize") < before + (1 << 20)
+
+
+@pytest.mark.parametrize("method", ["view", "read"])
+def test_after_close_there_is_one_clear_error(method: str) -> None:
+    memory = GuestMemory([LOW])
+    memory.close()
+    with pytest.raises(GuestAddressError, match="the machine is closed"):
+        getattr(memory, method)(0, 1)
+
+
+def test_a_negative_size_is_refused(memory: GuestMemory) -> None:
+    with pytest.raises(GuestAddressError, match="is not RAM"):
+        memory.view(0x1000, -1)
+
+
+def test_a_child_sees_zeros_in_a_view_that_it_inherits(memory: GuestMemory) -> None:
+    view = memory.view(0x1000, 4)
+    view[:] = b"ours"
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writer, bytes(view))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert os.read(reader, 8) == bytes(4)
+    assert bytes(view) == b"ours"
+    os.close(reader)
+    os.close(writer)

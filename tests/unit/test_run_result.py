@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vmm.cli.result_file import check_result_path, write_result
-from vmm.errors import ConfigError, GuestEnded, KvmError, VmmError
+from vmm.errors import ConfigError, GuestEnded, KvmError, RunFailed, VmmError
 from vmm.result import EXIT_CODES, ExitReason, RunResult, told_apart
 
 RESULT = RunResult(
@@ -254,3 +254,46 @@ def test_slow_reader_of_a_stream_that_does_not_block_gets_all() -> None:
     thread.join()
     os.close(reader)
     assert json.loads(read)["oops"] == big.oops
+
+
+# check
+
+
+def test_check_of_a_success_gives_the_result() -> None:
+    result = RunResult(ExitReason.RESET, 0)
+    assert result.success
+    assert result.check() is result
+
+
+def test_check_of_anything_else_raises_what_happened() -> None:
+    lines = b"".join(b"line %d\n" % number for number in range(100))
+    result = RunResult(
+        ExitReason.EXITED, 3, guest_status=3, detail="t: status 3", output=lines
+    )
+    with pytest.raises(RunFailed) as caught:
+        result.check()
+    first, *tail = str(caught.value).splitlines()
+    assert first == "exited, exit code 3: t: status 3"
+    assert tail == [f"line {number}" for number in range(80, 100)]
+    assert caught.value.result is result
+    assert caught.value.exit_code == 3
+
+
+def test_without_output_it_shows_the_oops() -> None:
+    result = RunResult(ExitReason.PANIC, 34, oops="Oops: 0000 [#1]\nRIP: 0010:f")
+    assert str(RunFailed(result)) == (
+        "panic, exit code 34\nOops: 0000 [#1]\nRIP: 0010:f"
+    )
+
+
+def test_a_guests_output_can_not_blow_the_message_up_nor_command_a_reader() -> None:
+    result = RunResult(ExitReason.EXITED, 1, output=b"\x1b[2J" + b"x" * (1 << 20))
+    assert len(str(RunFailed(result))) < 1 << 13
+    short = RunResult(ExitReason.EXITED, 1, output=b"\x1b[2J::error::")
+    assert "\x1b" not in str(RunFailed(short))
+
+
+def test_run_failed_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(RunFailed(RESULT)))
+    assert (str(error), error.result) == (str(RunFailed(RESULT)), RESULT)
+    assert error.exit_code == 34

@@ -50,7 +50,8 @@ def _read_run(words: list[str]) -> Options:
 
 
 def _read_value(told: dict[str, Any], text: str, joined: bool) -> object:
-    if "nargs" in told or (not joined and text.startswith("-")):
+    odd = text.startswith("-") if not joined else text == "--"
+    if odd or "nargs" in told:
         raise ValueError("argparse knows what this is")
     value: object = told.get("type", str)(text)
     if value not in told.get("choices", (value,)):

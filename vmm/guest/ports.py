@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..console.config import ConsoleConfig
 from ..console.console import Console
-from ..devices.pc.debug_exit import DebugExit
+from ..devices.pc.command_exit import CommandExit
 from ..devices.pc.platform import SerialPio
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
@@ -33,7 +33,7 @@ class CommandPort:
         on_exit: Callable[[int], None],
     ) -> None:
         """Raises ConfigError if the output can't be opened."""
-        self.devices: list[DeviceIo] = [DebugExit(on_exit)]
+        self.devices: list[DeviceIo] = [CommandExit(on_exit)]
         self.output: Console | None = None
         self._is_kept = capture is not None and capture.kind == "capture"
         if capture is None:

@@ -37,7 +37,7 @@ def runs_fwait(kvm: Kvm) -> bool:
             with vm.create_vcpu(0) as vcpu:
                 set_boot_cpu(vcpu, _CODE_ADDR)
                 ioctl(vcpu.fd, KVM_RUN)
-                (reason,) = _REASON(vcpu.run, KVM_RUN_EXIT_REASON)
+                (reason,) = _REASON(vcpu.kvm_run, KVM_RUN_EXIT_REASON)
                 return bool(reason == KVM_EXIT_HLT)
     finally:
         memory.close()

@@ -171,7 +171,7 @@ class PvmQuirks(Quirks):
 
     def _emulate(self, vcpu: Vcpu, memory: GuestMemory) -> bool:
         """Do what an instruction does that the emulator lacks."""
-        (suberror,) = _SUBERROR(vcpu.run, KVM_RUN_UNION)
+        (suberror,) = _SUBERROR(vcpu.kvm_run, KVM_RUN_UNION)
         if suberror != KVM_INTERNAL_ERROR_EMULATION:
             return False
         regs = vcpu.get_regs()
@@ -263,7 +263,7 @@ class SyscallEntry:
 
     def on_wrmsr(self) -> bool:
         """The guest writes LSTAR: do it, and learn where its handler is."""
-        run = self._vcpu.run
+        run = self._vcpu.kvm_run
         _, _, index, value = _WRMSR(run, KVM_RUN_UNION)
         refused = not self._vcpu.set_msrs([(index, value)])
         run[KVM_RUN_UNION] = refused  # raises #GP, as for an address that can't be

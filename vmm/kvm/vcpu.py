@@ -43,8 +43,8 @@ DR7_L0 = 1 << 0  # breakpoint 0, on execution: Intel SDM volume 3, figure 18-1
 class Vcpu(KvmFd):
     """One virtual CPU. Its ioctls belong to the thread that runs it (API 2).
 
-    `run` views the shared kvm_run area: `struct kvm_run`, then the data page of
-    port I/O, at the offset that the exit names.
+    `kvm_run` views the area that it shares with KVM: `struct kvm_run`, then the data
+    page of port I/O, at the offset that the exit names.
     """
 
     def __init__(self, fd: int, index: int, mmap_size: int) -> None:
@@ -55,7 +55,7 @@ class Vcpu(KvmFd):
         except BaseException:
             super().close()
             raise
-        self.run = memoryview(self._mmap)
+        self.kvm_run = memoryview(self._mmap)
         self.posted: CoalescedRing | None = None
         """The VM's coalesced writes, for the one vCPU that takes them."""
 
@@ -65,7 +65,7 @@ class Vcpu(KvmFd):
             posted, self.posted = self.posted, None
             if posted is not None:
                 posted.close()
-            self.run.release()
+            self.kvm_run.release()
             # The mapping has a descriptor of its own. The traceback of a device that
             # raised may still hold a view: then they go when it does.
             with suppress(BufferError):
@@ -79,7 +79,7 @@ class Vcpu(KvmFd):
         `page` is what KVM_CAP_COALESCED_MMIO says: where in kvm_run their ring is.
         """
         start = page * PAGE_SIZE
-        self.posted = CoalescedRing(self.run[start : start + PAGE_SIZE])
+        self.posted = CoalescedRing(self.kvm_run[start : start + PAGE_SIZE])
 
     def get_regs(self) -> kvm_regs:
         """The general registers, RIP and RFLAGS."""

@@ -53,19 +53,17 @@ class Wiring:
         self._posted: list[int] = []
         self._has_video = False
         self._undo: list[Callable[[], None]] = []
+        self._undo_posts: list[Callable[[], None]] = []
         self._undo_if_vm_stays: list[Callable[[], None]] = []
 
-    def take_accesses(
+    def offload_accesses(
         self, device: DeviceIo, trapped: DeviceResources, posts: bool
     ) -> None:
         """Find out which accesses KVM is to take over, once resources are assigned."""
         for bell in device.get_doorbells():
             event = EventFd()
             self._bells.append((event, bell))
-            watch = partial(
-                self._loop.watch, event.fd, READ, partial(_ring, event, bell)
-            )
-            self._loop.call_soon(watch)
+            self._loop.call_soon(partial(self._watch, event, bell))
         if posts:
             fast = device.get_fast_ports().items()
             self._posted = [port for port, fast_port in fast if fast_port.posted]
@@ -89,8 +87,14 @@ class Wiring:
             self._undo.append(partial(vm.deassign_ioeventfd, event.fd, bell))
         for port in self._posted:
             vm.register_coalesced_pio(port)
-            undo = partial(vm.unregister_coalesced_pio, port)
-            self._undo_if_vm_stays.append(undo)
+            self._undo_posts.append(partial(vm.unregister_coalesced_pio, port))
+
+    def stop_posting(self) -> bool:
+        """Let KVM collect no more writes; whether it may have some that it has."""
+        had_any = bool(self._undo_posts)
+        while self._undo_posts:
+            self._undo_posts.pop()()
+        return had_any
 
     def disconnect(self, *, vm_goes: bool = False) -> None:
         """Cut the wires from the VM, which still exists. Idempotent.
@@ -98,12 +102,30 @@ class Wiring:
         One that goes takes its posted ports and memory slots along: to unregister one
         takes 4 ms.
         """
-        while self._undo_if_vm_stays:
-            undo = self._undo_if_vm_stays.pop()
-            if not vm_goes:
-                undo()
+        for undos in self._undo_posts, self._undo_if_vm_stays:
+            while undos:
+                undo = undos.pop()
+                if not vm_goes:
+                    undo()
         while self._undo:
             self._undo.pop()()
+
+    def deliver_rings(self) -> None:
+        """Ring for the last time what has rung before the wires were cut.
+
+        On the loop's thread, or while the loop doesn't run.
+        """
+        bells, self._bells = self._bells, []
+        for event, bell in bells:
+            self._loop.unwatch(event.fd)
+            rang = event.take()
+            event.close()
+            if rang:
+                bell.on_ring()
+
+    def _watch(self, event: EventFd, bell: Doorbell) -> None:
+        if event.fd >= 0:  # it may have been unplugged again
+            self._loop.watch(event.fd, READ, partial(_ring, event, bell))
 
     def close(self) -> None:
         """Close the interrupt lines at once, the doorbells when the loop has let go."""

@@ -9,7 +9,7 @@ from ..console.console import Console
 from ..console.output import HURRY_S
 from ..errors import VmmError
 from ..event_loop import EventLoop
-from ..result import EXIT_CODES, ExitReason, RunResult
+from ..result import DEBUG_EXIT_SUCCESS, EXIT_CODES, ExitReason, RunResult
 from ..vcpu.control import LOOK, End, failure
 from ..watch.panic import PanicWatch
 from .verdict import Verdict
@@ -307,8 +307,13 @@ class Life:
             code = self.config.own_exit_code(1)
         if end.reason is ExitReason.CRASH:
             detail += self._parts.host.quirks.note()
-        status = code if end.reason is ExitReason.EXITED else None
-        return RunResult(end.reason, code, guest_status=status, detail=detail)
+        status = success = None
+        if end.reason is ExitReason.EXITED:
+            status = code
+            success = code == (0 if self.config.runs_command else DEBUG_EXIT_SUCCESS)
+        return RunResult(
+            end.reason, code, guest_status=status, success=success, detail=detail
+        )
 
     def _full_result(self, end: End, ended_ns: int) -> RunResult:
         """And all that was counted and kept."""

@@ -32,6 +32,7 @@ from .vm_instance import Parts, survey
 
 if TYPE_CHECKING:  # most runs don't import them
     from ..debug.paused_guest import PausedGuest
+    from ..devices.guest_ram import GuestRam
     from ..guest.ports import CommandPort
     from ..profile.recorder import Profile
 
@@ -89,6 +90,11 @@ class Machine:
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
     does all host I/O. Lock order: DeviceManager, a device, its sink or its interrupt,
     LevelLines, RunControl.
+
+    >>> from vmm import Machine, MachineConfig
+    >>> with Machine(MachineConfig(serial="null", timeout=600)) as machine:
+    ...     machine.run().reason  # of our default kernel
+    <ExitReason.RESET: 'reset'>
     """
 
     def __init__(
@@ -113,12 +119,18 @@ class Machine:
             self._host = survey(kvm, self._quirks, self.config.cpus)
             memory = GuestMemory(boot.ram)
             stack.callback(memory.close)
+            self.memory: GuestRam = memory
+            """The guest's RAM, for a device that does DMA, and for tests."""
             self._loop = EventLoop(self._on_error)
             stack.callback(self._loop.close)
             addresses = device_addresses(boot.ram)
             pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
-                pools, IoManager(), self._loop, posts=self._host.posts
+                pools,
+                IoManager(),
+                self._loop,
+                self._control,
+                posts=self._host.posts,
             )
             tap = None if profile is None else profile.console
             watch = PanicWatch(self._on_panic)
@@ -222,7 +234,11 @@ class Machine:
         self._devices.add(device)
 
     def unplug(self, device: DeviceIo) -> None:
-        """Take a device off again. Raises NoDevice if it isn't plugged in."""
+        """Take a device off again, when nobody is in it any more.
+
+        From an access or a callback of a device it returns before that. Raises
+        NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
+        """
         self._devices.remove(device)
 
     @property
@@ -234,6 +250,11 @@ class Machine:
     def silence_s(self) -> int:
         """Seconds without any output that are no surprise on this host."""
         return self._quirks.silence_s
+
+    @property
+    def exits(self) -> dict[str, int]:
+        """Exits to us by kind in this boot, so far; the result has all boots'."""
+        return self._life.cycle.exits if self.is_started else {}
 
     @property
     def error(self) -> Exception | None:
@@ -258,6 +279,7 @@ class Machine:
         self._cleanup.pop_all()
         gone: Any = _Elsewhere(os.getppid())
         self.console = self._control = self._life = self._outside = gone
+        self.memory = gone
         self._devices = self._loop = self._board = self._host = gone
         if self.debugcon is not None:
             self.debugcon = gone

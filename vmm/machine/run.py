@@ -26,6 +26,8 @@ def capturing(settings: "Mapping[str, Any]") -> dict[str, Any]:
 def run(
     kernel: StrPath | None = None,
     initrd: StrPath | None = None,
+    *,
+    check: bool = False,
     **settings: "Unpack[RunSettings]",
 ) -> RunResult:
     """Run a machine to its end, and `command` in it, if there is one.
@@ -33,10 +35,12 @@ def run(
     The result is picklable: `guest_status` is the command's, `output` what it printed.
     `settings` are MachineConfig's others, such as `command`, `files` and `timeout`; the
     console goes nowhere unless `serial` or `console` says so. For any thread, and for
-    workers of other processes.
+    workers of other processes. With `check`, raises RunFailed unless the result is a
+    `success`.
     """
     chosen = capturing(settings)
     if not chosen.keys() & {"console", "serial"}:
         chosen["serial"] = "null"
     with Machine(MachineConfig(kernel=kernel, initrd=initrd, **chosen)) as machine:
-        return machine.run()
+        result = machine.run()
+    return result.check() if check else result

@@ -47,7 +47,7 @@ class Profile:
         """What this vCPU's run loop is to have as its bus and as its entry."""
         known = VcpuProfile(vcpu.index, self._now_ns)
         profile = self.vcpus.setdefault(vcpu.index, known)
-        profile.connect(vcpu.run, io_manager, entry)
+        profile.connect(vcpu.kvm_run, io_manager, entry)
         return profile
 
     def power_off(self) -> None:

@@ -6,13 +6,16 @@ the end, and every vCPU is made to leave KVM_RUN and look.
 
 import signal
 import threading
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..errors import VmmError
 from ..kvm._libc import KICK_SIGNAL
 from ..kvm.abi import KVM_RUN_IMMEDIATE_EXIT
 from ..kvm.vcpu import Vcpu
 from ..result import ExitReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class End(NamedTuple):
@@ -53,6 +56,8 @@ class RunControl:
         self._changed = threading.Condition(self._lock)
         self._resumed = False
         self._running: dict[Vcpu, int] = {}  # to the ident of its thread
+        # Those that are to come to the top of their loops, and whom to tell then.
+        self._awaited: list[tuple[set[Vcpu], Callable[[], None]]] = []
 
     def finish(self, end: End, turn: int | None = None) -> None:
         """End the run for `end`, unless something else has ended it already."""
@@ -88,7 +93,7 @@ class RunControl:
         for vcpu, thread in self._running.items():
             # The flag for a vCPU that is just about to enter KVM_RUN, the
             # signal for one that is inside: either alone loses the stop.
-            vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = 1
+            vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT] = 1
             signal.pthread_kill(thread, KICK_SIGNAL)
 
     def poke(self) -> None:
@@ -98,6 +103,43 @@ class RunControl:
                 posted = vcpu.posted
                 if posted is not None and posted.ends[0] != posted.ends[1]:
                     signal.pthread_kill(thread, KICK_SIGNAL)
+
+    def after_accesses(self, callback: "Callable[[], None]") -> None:
+        """Call `callback` when every access that a vCPU is in by now is over.
+
+        That is when each that runs has come to the top of its loop, the posted writes
+        that were collected before being delivered. Who has published other buses
+        before knows then that nobody uses the old ones. If no vCPU runs it is called
+        at once, else on the thread of the last one, which it isn't to hold up.
+        """
+        with self._lock:
+            inside = set(self._running)
+            if inside:
+                self._awaited.append((inside, callback))
+                self._kick()
+        if not inside:
+            callback()
+
+    def passed(self, vcpu: Vcpu) -> None:
+        """`vcpu` was kicked and is at the top of its loop: in no access."""
+        with self._lock:
+            vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
+            due = self._note_passage(vcpu)
+        for callback in due:
+            callback()
+
+    def _note_passage(self, vcpu: Vcpu) -> "list[Callable[[], None]]":
+        """Whom to tell of it, without the lock."""
+        for inside, _ in self._awaited:
+            inside.discard(vcpu)
+        due = [callback for inside, callback in self._awaited if not inside]
+        self._awaited = [awaited for awaited in self._awaited if awaited[0]]
+        return due
+
+    def is_vcpu_thread(self) -> bool:
+        """Whether a vCPU runs on the calling thread, which is in an access, then."""
+        with self._lock:
+            return threading.get_ident() in self._running.values()
 
     def rearm(self) -> None:
         """The guest boots again, or goes on.
@@ -130,10 +172,13 @@ class RunControl:
         """Declare the calling thread as the one that runs `vcpu`."""
         with self._lock:
             # It may have been kicked out before, and be going on now.
-            vcpu.run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
+            vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT] = self.end is not None
             self._running[vcpu] = threading.get_ident()
 
     def leave(self, vcpu: Vcpu) -> None:
         """Undo `enter`: from here on nobody signals the thread."""
         with self._lock:
             del self._running[vcpu]
+            due = self._note_passage(vcpu)
+        for callback in due:
+            callback()

@@ -66,11 +66,11 @@ class CompiledEntry:
         self._io_manager = io_manager
         self.loop = loop = ffi.new("struct run_loop *")
         loop.fd = vcpu.fd
-        loop.kvm_run = lib.kvm_run
+        loop.run_vcpu = lib.run_vcpu
         # An address, not a buffer that would have to be given back: the vCPU, which
         # owns the mapping, outlives this.
-        with ffi.from_buffer(vcpu.run) as start:
-            loop.run = ffi.cast("struct kvm_run *", start)
+        with ffi.from_buffer(vcpu.kvm_run) as start:
+            loop.kvm_run = ffi.cast("struct kvm_run *", start)
         if vcpu.posted is not None:
             with ffi.from_buffer(vcpu.posted.ends) as start:
                 loop.posted = ffi.cast("struct kvm_coalesced_mmio_ring *", start)

@@ -48,7 +48,7 @@ def describe_exit(vcpu: Vcpu, memory: GuestMemory, reason: int) -> str:
     elif reason == KVM_EXIT_INTERNAL_ERROR:
         what, code = _internal_error(vcpu)
     elif reason == KVM_EXIT_FAIL_ENTRY:
-        cause, cpu = _FAIL_ENTRY(vcpu.run, KVM_RUN_UNION)
+        cause, cpu = _FAIL_ENTRY(vcpu.kvm_run, KVM_RUN_UNION)
         what = f"KVM failed to enter the guest: reason {cause:#x} on host CPU {cpu}"
     else:
         what = _EXITS.get(reason, "unexpected exit") + f" (KVM exit {reason})"
@@ -58,11 +58,11 @@ def describe_exit(vcpu: Vcpu, memory: GuestMemory, reason: int) -> str:
 
 def _internal_error(vcpu: Vcpu) -> tuple[str, bytes]:
     """What KVM calls it, and the instruction's bytes if it tells them."""
-    suberror, ndata = _INTERNAL(vcpu.run, KVM_RUN_UNION)
+    suberror, ndata = _INTERNAL(vcpu.kvm_run, KVM_RUN_UNION)
     code = b""
     # flags and the bytes are three of the ndata 64-bit words
     if suberror == KVM_INTERNAL_ERROR_EMULATION and ndata >= 3:
-        flags, size, fetched = _EMULATION(vcpu.run, KVM_RUN_UNION + 8)
+        flags, size, fetched = _EMULATION(vcpu.kvm_run, KVM_RUN_UNION + 8)
         if flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES:
             code = fetched[:size]
     return _SUBERRORS.get(suberror, f"KVM internal error {suberror}"), code

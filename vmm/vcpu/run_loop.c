@@ -38,8 +38,8 @@ _Static_assert(offsetof(struct fast_port, ring) == 16, "as fast_port.py has it")
 
 struct run_loop {
 	int fd;				/* the vCPU */
-	int (*kvm_run)(int fd);		/* tests put something else here */
-	struct kvm_run *run;
+	int (*run_vcpu)(int fd);	/* tests put something else here */
+	struct kvm_run *kvm_run;
 	struct kvm_coalesced_mmio_ring *posted;	/* NULL: none */
 	uint32_t posted_max;		/* entries in that ring */
 	const volatile uint8_t *replaced;	/* the table is out of date */
@@ -51,7 +51,7 @@ struct run_loop {
 	timer_t ticks;
 };
 
-static int kvm_run(int fd)
+static int run_vcpu(int fd)
 {
 	return ioctl(fd, KVM_RUN, 0);
 }
@@ -114,17 +114,19 @@ static int deliver_posted(struct run_loop *loop)
 /* Do what the exit asks for; 0 if it is for Python. */
 static int serve(struct run_loop *loop)
 {
-	struct kvm_run *run = loop->run;
-	uint8_t *data = (uint8_t *)run + run->io.data_offset;
+	struct kvm_run *kvm_run = loop->kvm_run;
+	uint8_t *data = (uint8_t *)kvm_run + kvm_run->io.data_offset;
 	struct fast_port *fast;
 	uint32_t answer;
 
-	if (run->exit_reason != KVM_EXIT_IO || run->io.size != 1 || run->io.count != 1)
+	if (kvm_run->exit_reason != KVM_EXIT_IO)
 		return 0;
-	fast = find(loop, run->io.port);
+	if (kvm_run->io.size != 1 || kvm_run->io.count != 1)
+		return 0;
+	fast = find(loop, kvm_run->io.port);
 	if (!fast)
 		return 0;
-	if (run->io.direction == KVM_EXIT_IO_OUT)
+	if (kvm_run->io.direction == KVM_EXIT_IO_OUT)
 		return put(fast, *data);
 	answer = atomic_load(&fast->answer);
 	*data = answer;
@@ -138,9 +140,9 @@ static int serve(struct run_loop *loop)
 static int enter_guest(struct run_loop *loop)
 {
 	for (;;) {
-		int error = loop->kvm_run(loop->fd) < 0 ? errno : 0;
+		int error = loop->run_vcpu(loop->fd) < 0 ? errno : 0;
 
-		if (error && (error != EINTR || loop->run->immediate_exit))
+		if (error && (error != EINTR || loop->kvm_run->immediate_exit))
 			return error;
 		if (*loop->replaced || !deliver_posted(loop))
 			return error;

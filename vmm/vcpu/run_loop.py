@@ -21,6 +21,7 @@ from ..kvm.abi import (
     KVM_EXIT_UNKNOWN,
     KVM_RUN,
     KVM_RUN_EXIT_REASON,
+    KVM_RUN_IMMEDIATE_EXIT,
     KVM_RUN_MMIO_DATA,
     KVM_RUN_UNION,
     KVM_SYSTEM_EVENT_RESET,
@@ -113,7 +114,7 @@ class RunLoop:
 
     def _loop(self) -> None:
         control, exits = self._control, self._exits
-        fd, run, enter = self.vcpu.fd, self.vcpu.run, self._entry.enter
+        fd, run, enter = self.vcpu.fd, self.vcpu.kvm_run, self._entry.enter
         posted = self.vcpu.posted
         ends = (0, 0) if posted is None else posted.ends
         pio_read, pio_write = self._io_manager.pio_read, self._io_manager.pio_write
@@ -122,8 +123,7 @@ class RunLoop:
                 enter(fd, KVM_RUN, 0)
             except (InterruptedError, BlockingIOError):
                 # EINTR for a kick; EAGAIN when INIT or SIPI has woken this CPU.
-                exits["intr"] += 1
-                self._deliver_posted()
+                self._interrupted()
                 continue
             except OSError as error:
                 # What kvm_run says is the exit before: blame() must not read it.
@@ -155,6 +155,13 @@ class RunLoop:
                 exits["other"] += 1
                 self._rare(reason)
 
+    def _interrupted(self) -> None:
+        """KVM_RUN was left without an exit."""
+        self._exits["intr"] += 1
+        self._deliver_posted()
+        if self.vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT]:
+            self._control.passed(self.vcpu)
+
     def _deliver_posted(self) -> None:
         """Do the writes that KVM has collected."""
         if self.vcpu.posted is None:
@@ -183,7 +190,7 @@ class RunLoop:
                 refusal = f", and {error.strerror}"
         end = None
         if reason == KVM_EXIT_SYSTEM_EVENT:
-            end = _SYSTEM_EVENTS.get(_SYSTEM_EVENT(self.vcpu.run, KVM_RUN_UNION)[0])
+            end = _SYSTEM_EVENTS.get(_SYSTEM_EVENT(self.vcpu.kvm_run, KVM_RUN_UNION)[0])
         elif reason == KVM_EXIT_SHUTDOWN and told_of_reset(self._memory):
             end = End(ExitReason.RESET)  # a PC's way, if none of its own is left
         if end is None:
@@ -194,7 +201,7 @@ class RunLoop:
     def blame(self, error: Exception) -> str:
         """Name the device and the access during which `error` was raised."""
         reason, is_write, size, port, _, _ = _EXIT_IO(
-            self.vcpu.run, KVM_RUN_EXIT_REASON
+            self.vcpu.kvm_run, KVM_RUN_EXIT_REASON
         )
         if self._posted_write is not None:
             (port, size), is_write, reason = self._posted_write, True, KVM_EXIT_IO
@@ -202,7 +209,7 @@ class RunLoop:
             device: object = self._io_manager.device_at_port(port)
             where = f"port {port:#x}"
         elif reason == KVM_EXIT_MMIO:
-            address, size, is_write = _EXIT_MMIO(self.vcpu.run, KVM_RUN_UNION)
+            address, size, is_write = _EXIT_MMIO(self.vcpu.kvm_run, KVM_RUN_UNION)
             device = self._io_manager.device_at_address(address)
             where = f"address {address:#x}"
         else:
@@ -210,7 +217,10 @@ class RunLoop:
         if isinstance(device, Locked):
             device = device.device
         access = "write to" if is_write else "read of"
+        who = "an unplugged device"
+        if device is not None:
+            who = f"device {type(device).__name__}"
         return (
-            f"device {type(device).__name__} raised {type(error).__name__}: {error} "
+            f"{who} raised {type(error).__name__}: {error} "
             f"during a {size}-byte {access} {where}"
         )

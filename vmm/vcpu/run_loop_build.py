@@ -17,8 +17,8 @@ ffibuilder.cdef(
     struct fast_port { ...; };
     struct run_loop {
         int fd;
-        int (*kvm_run)(int fd);
-        struct kvm_run *run;
+        int (*run_vcpu)(int fd);
+        struct kvm_run *kvm_run;
         struct kvm_coalesced_mmio_ring *posted;
         uint32_t posted_max;
         const volatile uint8_t *replaced;
@@ -29,7 +29,7 @@ ffibuilder.cdef(
         uint64_t collected;
         ...;
     };
-    static int kvm_run(int fd);
+    static int run_vcpu(int fd);
     static int enter_guest(struct run_loop *loop);
     static int start_ticks(struct run_loop *loop, int signal, long interval_ns);
     static void stop_ticks(struct run_loop *loop);

@@ -41,9 +41,7 @@ def test_it_is_what_argparse_makes_of_it(words: list[str]) -> None:
     if found is not None:
         expected = by_argparse(["run", *words])
         assert expected is not None
-        assert sorted(vars(found).items(), key=repr) == sorted(
-            expected.items(), key=repr
-        )
+        assert shown(vars(found)) == shown(expected)
 
 
 @pytest.mark.parametrize("value", ["--kernel=k", "--exec=ls -l", "--append="])

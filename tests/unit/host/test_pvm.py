@@ -108,13 +108,13 @@ def rescue(quirks: PvmQuirks, vcpu: GuestVcpu, memory: GuestMemory) -> Rescue:
 def fail_at(vcpu: GuestVcpu, memory: GuestMemory, code: str) -> int:
     """Let the emulator fail at `code`; the exit's reason."""
     memory.write(CODE, bytes.fromhex(code))
-    internal_error(abi.KVM_INTERNAL_ERROR_EMULATION)(vcpu.run)
+    internal_error(abi.KVM_INTERNAL_ERROR_EMULATION)(vcpu.kvm_run)
     return abi.KVM_EXIT_INTERNAL_ERROR
 
 
 def write_lstar(vcpu: GuestVcpu, value: int = LSTAR) -> int:
     """The exit of a guest that writes LSTAR."""
-    struct.pack_into("<B7xIIQ", vcpu.run, 32, 0, 4, 0xC000_0082, value)
+    struct.pack_into("<B7xIIQ", vcpu.kvm_run, 32, 0, 4, 0xC000_0082, value)
     return abi.KVM_EXIT_X86_WRMSR
 
 
@@ -165,12 +165,12 @@ def test_other_internal_errors_are_not_rescued(
     vcpu: GuestVcpu, memory: GuestMemory, rescue: Rescue
 ) -> None:
     fail_at(vcpu, memory, "cc")
-    internal_error(3)(vcpu.run)
+    internal_error(3)(vcpu.kvm_run)
     assert not rescue(abi.KVM_EXIT_INTERNAL_ERROR)
 
 
 def test_other_exits_are_not_rescued(vcpu: GuestVcpu, rescue: Rescue) -> None:
-    plain(abi.KVM_EXIT_SHUTDOWN)(vcpu.run)
+    plain(abi.KVM_EXIT_SHUTDOWN)(vcpu.kvm_run)
     assert not rescue(abi.KVM_EXIT_SHUTDOWN)
 
 
@@ -191,7 +191,7 @@ def test_write_of_lstar_is_done_and_arms_the_page_fault_handler(
 ) -> None:
     assert rescue(write_lstar(vcpu))
     assert vcpu.msrs[0xC000_0082] == LSTAR
-    assert vcpu.run[32] == 0  # no error
+    assert vcpu.kvm_run[32] == 0  # no error
     assert vcpu.breakpoint == HANDLER
 
 
@@ -200,7 +200,7 @@ def test_write_of_lstar_that_kvm_refuses_raises_gp(
 ) -> None:
     vcpu.refuses_msrs = True
     assert rescue(write_lstar(vcpu, 1 << 60))
-    assert vcpu.run[32] == 1
+    assert vcpu.kvm_run[32] == 1
 
 
 def test_lstar_written_anew_learns_the_handler_anew(

@@ -1,19 +1,16 @@
 """DeviceManager: plug, unplug, power; all of it or nothing."""
 
-import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
+from support.device_rig import CONSTRAINTS, PORT, Device, FakeVideo, FakeVm, Rig
 from support.open_fds import open_fds
 
 from vmm.boot.layout import device_addresses, ram_ranges
-from vmm.devices.acpi_device import AcpiDevice
-from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.bus.resource_manager import PoolLayout, ResourceManager
-from vmm.devices.device_io import DeviceIo
 from vmm.devices.doorbell import Doorbell
 from vmm.devices.errors import DeviceOverlap, NoDevice, ResourceError, TriggerError
 from vmm.devices.fast_port import FastPort
@@ -24,126 +21,17 @@ from vmm.devices.resources import (
     MmioAddressConstraint,
     PioAddressConstraint,
     PioAddressRange,
-    ResourceConstraint,
 )
-from vmm.errors import ConfigError, KvmError
+from vmm.errors import ConfigError
 from vmm.event_loop import EventLoop
 from vmm.machine.device_manager import DeviceManager
 
 if TYPE_CHECKING:
     from vmm.devices.trigger import Interrupt
-    from vmm.kvm.vm import Vm
-    from vmm.machine.video_window import VideoWindow
 
 pytest_plugins = ("support.loop_fixtures",)
 
-PORT = 0x500
 DEADLINE = 10.0  # seconds; for what takes a millisecond when all is well
-CONSTRAINTS = (
-    PioAddressConstraint.at(PORT, 4),
-    MmioAddressConstraint(size=0x1000, align=0x1000),
-    LegacyIrqConstraint(irq=5),
-)
-
-
-class Device(DeviceIo):
-    """Notes the flow it goes through."""
-
-    def __init__(self, constraints: Sequence[ResourceConstraint] = CONSTRAINTS) -> None:
-        self.constraints = constraints
-        self.calls: list[str] = []
-
-    def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
-        self.calls.append("constraints")
-        return self.constraints
-
-    def assign_resources(
-        self, resources: DeviceResources, interrupts: "Sequence[Interrupt]"
-    ) -> None:
-        self.calls.append("assign")
-        super().assign_resources(resources, interrupts)
-
-    def get_trapped_io_resources(self) -> DeviceResources:
-        self.calls.append("trapped")
-        return super().get_trapped_io_resources()
-
-    def get_acpi_devices(self) -> Sequence[AcpiDevice]:
-        return [AcpiDevice("ABCD0001", self.get_assigned_resources())]
-
-    def reset(self) -> None:
-        self.calls.append("reset")
-
-
-class FakeVm:
-    """Keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.lines: list[tuple[int, bool]] = []
-        self.refuses_lines = False
-        self.irqfds: dict[int, int] = {}
-        self.ioeventfds: dict[int, Doorbell] = {}
-        self.coalesced: list[int] = []
-
-    def assign_irqfd(self, eventfd: int, gsi: int) -> None:
-        os.fstat(eventfd)  # it is open
-        self.irqfds[eventfd] = gsi
-
-    def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
-        os.fstat(eventfd)
-        assert self.irqfds.pop(eventfd) == gsi
-
-    def set_irq_line(self, gsi: int, high: bool) -> None:
-        if self.refuses_lines:
-            raise KvmError(errno.ENXIO, "KVM_IRQ_LINE failed: no line")
-        self.lines.append((gsi, high))
-
-    def assign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
-        os.fstat(eventfd)
-        self.ioeventfds[eventfd] = bell
-
-    def deassign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
-        os.fstat(eventfd)
-        assert self.ioeventfds.pop(eventfd) == bell
-
-    def register_coalesced_pio(self, port: int) -> None:
-        self.coalesced.append(port)
-
-    def unregister_coalesced_pio(self, port: int) -> None:
-        self.coalesced.remove(port)
-
-
-class FakeVideo:
-    """Counts who has claimed video memory."""
-
-    def __init__(self) -> None:
-        self.claims = 0
-
-    def open(self) -> None:
-        self.claims += 1
-
-    def close(self) -> None:
-        self.claims -= 1
-
-
-class Rig:
-    """A DeviceManager with what it manages."""
-
-    def __init__(self, loop: EventLoop) -> None:
-        self.resources = ResourceManager()
-        self.bus = IoManager()
-        self.manager = DeviceManager(self.resources, self.bus, loop, posts=True)
-        self.vm = FakeVm()
-        self.video = FakeVideo()
-
-    def power_on(self) -> None:
-        self.manager.power_on(cast("Vm", self.vm), cast("VideoWindow", self.video))
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the whole of CONSTRAINTS can be had, and nobody is on the bus."""
-        given = self.resources.allocate_device_resources(CONSTRAINTS)
-        self.resources.free_device_resources(given)
-        return self.bus == IoManager()
 
 
 @pytest.fixture
@@ -342,7 +230,7 @@ def test_a_device_in_the_video_window_has_it(
 ) -> None:
     rig = Rig(loop)
     addresses = PoolLayout(addresses=device_addresses(ram_ranges(64 << 20)))
-    rig.manager = DeviceManager(ResourceManager(addresses), rig.bus, loop)
+    rig.manager = DeviceManager(ResourceManager(addresses), rig.bus, loop, rig.control)
     device = Device([MmioAddressConstraint.at(base, size)])
     rig.manager.add(device)
     rig.power_on()

@@ -65,11 +65,11 @@ class Guest:
         self.control = RunControl()
         self.answers = bytearray()
         self._steps: Iterator[Callable[[memoryview], None]] = iter(())
-        self.entry = scripted_entry(kind, self.vcpu, bus, self._kvm_run)
+        self.entry = scripted_entry(kind, self.vcpu, bus, self._run_vcpu)
         self.loop = RunLoop(self.vcpu, self.memory, bus, self.control, entry=self.entry)
 
-    def _kvm_run(self) -> None:
-        run = self.vcpu.run
+    def _run_vcpu(self) -> None:
+        run = self.vcpu.kvm_run
         self.answers.append(run[DATA])
         step = next(self._steps, None)
         if step is None:
@@ -299,7 +299,7 @@ def test_poke_kicks_who_has_posted_writes(
     guest.control.enter(guest.vcpu)
     guest.control.poke()
     assert kicked == []
-    post(guest.vcpu.run, PORT, 1)
+    post(guest.vcpu.kvm_run, PORT, 1)
     guest.control.poke()
     assert len(kicked) == 1
     guest.control.leave(guest.vcpu)

@@ -80,16 +80,16 @@ class Rig:
             self.bus,
             self.control,
             self.rescue,
-            scripted_entry(kind, self.vcpu, self.bus, self.kvm_run),
+            scripted_entry(kind, self.vcpu, self.bus, self.run_vcpu),
         )
 
-    def kvm_run(self) -> None:
+    def run_vcpu(self) -> None:
         """What KVM does here: the next exit, or an OSError."""
         fill = next(self._script, None)
         if fill is None:
             self.control.finish(End(ExitReason.STOPPED))
             raise InterruptedError(errno.EINTR, "Interrupted system call")
-        fill(self.vcpu.run)
+        fill(self.vcpu.kvm_run)
 
     def rescue(self, reason: int) -> bool:
         self.asked.append(reason)
@@ -140,7 +140,7 @@ def device(rig: Rig) -> Recorder:
 def test_in_reads_what_the_device_gives(rig: Rig, device: Recorder, size: int) -> None:
     rig.run(io(PORT + 1, size))
     assert device.accesses == [("in", PORT + 1, size)]
-    assert rig.vcpu.run[DATA : DATA + 8] == PATTERN[:size] + bytes(8 - size)
+    assert rig.vcpu.kvm_run[DATA : DATA + 8] == PATTERN[:size] + bytes(8 - size)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -163,13 +163,13 @@ def test_rep_outs_writes_each_element_to_the_same_port(
 def test_rep_ins_fills_each_element(rig: Rig, device: Recorder, size: int) -> None:
     rig.run(io(PORT, size, count=3))
     assert device.accesses == [("in", PORT, size)] * 3
-    assert rig.vcpu.run[DATA : DATA + 3 * size] == 3 * PATTERN[:size]
+    assert rig.vcpu.kvm_run[DATA : DATA + 3 * size] == 3 * PATTERN[:size]
 
 
 def test_rep_ins_may_fill_a_page(rig: Rig, device: Recorder) -> None:
     rig.run(io(PORT, 4, count=1024))
     assert len(device.accesses) == 1024
-    assert rig.vcpu.run[DATA + 4092 : DATA + 4100] == PATTERN[:4] + bytes(4)
+    assert rig.vcpu.kvm_run[DATA + 4092 : DATA + 4100] == PATTERN[:4] + bytes(4)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
@@ -178,7 +178,7 @@ def test_load_reads_what_the_device_gives(
 ) -> None:
     rig.run(mmio(ADDRESS + 8, size))
     assert device.accesses == [("load", ADDRESS + 8, size)]
-    assert rig.vcpu.run[40:48] == PATTERN[:size] + bytes(8 - size)
+    assert rig.vcpu.kvm_run[40:48] == PATTERN[:size] + bytes(8 - size)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
@@ -191,12 +191,12 @@ def test_store_writes_what_the_guest_gave(
 
 def test_unclaimed_port_reads_all_ones(rig: Rig) -> None:
     rig.run(io(0x9000, 4))
-    assert bytes(rig.vcpu.run[DATA : DATA + 5]) == b"\xff\xff\xff\xff\0"
+    assert bytes(rig.vcpu.kvm_run[DATA : DATA + 5]) == b"\xff\xff\xff\xff\0"
 
 
 def test_unclaimed_address_reads_all_ones(rig: Rig) -> None:
     rig.run(mmio(0xFD00_0000, 8))
-    assert rig.vcpu.run[40:48] == b"\xff" * 8
+    assert rig.vcpu.kvm_run[40:48] == b"\xff" * 8
 
 
 def test_unclaimed_writes_are_ignored(rig: Rig) -> None:
@@ -366,6 +366,19 @@ def test_device_that_raises_at_an_address_is_blamed(rig: Rig) -> None:
     )
 
 
+def test_device_that_raises_when_it_was_unplugged_is_told_as_such(rig: Rig) -> None:
+    class Leaving(DeviceIo):
+        def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+            rig.bus.unregister_device_io([PioAddressRange(PORT, 8)])
+            raise ValueError("out of paper")
+
+    rig.bus.register_device_io(Leaving(), [PioAddressRange(PORT, 8)])
+    assert blame(rig, ValueError, io(PORT, 1, is_write=True)) == (
+        "an unplugged device raised ValueError: out of paper "
+        "during a 1-byte write to port 0x500"
+    )
+
+
 def test_kvms_own_failure_is_nobodys(rig: Rig, device: Recorder) -> None:
     failure = fake_vcpu.fails(OSError(errno.EFAULT, "Bad address"))
     blamed = blame(rig, KvmError, io(PORT, 1), failure)
@@ -416,7 +429,7 @@ def test_first_end_wins() -> None:
 def test_every_end_kicks_every_vcpu_that_runs(kicks: Kicks, rig: Rig) -> None:
     rig.control.enter(rig.vcpu)
     rig.control.finish(End(ExitReason.STOPPED))
-    assert rig.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+    assert rig.vcpu.kvm_run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
     assert kicks == [(threading.get_ident(), KICK_SIGNAL)]
 
 
@@ -478,13 +491,97 @@ def test_vcpu_that_goes_on_after_a_kick_may_enter_again(rig: Rig) -> None:
     rig.run(plain(abi.KVM_EXIT_SHUTDOWN))
     rig.control.rearm()
     rig.control.enter(rig.vcpu)
-    assert rig.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT] == 0
+    assert rig.vcpu.kvm_run[abi.KVM_RUN_IMMEDIATE_EXIT] == 0
 
 
 def test_vcpu_that_enters_after_the_end_leaves_at_once(rig: Rig) -> None:
     rig.control.finish(End(ExitReason.STOPPED))
     rig.control.enter(rig.vcpu)
-    assert rig.vcpu.run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+    assert rig.vcpu.kvm_run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+
+
+# Who waits until nobody is in an access
+
+
+EINTR = fake_vcpu.fails(InterruptedError(errno.EINTR, "Interrupted system call"))
+
+
+class Asking(DeviceIo):
+    """Wants to know, in an access, when that is over."""
+
+    def __init__(self, control: RunControl) -> None:
+        self.control = control
+        self.told: list[str] = []
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        self.control.after_accesses(lambda: self.told.append("over"))
+        assert self.told == []
+
+
+def test_where_no_vcpu_runs_no_access_is_waited_for() -> None:
+    told: list[str] = []
+    RunControl().after_accesses(lambda: told.append("over"))
+    assert told == ["over"]
+
+
+def test_an_access_is_over_when_its_vcpu_is_at_the_top_of_its_loop(
+    kicks: Kicks, rig: Rig
+) -> None:
+    device = Asking(rig.control)
+    rig.plug(device)
+
+    def next_entry(run: memoryview) -> None:
+        assert device.told == []
+        assert run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+        EINTR(run)
+
+    def and_the_next(run: memoryview) -> None:
+        assert device.told == ["over"]
+        assert run[abi.KVM_RUN_IMMEDIATE_EXIT] == 0  # it goes on
+        io(PORT, 1)(run)
+
+    rig.run(io(PORT, 1, is_write=True), next_entry, and_the_next)
+    assert kicks[0] == (threading.get_ident(), KICK_SIGNAL)
+    assert device.told == ["over"]
+
+
+def test_a_vcpu_that_has_left_is_in_no_access(rig: Rig) -> None:
+    device = Asking(rig.control)
+    rig.plug(device)
+    told_at_end: list[str] = []
+
+    def end(run: memoryview) -> None:
+        rig.control.finish(End(ExitReason.STOPPED))
+        told_at_end.extend(device.told)
+        io(0x80, 1)(run)
+
+    rig.run(io(PORT, 1, is_write=True), end)
+    assert told_at_end == []
+    assert device.told == ["over"]
+
+
+def test_every_vcpu_is_waited_for(rig: Rig) -> None:
+    told: list[str] = []
+    other = FakeVcpu()
+    for vcpu in rig.vcpu, other:
+        rig.control.enter(vcpu)
+    rig.control.after_accesses(lambda: told.append("over"))
+    rig.control.passed(rig.vcpu)
+    rig.control.passed(rig.vcpu)
+    assert told == []
+    rig.control.leave(other)
+    assert told == ["over"]
+    rig.control.leave(rig.vcpu)
+    other.close()
+
+
+def test_a_stop_is_not_lost_by_passing(rig: Rig) -> None:
+    rig.control.enter(rig.vcpu)
+    rig.control.after_accesses(lambda: None)
+    rig.control.finish(End(ExitReason.STOPPED))
+    rig.control.passed(rig.vcpu)
+    assert rig.vcpu.kvm_run[abi.KVM_RUN_IMMEDIATE_EXIT] == 1
+    rig.control.leave(rig.vcpu)
 
 
 def held(control: RunControl) -> tuple[threading.Thread, list[bool]]:

@@ -1,8 +1,8 @@
-"""DebugExit: what is written to the port is what the host is told."""
+"""CommandExit: what is written to the port is what the host is told."""
 
 import pytest
 
-from vmm.devices.pc.debug_exit import DebugExit
+from vmm.devices.pc.command_exit import CommandExit
 from vmm.devices.resources import PioAddressConstraint
 
 
@@ -13,32 +13,32 @@ def words() -> list[int]:
 
 
 @pytest.fixture
-def port(words: list[int]) -> DebugExit:
-    return DebugExit(words.append)
+def port(words: list[int]) -> CommandExit:
+    return CommandExit(words.append)
 
 
-def write(port: DebugExit, offset: int, data: bytes) -> None:
+def write(port: CommandExit, offset: int, data: bytes) -> None:
     port.pio_write(0x501, offset, memoryview(bytearray(data)))
 
 
 def test_it_is_where_qemu_has_it() -> None:
-    (constraint,) = DebugExit(lambda word: None).get_resource_constraints()
+    (constraint,) = CommandExit(lambda word: None).get_resource_constraints()
     assert constraint == PioAddressConstraint.at(0x501, 2)
 
 
 @pytest.mark.parametrize("status", [0, 3, 143, 255])
-def test_a_byte_is_the_status(port: DebugExit, words: list[int], status: int) -> None:
+def test_a_byte_is_the_status(port: CommandExit, words: list[int], status: int) -> None:
     write(port, 0, bytes([status]))
     assert words == [status]
 
 
-def test_a_word_has_the_high_byte_too(port: DebugExit, words: list[int]) -> None:
+def test_a_word_has_the_high_byte_too(port: CommandExit, words: list[int]) -> None:
     write(port, 0, b"\x7f\x02")
     assert words == [0x027F]
 
 
 def test_the_high_byte_alone_waits_for_the_low_one(
-    port: DebugExit, words: list[int]
+    port: CommandExit, words: list[int]
 ) -> None:
     write(port, 1, b"\x02")
     assert words == []
@@ -46,14 +46,14 @@ def test_the_high_byte_alone_waits_for_the_low_one(
     assert words == [0x027F]
 
 
-def test_reset_forgets_the_high_byte(port: DebugExit, words: list[int]) -> None:
+def test_reset_forgets_the_high_byte(port: CommandExit, words: list[int]) -> None:
     write(port, 1, b"\x02")
     port.reset()
     write(port, 0, b"\x01")
     assert words == [1]
 
 
-def test_reads_are_zero(port: DebugExit) -> None:
+def test_reads_are_zero(port: CommandExit) -> None:
     data = bytearray(b"\xff\xff")
     port.pio_read(0x501, 0, memoryview(data))
     assert data == b"\0\0"

@@ -1,0 +1,26 @@
+"""GuestRam: what a device that does DMA is given of the guest's RAM."""
+
+from typing import Protocol
+
+
+class GuestRam(Protocol):
+    """The guest's RAM by guest physical address; every access is checked.
+
+    Addresses and sizes come from the guest, so that a device expects
+    GuestAddressError, an error of the VMM's, where one isn't wholly RAM. Safe to call
+    from any thread; whoever shares memory with the guest shares it with its CPUs.
+    """
+
+    def view(self, guest_addr: int, size: int, /) -> memoryview:
+        """`size` bytes of RAM, to be read and written in place.
+
+        It stays valid: over a reset, after which it shows the next boot's RAM, which is
+        zero; and after the machine is closed, when it shows zeros that nobody shares,
+        until it is released. In a forked child it shows zeros, too.
+        """
+
+    def read(self, guest_addr: int, size: int, /) -> bytes:
+        """A copy of `size` bytes."""
+
+    def write(self, guest_addr: int, data: bytes | bytearray | memoryview, /) -> None:
+        """Copy `data` into RAM."""
