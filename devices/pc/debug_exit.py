@@ -10,9 +10,16 @@ from typing import Final
 
 from ..device_io import DeviceIo
 from ..resources import PioAddressConstraint, ResourceConstraint
+from ..state import Byte, State
 
 DEBUG_EXIT_PORT: Final = 0x501
 DEBUG_EXIT_SIZE: Final = 2
+
+
+class DebugExitState(State):
+    """What waits for its low byte."""
+
+    high: Byte
 
 
 class DebugExit(DeviceIo):
@@ -44,3 +51,9 @@ class DebugExit(DeviceIo):
 
     def reset(self) -> None:
         self._high = 0
+
+    def state(self) -> DebugExitState:
+        return DebugExitState(self._high)
+
+    def restore(self, state: State | None) -> None:
+        self._high = DebugExitState.of(state).high

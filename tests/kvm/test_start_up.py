@@ -21,7 +21,7 @@ OURS = """
     devices.adapter devices.buffered_sink devices.bus devices.bus.io_manager
     devices.bus.resource_manager devices.clock devices.device_io devices.doorbell
     devices.errors devices.fast_port devices.pc devices.pc.acpi_pm
-    devices.pc.calendar_registers devices.pc.cmos_rtc devices.pc.cmos_rtc_state
+    devices.pc.calendar_registers devices.pc.cmos_rtc
     devices.pc.cmos_setup devices.pc.crtc devices.pc.i8042 devices.pc.i8042_reg
     devices.pc.i8042_state devices.pc.keyboard devices.pc.pci_config_ports
     devices.pc.platform devices.pc.post_code devices.pc.pvpanic
@@ -29,7 +29,8 @@ OURS = """
     devices.serial.events devices.serial.interrupts devices.serial.modem
     devices.serial.receiver devices.serial.reg devices.serial.state
     devices.serial.timeout devices.serial.transmitter devices.serial.uart
-    devices.sink devices.soonest_timer devices.trigger errors event_loop eventfd
+    devices.sink devices.soonest_timer devices.state devices.trigger errors event_loop
+    eventfd
     field_types foreign_text host host.probe host.quirks host.report host.selection
     input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
     kvm.stats kvm.vcpu kvm.vm machine machine.builder machine.device_manager
