@@ -312,6 +312,33 @@ def test_an_interrupt_that_was_pending_is_raised_once_again(
         ]
 
 
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [
+        (SerialPio, [("drive", ((2, 0xC1), (1, 1)), 1), ("tell", "type", b"x")]),
+        (CmosRtcPio, [("drive", ((0, 0x0B), (1, 0x12)), 1)]),
+        (RtcMmio, [("drive", DRIVERS[RtcMmio][0], 4)]),
+    ],
+)
+def test_an_interrupt_that_was_to_come_comes_when_it_was_due(
+    kind: type[DeviceIo], before: list[Step]
+) -> None:
+    saved = World(DEVICES[kind])
+    copy = World(DEVICES[kind], start_ns=ELSEWHERE_NS)
+    for step in before:
+        saved.do(step)
+    saved.wait(1_000)
+    copy.device.restore(saved.device.state())
+    came = []
+    for world in (saved, copy):
+        waited = 0
+        while not world.lines[0].edges:
+            world.wait(50_000)
+            waited += 50_000
+        came.append(waited)
+    assert came[0] == came[1] > 50_000
+
+
 def test_the_list_has_every_device_of_ours() -> None:
     for module in pkgutil.walk_packages(vmm.devices.__path__, "vmm.devices."):
         importlib.import_module(module.name)
