@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     )
     from .fast_port import FastPort
     from .guest_ram import GuestRam
-    from .pc.cmos_rtc import CmosRtc
-    from .pc.cmos_rtc_state import CmosRtcState
+    from .pc.cmos_rtc import CmosRtc, CmosRtcState
     from .pc.i8042 import I8042Device
     from .pc.i8042_state import I8042State
     from .pc.keyboard import KeyboardState, Ps2Keyboard
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
     from .serial.state import SerialState
     from .serial.uart import Serial
     from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
+    from .state import Byte, State
     from .trigger import Interrupt, InterruptLine, Trigger
 
 __all__ = [
@@ -78,6 +78,7 @@ __all__ = [
     "Adapter",
     "BinaryFile",
     "BufferedSink",
+    "Byte",
     "Clock",
     "CmosRtc",
     "CmosRtcPio",
@@ -145,6 +146,7 @@ __all__ = [
     "SerialPio",
     "SerialState",
     "Sink",
+    "State",
     "SystemClock",
     "Timer",
     "TransactionConflict",
@@ -173,8 +175,7 @@ _NAMES = {
     ),
     "fast_port": "FastPort",
     "guest_ram": "GuestRam",
-    "pc.cmos_rtc": "CmosRtc",
-    "pc.cmos_rtc_state": "CmosRtcState",
+    "pc.cmos_rtc": "CmosRtc CmosRtcState",
     "pc.i8042": "I8042Device",
     "pc.i8042_state": "I8042State",
     "pc.keyboard": "KeyboardState Ps2Keyboard",
@@ -191,6 +192,7 @@ _NAMES = {
     "serial.state": "SerialState",
     "serial.uart": "Serial",
     "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
+    "state": "Byte State",
     "trigger": "Interrupt InterruptLine Trigger",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

@@ -1,10 +1,27 @@
 """Adapter: what puts a chip on a bus: its resources, its interrupt lines."""
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from .device_io import DeviceIo
 from .resources import DeviceResources, ResourceConstraint
 from .trigger import Interrupt, InterruptLine
+
+if TYPE_CHECKING:
+    from .state import State
+
+
+class Chip(Protocol):
+    """What any chip has, whatever its registers are like; see DeviceIo."""
+
+    def reset(self) -> None:
+        """Return to the power-on state."""
+
+    def state(self) -> "State | None":
+        """All that a guest could tell of it; None if it keeps nothing."""
+
+    def restore(self, state: "State | None") -> None:
+        """Go on from what `state` gave. Raises InvalidState for anything else."""
 
 
 class Adapter(DeviceIo):
@@ -17,9 +34,11 @@ class Adapter(DeviceIo):
 
     def __init__(
         self,
+        chip: Chip,
         constraints: Iterable[ResourceConstraint],
         lines: Iterable[InterruptLine],
     ) -> None:
+        self._chip = chip
         self._constraints = tuple(constraints)
         self._lines = tuple(lines)
 
@@ -32,3 +51,12 @@ class Adapter(DeviceIo):
         super().assign_resources(resources, interrupts)
         for at, line in enumerate(self._lines):
             line.connect(interrupts[at] if at < len(interrupts) else None)
+
+    def reset(self) -> None:
+        self._chip.reset()
+
+    def state(self) -> "State | None":
+        return self._chip.state()
+
+    def restore(self, state: "State | None") -> None:
+        self._chip.restore(state)

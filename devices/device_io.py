@@ -10,6 +10,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from .resources import DeviceResources
+from .state import refuse_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .doorbell import Doorbell
     from .fast_port import FastPort
     from .resources import ResourceConstraint
+    from .state import State
     from .trigger import Interrupt
 
 
@@ -92,9 +94,64 @@ class _Callbacks:
     def reset(self) -> None:
         """Return to the power-on state: the machine is about to boot again."""
 
+    def state(self) -> "State | None":
+        """All that a guest could tell of the device. Default: None, nothing is kept.
+
+        Called while the vCPUs stand still, and changes nothing that a guest sees. Not
+        in it: counters for the host's eyes, what the host has taken already (a Sink's
+        bytes), who listens, and the resources, which the machine assigns.
+        """
+        return None
+
+    def restore(self, state: "State | None") -> None:
+        """Go on from what `state` of such a device gave, whatever was before.
+
+        Called while the vCPUs stand still, with resources assigned and interrupt
+        controllers restored already. What neither of them keeps is the device's: it
+        raises one edge again for each interrupt whose cause still holds (its driver
+        has to stand one too many), sets each line of a level as it is in the state,
+        high or low, lets its timers run for the time that was left, and begins with
+        fast ports that nothing has been written to.
+
+        Raises InvalidState, with nothing changed, for what is no state of such a
+        device. Default: for all but None.
+        """
+        refuse_state(self, state)
+
 
 class DeviceIo(_Callbacks):
-    """A device that is safe to call from several vCPU threads at once."""
+    """A device that is safe to call from several vCPU threads at once.
+
+    One that keeps something says so by `state` and `restore`, and so is in a
+    snapshot of its machine:
+
+    >>> from vmm.devices.state import Byte, State
+    >>> class LatchState(State):
+    ...     value: Byte
+    >>> class Latch(DeviceIo):
+    ...     value = 0
+    ...
+    ...     def pio_write(self, base, offset, data):
+    ...         self.value = data[0]
+    ...
+    ...     def state(self):
+    ...         return LatchState(self.value)
+    ...
+    ...     def restore(self, state):
+    ...         self.value = LatchState.of(state).value
+    >>> latch, copy = Latch(), Latch()
+    >>> latch.pio_write(0, 0, memoryview(b"*"))
+    >>> saved = latch.state().to_json()
+    >>> saved
+    {'value': 42}
+    >>> copy.restore(LatchState.from_json(saved))
+    >>> copy.value
+    42
+    >>> copy.restore(LatchState.from_json({"value": 256}))
+    Traceback (most recent call last):
+        ...
+    vmm.devices.errors.InvalidState: LatchState.value is 256: it must be 0..0xff
+    """
 
 
 class DeviceIoMut(_Callbacks):
@@ -177,3 +234,11 @@ class Locked(DeviceIo):
     def reset(self) -> None:
         with self.lock:
             self.device.reset()
+
+    def state(self) -> "State | None":
+        with self.lock:
+            return self.device.state()
+
+    def restore(self, state: "State | None") -> None:
+        with self.lock:
+            self.device.restore(state)

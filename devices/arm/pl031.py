@@ -16,12 +16,11 @@ hw/rtc/pl031.c ignores the write, too.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Final
+from typing import Annotated, Final
 
 from ..clock import Clock
-from ..errors import InvalidState
 from ..soonest_timer import SoonestTimer
+from ..state import State
 from ..trigger import Trigger
 
 RTCDR: Final = 0x000  # data: the counter, read only
@@ -66,25 +65,19 @@ class RtcMetrics(RtcEvents):
         self.invalid_writes += 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class RtcState:
-    """What `Rtc.state()` saves and `restore` takes; JSON keeps it as it is."""
+_Bit = Annotated[int, range(2)]
+_Word = Annotated[int, range(_MASK + 1)]
 
-    lr: int = 0
-    mr: int = 0
-    imsc: int = 0
-    ris: int = 0
-    counter_ns: int = 0
+
+class RtcState(State, kw_only=True):
+    """What `Rtc.state()` gives and `restore` takes."""
+
+    lr: _Word = 0
+    mr: _Word = 0
+    imsc: _Bit = 0
+    ris: _Bit = 0
+    counter_ns: Annotated[int, range((_MASK + 1) * _SECOND)] = 0
     """The counter when the state was taken, in nanoseconds."""
-
-    def __post_init__(self) -> None:
-        limits = {"imsc": 2, "ris": 2, "counter_ns": (_MASK + 1) * _SECOND}
-        for field in fields(self):
-            value, end = getattr(self, field.name), limits.get(field.name, _MASK + 1)
-            if type(value) is not int or not 0 <= value < end:
-                raise InvalidState(
-                    f"RtcState.{field.name} is {value!r}: it must be 0..{end - 1:#x}"
-                )
 
 
 class Rtc:
@@ -160,7 +153,7 @@ class Rtc:
             self._set_timer()
 
     def state(self) -> RtcState:
-        """A copy of everything, for `restore`."""
+        """All of it."""
         with self._lock:
             self._catch_up()
             counter_ns = self._counter_ns(self._seen_ns) % ((_MASK + 1) * _SECOND)
@@ -172,10 +165,14 @@ class Rtc:
                 counter_ns=counter_ns,
             )
 
-    def restore(self, state: RtcState) -> None:
-        """Continue from `state`; an interrupt that was pending is raised again."""
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`: the time from when it was saved. Raises InvalidState.
+
+        An interrupt that was pending is raised again.
+        """
+        new = RtcState.of(state)
         with self._lock:
-            self._load(state)
+            self._load(new)
             self._raise()
             self._set_timer()
 

@@ -24,7 +24,7 @@ class RtcMmio(Adapter):
         size = RTC_MMIO_SIZE
         bounds = None if base is None else (base, base + size - 1)
         page = MmioAddressConstraint(size=size, align=size, range=bounds)
-        super().__init__((page, LegacyIrqConstraint(irq=irq)), [line])
+        super().__init__(rtc, (page, LegacyIrqConstraint(irq=irq)), [line])
         self._rtc = rtc
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
@@ -39,6 +39,3 @@ class RtcMmio(Adapter):
             self._rtc.write(offset, int.from_bytes(data, "little"))
         else:
             self._rtc.events.invalid_write()
-
-    def reset(self) -> None:
-        self._rtc.reset()

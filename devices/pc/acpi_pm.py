@@ -7,8 +7,9 @@ no wake-ups and no timer), so that the SCI stays silent and PM1_STS reads 0.
 Source: ACPI Specification 6.5, section 4.8.3.
 """
 
-from typing import Final
+from typing import Annotated, Final
 
+from ..state import State
 from ..trigger import Trigger
 
 PM1_STS: Final = 0
@@ -41,6 +42,19 @@ As in QEMU, for kernels that write 0x2000 to port 0x604 without reading any tabl
 """
 
 
+class AcpiPmState(State, kw_only=True):
+    """What PM1_EN and PM1_CNT read."""
+
+    enable: Annotated[int, range(EN_BITS + 1)]
+    control: Annotated[int, range(1 << 16)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(not self.enable & ~EN_BITS, "PM1_EN has no such bits")
+        written = self.control & ~(SLP_TYP | BM_RLD)
+        self.require(written == SCI_EN, "PM1_CNT has SCI_EN, and no such bits")
+
+
 class AcpiPm:
     """The PM1 block, byte by byte. A guest's `power_off` is pulled as it asks."""
 
@@ -52,6 +66,16 @@ class AcpiPm:
         """Return to the power-on state: nothing enabled, ACPI mode."""
         self._registers = bytearray(PM1_SIZE)
         self._registers[PM1_CNT] = SCI_EN
+
+    def state(self) -> AcpiPmState:
+        """What was written and is kept."""
+        return AcpiPmState(enable=self._word(PM1_EN), control=self._word(PM1_CNT))
+
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`. Raises InvalidState."""
+        new = AcpiPmState.of(state)
+        for at, word in ((PM1_EN, new.enable), (PM1_CNT, new.control)):
+            self._registers[at : at + 2] = word.to_bytes(2, "little")
 
     def read(self, offset: int) -> int:
         """The byte at `offset`, 0..0xFF; beyond the block 0."""
@@ -69,6 +93,8 @@ class AcpiPm:
                 self._sleep()
 
     def _sleep(self) -> None:
-        control = int.from_bytes(self._registers[PM1_CNT:], "little")
-        if (control & SLP_TYP) >> SLP_TYP_SHIFT == SLP_TYP_S5:
+        if (self._word(PM1_CNT) & SLP_TYP) >> SLP_TYP_SHIFT == SLP_TYP_S5:
             self._power_off.trigger()
+
+    def _word(self, at: int) -> int:
+        return int.from_bytes(self._registers[at : at + 2], "little")

@@ -12,10 +12,11 @@ Source: Motorola MC146818A data sheet. Names of registers and bits are those of
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Annotated, Final
 
 from ..clock import Clock
 from ..soonest_timer import SoonestTimer
+from ..state import Nanoseconds, State
 from ..trigger import Trigger
 from . import calendar_registers as calendar
 from .calendar_registers import (
@@ -24,8 +25,8 @@ from .calendar_registers import (
     RTC_MINUTES_ALARM,
     RTC_SECONDS_ALARM,
 )
-from .cmos_rtc_state import CMOS_SIZE, END_NS, FIRST_NS, CmosRtcState
 
+CMOS_SIZE: Final = 128
 RTC_PORT_INDEX: Final = 0
 RTC_PORT_DATA: Final = 1
 NMI_DISABLE: Final = 0x80  # in the index
@@ -60,6 +61,38 @@ _FIRST_UPDATE_NS: Final = _SECOND // 2  # after the divider was let go
 # a guest must not keep our thread of timers busy.
 MIN_INTERRUPT_NS: Final = _SECOND // 1024
 
+# The century has two digits.
+_FIRST_NS: Final = -62_167_219_200 * _SECOND  # the year 0
+_END_NS: Final = 253_402_300_800 * _SECOND  # the year 10,000
+
+
+class CmosRtcState(State, kw_only=True):
+    """What `CmosRtc.state()` gives and `restore` takes."""
+
+    ram: Annotated[bytes, range(CMOS_SIZE, CMOS_SIZE + 1)]
+    """All registers; those of the time count only while it stands still."""
+    epoch_ns: Annotated[int, range(_FIRST_NS, _END_NS)]
+    """The time, in nanoseconds since 1970, when the state was taken."""
+    index: Annotated[int, range(CMOS_SIZE)] = 0
+    nmi_disabled: bool = False
+    weekday_offset: Annotated[int, range(7)] = 0
+    """By how many days the day of the week is ahead of the date's own."""
+    unseen_ns: Nanoseconds = 0
+    """For so long nobody has looked what happened: register C is of before."""
+    quiet_ns: Annotated[int, range(MIN_INTERRUPT_NS + 1)] = 0
+    """For so long no timer raises the next interrupt."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        flags = self.ram[RTC_REG_C]
+        self.require(not self.ram[RTC_REG_A] & RTC_UIP, "UIP is never kept")
+        self.require(not flags & 0x0F, "register C has the upper four bits only")
+        self.require(self.ram[RTC_REG_D] == RTC_VRT, "register D is VRT")
+        self.require(
+            bool(flags & RTC_IRQF) == bool(flags & self.ram[RTC_REG_B] & _ENABLES),
+            "IRQF is set while an enabled flag is",
+        )
+
 
 class CmosRtc:
     """The chip. Its own lock makes it safe to call from any thread.
@@ -84,6 +117,7 @@ class CmosRtc:
         self._interrupt_line = interrupt
         self._wall_ns = wall_ns
         self._timer = SoonestTimer(clock, self._lock, self._on_timer)
+        self._due_ns: int | None = None  # the next interrupt that can be foreseen
         self._power_on()
 
     @property
@@ -118,28 +152,29 @@ class CmosRtc:
                 self._set_timer()
 
     def state(self) -> CmosRtcState:
-        """A copy of everything, for `restore`."""
+        """All of it. Looks at nothing, so that no interrupt comes sooner for it."""
         with self._lock:
-            self._catch_up()
-            # The century has two digits: after the year 9999 comes the year 0,
-            # whose days of the week are the same.
-            since_0_ns = self._epoch_ns(self._seen_ns) - FIRST_NS
+            now = self._clock.now_ns()
+            # After the year 9999 comes the year 0, whose days of the week are the same.
+            since_0_ns = self._epoch_ns(now) - _FIRST_NS
             return CmosRtcState(
-                ram=tuple(self._ram),
+                ram=bytes(self._ram),
                 index=self._index,
                 nmi_disabled=self._nmi_disabled,
-                epoch_ns=since_0_ns % (END_NS - FIRST_NS) + FIRST_NS,
+                epoch_ns=since_0_ns % (_END_NS - _FIRST_NS) + _FIRST_NS,
                 weekday_offset=self._weekday_offset,
-                quiet_ns=max(self._quiet_until_ns - self._seen_ns, 0),
+                unseen_ns=now - self._seen_ns,
+                quiet_ns=max(self._quiet_until_ns - now, 0),
             )
 
-    def restore(self, state: CmosRtcState) -> None:
-        """Continue from `state`: the time goes on from when it was saved.
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`: the time from when it was saved. Raises InvalidState.
 
         An interrupt that was pending is raised again.
         """
+        new = CmosRtcState.of(state)
         with self._lock:
-            self._load(state)
+            self._load(new)
             if self._ram[RTC_REG_C] & RTC_IRQF:
                 self._interrupt_line.trigger()
             self._set_timer()
@@ -151,7 +186,7 @@ class CmosRtc:
         ram[RTC_REG_A] = _RESET_A
         ram[RTC_REG_B] = _RESET_B
         ram[RTC_REG_D] = RTC_VRT
-        self._load(CmosRtcState(ram=tuple(ram), epoch_ns=self._wall_ns()))
+        self._load(CmosRtcState(ram=bytes(ram), epoch_ns=self._wall_ns()))
 
     def _load(self, state: CmosRtcState) -> None:
         # The registers of the time are valid here only while it stands still.
@@ -159,9 +194,11 @@ class CmosRtc:
         self._index = state.index
         self._nmi_disabled = state.nmi_disabled
         self._weekday_offset = state.weekday_offset
-        self._seen_ns = self._clock.now_ns()  # register C is right up to then
-        self._offset_ns = state.epoch_ns - self._seen_ns
-        self._quiet_until_ns = self._seen_ns + state.quiet_ns
+        now = self._clock.now_ns()
+        self._seen_ns = now - state.unseen_ns  # register C is right up to then
+        self._offset_ns = state.epoch_ns - now
+        self._quiet_until_ns = now + state.quiet_ns
+        self._due_ns = None
 
     # --- time ------------------------------------------------------------
 
@@ -240,12 +277,16 @@ class CmosRtc:
 
     def _set_timer(self) -> None:
         event_ns = self._next_event_ns()
-        if event_ns is None:
-            return  # a timer that is still set does no harm when it runs
-        self._timer.run_by(max(event_ns - self._offset_ns, self._quiet_until_ns))
+        self._due_ns = None
+        if event_ns is not None:
+            self._due_ns = max(event_ns - self._offset_ns, self._quiet_until_ns)
+            self._timer.run_by(self._due_ns)
 
     def _on_timer(self) -> None:
-        self._catch_up()
+        if self._due_ns is None:
+            return
+        if self._clock.now_ns() >= self._due_ns:
+            self._catch_up()
         self._set_timer()
 
     # --- registers -------------------------------------------------------

@@ -10,9 +10,16 @@ from typing import Final
 
 from ..device_io import DeviceIo
 from ..resources import PioAddressConstraint, ResourceConstraint
+from ..state import Byte, State
 
 COMMAND_EXIT_PORT: Final = 0x501
 COMMAND_EXIT_SIZE: Final = 2
+
+
+class CommandExitState(State):
+    """What waits for its low byte."""
+
+    high: Byte
 
 
 class CommandExit(DeviceIo):
@@ -44,3 +51,9 @@ class CommandExit(DeviceIo):
 
     def reset(self) -> None:
         self._high = 0
+
+    def state(self) -> CommandExitState:
+        return CommandExitState(self._high)
+
+    def restore(self, state: State | None) -> None:
+        self._high = CommandExitState.of(state).high

@@ -7,7 +7,9 @@ Source: IBM VGA Technical Reference, "CRT Controller Registers" and "Input Statu
 Register 1"; the retrace bits as in QEMU's vga_dumb_retrace.
 """
 
-from typing import Final
+from typing import Annotated, Final
+
+from ..state import Byte, State
 
 CRTC_INDEX_PORT: Final = 0x3D4
 INDEX: Final = 0
@@ -22,6 +24,15 @@ LINE_COMPARE_8: Final = 1 << 4  # ... this bit of OVERFLOW
 RETRACES: Final = 1 << 0 | 1 << 3  # display disabled, vertical retrace
 
 
+class CrtcState(State, kw_only=True):
+    """All of a Crtc."""
+
+    index: Byte
+    registers: Annotated[bytes, range(REGISTERS, REGISTERS + 1)]
+    in_retrace: bool
+    """What the status last read said: the next read says the other."""
+
+
 class Crtc:
     """Registers that keep what is written. Safe to call from any thread."""
 
@@ -33,6 +44,21 @@ class Crtc:
         self._index = 0
         self._registers = bytearray(REGISTERS)
         self._status = 0
+
+    def state(self) -> CrtcState:
+        """All of it."""
+        return CrtcState(
+            index=self._index,
+            registers=bytes(self._registers),
+            in_retrace=bool(self._status),
+        )
+
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`. Raises InvalidState."""
+        new = CrtcState.of(state)
+        self._index = new.index
+        self._registers = bytearray(new.registers)
+        self._status = RETRACES if new.in_retrace else 0
 
     def read(self, offset: int) -> int:
         """The index, the register that it names, or the status; others are 0.

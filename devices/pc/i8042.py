@@ -14,6 +14,7 @@ from collections import deque
 from typing import Final
 
 from ..fast_port import FastPort
+from ..state import State
 from ..trigger import InterruptLine, Trigger
 from .i8042_reg import (
     I8042_CMD_AUX_DISABLE,
@@ -52,6 +53,8 @@ from .i8042_state import (
     FROM_CONTROLLER,
     FROM_KEYBOARD,
     MAX_RESPONSES,
+    RAM_SIZE,
+    TAKE_PARAMETER,
     I8042State,
 )
 from .keyboard import Ps2Keyboard
@@ -77,7 +80,7 @@ _STATUS: Final = (
 )
 
 _POWER_ON: Final = I8042State(
-    ram=(_RESET_CTR, *bytes(31)),
+    ram=bytes((_RESET_CTR,)).ljust(RAM_SIZE, b"\0"),
     output_port=_RESET_OUTPUT_PORT,
     status=I8042_STR_KEYLOCK,
 )
@@ -170,10 +173,10 @@ class I8042Device:
             self._reset_line.trigger()
 
     def state(self) -> I8042State:
-        """A copy of everything, for `restore`."""
+        """All of it, keyboard included."""
         with self._lock:
             return I8042State(
-                ram=tuple(self._ram),
+                ram=bytes(self._ram),
                 output_port=self._output_port,
                 command=self._command,
                 status=self._status,
@@ -184,15 +187,17 @@ class I8042Device:
                 keyboard=self.keyboard.state(),
             )
 
-    def restore(self, state: I8042State) -> None:
-        """Continue from `state`; an interrupt that was due is raised again."""
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`. Raises InvalidState.
+
+        If a byte waits to be read, its interrupt is raised again.
+        """
+        new = I8042State.of(state)
         with self._lock:
-            self._load(state)
-            self.keyboard.restore(state.keyboard)
+            self._load(new)
             self._interrupt()
 
     def _power_on(self) -> None:
-        self.keyboard.reset()
         self._load(_POWER_ON)
         self._publish_status()
 
@@ -207,6 +212,7 @@ class I8042Device:
         self._latched = state.latched
         self._last = state.last
         self._released = state.released  # _BREAK was seen, its code not yet
+        self.keyboard.restore(state.keyboard)
 
     # --- towards the guest -----------------------------------------------
 
@@ -323,7 +329,7 @@ class I8042Device:
             return not command & OUTPUT_PORT_NOT_RESET
         if 0x20 <= command < 0x40:
             self._respond(self._ram[command & 0x1F])
-        elif 0x60 <= command < 0x80 or command in _TAKES_PARAMETER:
+        elif command in TAKE_PARAMETER:
             self._command = command
         elif command == I8042_CMD_AUX_DISABLE:
             self._write_ctr(ctr | I8042_CTR_AUXDIS)
@@ -353,11 +359,3 @@ class I8042Device:
             if front is not None:
                 port |= 0x20 if front[1] >= FROM_AUX else 0x10
             self._respond(port)
-
-
-_TAKES_PARAMETER: Final = (
-    I8042_CMD_WRITE_OUTPUT_PORT,
-    I8042_CMD_KBD_LOOP,
-    I8042_CMD_AUX_LOOP,
-    I8042_CMD_AUX_SEND,
-)

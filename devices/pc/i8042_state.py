@@ -1,54 +1,63 @@
-"""I8042State: all of a controller and its keyboard, ready for JSON."""
+"""I8042State: all of a controller and its keyboard."""
 
-from typing import Final
+from typing import Annotated, Final
 
-from ..errors import InvalidState
-from ..record import Record, field
+from ..record import field
+from ..state import Byte, State
+from .i8042_reg import (
+    I8042_CMD_AUX_LOOP,
+    I8042_CMD_AUX_SEND,
+    I8042_CMD_KBD_LOOP,
+    I8042_CMD_WRITE_OUTPUT_PORT,
+    I8042_CTR_KBDDIS,
+    I8042_STR_CMDDAT,
+    I8042_STR_KEYLOCK,
+)
 from .keyboard import KeyboardState
 
+RAM_SIZE: Final = 32
 MAX_RESPONSES: Final = 16  # that a guest may leave unread
 FROM_CONTROLLER, FROM_KEYBOARD, FROM_AUX, FROM_AUX_TIMEOUT = range(4)
+Response = tuple[Byte, Annotated[int, range(4)]]
+"""A byte, and whom it is from: FROM_..."""
+TAKE_PARAMETER: Final = (
+    *range(0x60, 0x80),  # write RAM
+    I8042_CMD_WRITE_OUTPUT_PORT,
+    I8042_CMD_KBD_LOOP,
+    I8042_CMD_AUX_LOOP,
+    I8042_CMD_AUX_SEND,
+)
 
 
-class I8042State(Record, kw_only=True):
-    """What `I8042Device.state()` saves and `restore` takes.
+class I8042State(State, kw_only=True):
+    """What `I8042Device.state()` gives and `restore` takes."""
 
-    It survives ``I8042State(**json.loads(json.dumps(asdict(state))))``
-    unchanged. Raises InvalidState for what no controller could have been in.
-    """
-
-    ram: tuple[int, ...]
-    """32 bytes; the first is the command byte."""
-    output_port: int
-    status: int
+    ram: Annotated[bytes, range(RAM_SIZE, RAM_SIZE + 1)]
+    """The first is the command byte."""
+    output_port: Byte
+    status: Byte
     """The bits of the status register that nothing else here implies."""
-    command: int | None = None
+    command: Byte | None = None
     """The command whose parameter is to be written next."""
-    responses: tuple[tuple[int, int], ...] = ()
-    """(byte, FROM_...) of what was answered and not read."""
-    latched: int | None = None
+    responses: Annotated[tuple[Response, ...], range(MAX_RESPONSES + 1)] = ()
+    """What was answered and not read."""
+    latched: Byte | None = None
     """The byte taken from the keyboard and not read."""
-    last: int = 0
+    last: Byte = 0
     released: bool = False
     """The set 2 prefix F0 was taken, and the code after it wasn't."""
     keyboard: KeyboardState = field(default_factory=KeyboardState)
 
     def __post_init__(self) -> None:
-        # JSON has neither tuples nor dataclasses.
-        object.__setattr__(self, "ram", tuple(self.ram))
-        responses = tuple((value, source) for value, source in self.responses)
-        object.__setattr__(self, "responses", responses)
-        if isinstance(self.keyboard, dict):
-            object.__setattr__(self, "keyboard", KeyboardState(**self.keyboard))
-        if len(self.ram) != 32 or len(responses) > MAX_RESPONSES:
-            raise InvalidState(
-                f"I8042State has {len(self.ram)} bytes of RAM and {len(responses)} "
-                f"responses: it must have 32 and can have {MAX_RESPONSES}"
-            )
-        single = (self.output_port, self.status, self.last, self.latched or 0)
-        for value in (*self.ram, *single, *(value for value, _ in responses)):
-            if type(value) is not int or not 0 <= value <= 0xFF:
-                raise InvalidState(f"I8042State: {value!r} is no byte")
-        for _, source in responses:
-            if source not in range(4):
-                raise InvalidState(f"I8042State: {source!r} is no source of a byte")
+        super().__post_init__()
+        kept = self.status & ~I8042_STR_CMDDAT
+        self.require(kept == I8042_STR_KEYLOCK, "status is KEYLOCK, and CMDDAT or not")
+        self.require(
+            self.command is None or self.command in TAKE_PARAMETER,
+            "command is one that takes a parameter",
+        )
+        waits = self.keyboard.replies or self.keyboard.scancodes
+        self.require(
+            not waits or self.latched is not None or self.ram[0] & I8042_CTR_KBDDIS > 0,
+            "the keyboard's next byte is latched unless its port is disabled",
+        )

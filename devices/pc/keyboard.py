@@ -7,10 +7,9 @@ Source: IBM PS/2 Hardware Interface Technical Reference, Keyboards.
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Annotated, Final
 
-from ..errors import InvalidState
-from ..record import Record
+from ..state import Byte, State
 
 KBD_CMD_SETLEDS: Final = 0xED
 KBD_CMD_ECHO: Final = 0xEE
@@ -37,31 +36,28 @@ MAX_REPLIES: Final = 3  # to one command
 _TAKES_PARAMETER: Final = (KBD_CMD_SETLEDS, KBD_CMD_SCANSET, KBD_CMD_SETREP)
 
 
-class KeyboardState(Record, kw_only=True):
-    """All of a keyboard; raises InvalidState for what no keyboard could be in."""
+class KeyboardState(State, kw_only=True):
+    """What `Ps2Keyboard.state()` gives and `restore` takes."""
 
-    replies: tuple[int, ...] = ()
-    scancodes: tuple[int, ...] = ()
-    last: int = 0
-    command: int | None = None
+    replies: Annotated[bytes, range(MAX_REPLIES + 1)] = b""
+    scancodes: Annotated[bytes, range(MAX_SCANCODES + 1)] = b""
+    last: Byte = 0
+    command: Byte | None = None
     """The command whose parameter is to be written next."""
     scanning: bool = True
-    scanset: int = DEFAULT_SCANSET
-    typematic: int = DEFAULT_TYPEMATIC
-    leds: int = 0
+    scanset: Annotated[int, range(1, 4)] = DEFAULT_SCANSET
+    typematic: Annotated[int, range(0x80)] = DEFAULT_TYPEMATIC
+    leds: Annotated[int, range(8)] = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "replies", tuple(self.replies))  # JSON has none
-        object.__setattr__(self, "scancodes", tuple(self.scancodes))
-        if len(self.replies) > MAX_REPLIES or len(self.scancodes) > MAX_SCANCODES:
-            raise InvalidState(
-                f"KeyboardState has {len(self.replies)} replies and "
-                f"{len(self.scancodes)} scancodes: {MAX_REPLIES} and "
-                f"{MAX_SCANCODES} can be"
-            )
-        for value in (*self.replies, *self.scancodes, self.last, self.scanset):
-            if type(value) is not int or not 0 <= value <= 0xFF:
-                raise InvalidState(f"KeyboardState: {value!r} is no byte")
+        super().__post_init__()
+        self.require(
+            self.command is None or self.command in _TAKES_PARAMETER,
+            "command is one that takes a parameter",
+        )
+        self.require(
+            self.scanning or not self.scancodes, "no scancodes without scanning"
+        )
 
 
 class Ps2Keyboard:
@@ -81,7 +77,7 @@ class Ps2Keyboard:
         self.restore(KeyboardState())
 
     def restore(self, state: KeyboardState) -> None:
-        """Continue from `state`."""
+        """Go on from `state`, without a byte on the cable."""
         self.replies = deque(state.replies)
         self.scancodes = deque(state.scancodes)
         self.last = state.last
@@ -92,10 +88,10 @@ class Ps2Keyboard:
         self.leds = state.leds
 
     def state(self) -> KeyboardState:
-        """A copy of everything."""
+        """All of it."""
         return KeyboardState(
-            replies=tuple(self.replies),
-            scancodes=tuple(self.scancodes),
+            replies=bytes(self.replies),
+            scancodes=bytes(self.scancodes),
             last=self.last,
             command=self.command,
             scanning=self.scanning,

@@ -14,8 +14,9 @@ from typing import Final
 
 from ..device_io import DeviceIo
 from ..resources import PioAddressConstraint, ResourceConstraint
+from ..state import State
 from ..trigger import Trigger
-from .reset_control import ResetControl
+from .reset_control import ResetControl, ResetControlState
 
 CONFIG_ADDRESS: Final = 0xCF8
 PCI_CONFIG_SIZE: Final = 8
@@ -42,3 +43,9 @@ class PciConfigPorts(DeviceIo):
 
     def reset(self) -> None:
         self._reset_control.reset()
+
+    def state(self) -> ResetControlState:
+        return self._reset_control.state()
+
+    def restore(self, state: State | None) -> None:
+        self._reset_control.restore(state)

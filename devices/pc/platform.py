@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Final, Protocol
 
 from ..acpi_device import AcpiDevice
-from ..adapter import Adapter
+from ..adapter import Adapter, Chip
 from ..fast_port import FastPort
 from ..resources import (
     DeviceResources,
@@ -27,7 +27,7 @@ ACPI_PM: Final = 0x600
 ACPI_SCI: Final = 9
 
 
-class ByteRegisters(Protocol):
+class ByteRegisters(Chip, Protocol):
     """A chip whose registers are one byte wide."""
 
     def read(self, offset: int, /) -> int:
@@ -35,9 +35,6 @@ class ByteRegisters(Protocol):
 
     def write(self, offset: int, value: int, /) -> None:
         """Write 0..0xFF to the register at `offset`."""
-
-    def reset(self) -> None:
-        """Return to the power-on state."""
 
 
 class Uart(ByteRegisters, Protocol):
@@ -69,8 +66,7 @@ class IsaAdapter(Adapter):
     ) -> None:
         ports = (PioAddressConstraint.at(base + at, size) for at, size in ranges)
         irqs = (LegacyIrqConstraint(irq=irq) for irq in lines)
-        super().__init__((*ports, *irqs), lines.values())
-        self._chip = chip
+        super().__init__(chip, (*ports, *irqs), lines.values())
         self._read = chip.read  # bound once: the serial console lives on these
         self._write = chip.write
         self._base = base
@@ -100,9 +96,6 @@ class IsaAdapter(Adapter):
             return
         for at, value in enumerate(data):
             self._write(register + at, value)
-
-    def reset(self) -> None:
-        self._chip.reset()
 
 
 class SerialPio(IsaAdapter):

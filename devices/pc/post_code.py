@@ -11,8 +11,15 @@ from typing import Final
 from ..device_io import DeviceIo
 from ..fast_port import RING_SIZE, FastPort
 from ..resources import PioAddressConstraint, ResourceConstraint
+from ..state import Byte, State
 
 POST_PORT: Final = 0x80
+
+
+class PostCodeState(State):
+    """The last code; None before the first."""
+
+    last: Byte | None
 
 
 class PostCode(DeviceIo):
@@ -51,9 +58,16 @@ class PostCode(DeviceIo):
             self._last = data[0]
 
     def reset(self) -> None:
+        self.restore(PostCodeState(None))
+
+    def state(self) -> PostCodeState:
+        return PostCodeState(self.last)
+
+    def restore(self, state: State | None) -> None:
+        last = PostCodeState.of(state).last
         with self._lock:
             self._take()
-            self._last = None
+            self._last = last
 
     def get_report(self) -> str:
         last = self.last

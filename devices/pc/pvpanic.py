@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from ..fast_port import FastPort
+from ..state import State, refuse_state
 
 PVPANIC_PORT: Final = 0x505
 PVPANIC_PANICKED: Final = 1 << 0
@@ -50,3 +51,10 @@ class Pvpanic:
 
     def reset(self) -> None:
         """Nothing is kept."""
+
+    def state(self) -> None:
+        """Nothing is kept."""
+
+    def restore(self, state: State | None) -> None:
+        """Takes None. Raises InvalidState for all else."""
+        refuse_state(self, state)

@@ -7,9 +7,10 @@ Intel 82371SB (PIIX3), "Reset Control Register".
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Annotated, Final
 
 from ..fast_port import FastPort
+from ..state import State
 from ..trigger import Trigger
 
 SYSTEM_CONTROL_PORT_A: Final = 0x92
@@ -21,6 +22,18 @@ RST_CPU: Final = 0x04  # resets when it rises
 SYS_RST: Final = 0x02  # the kind: hard, with all devices; else the CPU alone
 FULL_RST: Final = 0x08  # with the power taken away in between
 _RESET_CONTROL_MASK: Final = RST_CPU | SYS_RST | FULL_RST
+
+
+class SystemControlPortAState(State):
+    """FAST_INIT and FAST_A20 as written."""
+
+    value: Annotated[int, range(_PORT_A_MASK + 1)]
+
+
+class ResetControlState(State):
+    """RST_CPU, SYS_RST and FULL_RST as written."""
+
+    value: Annotated[int, range(0, _RESET_CONTROL_MASK + 1, SYS_RST)]
 
 
 class SystemControlPortA:
@@ -55,6 +68,14 @@ class SystemControlPortA:
         """A20 on, as firmware leaves it."""
         self._set(FAST_A20)
 
+    def state(self) -> SystemControlPortAState:
+        """What was written; by it the next write knows whether bit 0 rises."""
+        return SystemControlPortAState(self._value)
+
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`, without a reset. Raises InvalidState."""
+        self._set(SystemControlPortAState.of(state).value)
+
     def _set(self, value: int) -> None:
         self._value = value
         self._port.answer(value)
@@ -84,3 +105,11 @@ class ResetControl:
     def reset(self) -> None:
         """All bits 0."""
         self._value = 0
+
+    def state(self) -> ResetControlState:
+        """What was written; by it the next write knows whether RST_CPU rises."""
+        return ResetControlState(self._value)
+
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`, without a reset. Raises InvalidState."""
+        self._value = ResetControlState.of(state).value

@@ -32,6 +32,13 @@ _DELTAS: Final = (
 )
 
 
+def shown_lines(lines: int, mcr: int) -> int:
+    """MSR without its deltas: `lines`, or in loopback what MCR puts out."""
+    if not mcr & UART_MCR_LOOP:
+        return lines
+    return sum(line for output, line in _LOOP_WIRES if mcr & output)
+
+
 class ModemStatus:
     """`msr`, kept up to what drives it. Wants the Serial's lock held.
 
@@ -54,9 +61,7 @@ class ModemStatus:
 
     def update(self, mcr: int) -> bool:
         """Bring MSR up to the lines and MCR, with deltas; whether it changed."""
-        lines = self.lines
-        if mcr & UART_MCR_LOOP:
-            lines = sum(line for output, line in _LOOP_WIRES if mcr & output)
+        lines = shown_lines(self.lines, mcr)
         changed = (lines ^ self.msr) & ~UART_MSR_ANY_DELTA
         self.msr = self.msr & UART_MSR_ANY_DELTA | lines
         for line, delta in _DELTAS:
@@ -71,5 +76,6 @@ class ModemStatus:
         self.msr &= ~UART_MSR_ANY_DELTA
 
     def restore(self, msr: int, lines: int) -> None:
+        """Take over both."""
         self.msr = msr
-        self.lines = lines & ~UART_MSR_ANY_DELTA
+        self.lines = lines

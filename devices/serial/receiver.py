@@ -23,7 +23,7 @@ FIFO_SIZE: Final = 64
 CLEARED_BY_LSR_READ: Final = UART_LSR_BRK_ERROR_BITS | UART_LSR_FIFOE
 
 _TRIGGER_LEVELS: Final = (1, 4, 8, 14)
-_BYTE_ERRORS: Final = UART_LSR_PE | UART_LSR_FE | UART_LSR_BI
+BYTE_ERRORS: Final = UART_LSR_PE | UART_LSR_FE | UART_LSR_BI
 
 
 class Receiver:
@@ -115,21 +115,18 @@ class Receiver:
             self.lsr |= UART_LSR_FIFOE
 
     def restore(self, lsr: int, data: tuple[int, ...], errors: tuple[int, ...]) -> None:
-        """Take over bytes from a saved state; then the timeout's state follows."""
-        errors += (0,) * len(data)
-        for byte, error in zip(data, errors, strict=False):
-            self.fifo.append(byte | (error & _BYTE_ERRORS) << 8)
+        """After a reset, take over bytes; then the timeout's state follows."""
+        errors += (0,) * (len(data) - len(errors))
+        self.fifo.extend(
+            byte | error << 8 for byte, error in zip(data, errors, strict=True)
+        )
         self.lsr = lsr & CLEARED_BY_LSR_READ | (UART_LSR_DR if data else 0)
 
     def restore_timeout(self, pending: bool, remaining_ns: int | None) -> None:
-        """There is a timeout, or one to come, if there are bytes in FIFO mode."""
-        if not self.fifo or not self._fifo_enabled:
-            return
+        """The timeout was there, comes so soon, or not at all."""
         self.timeout_pending = pending
         if remaining_ns is not None:
             self.timeout.expire_in(remaining_ns)
-        elif not pending:
-            self.timeout.restart()
 
     def _arrived(self) -> None:
         self.lsr |= UART_LSR_DR

@@ -65,10 +65,10 @@ class Transmitter:
         self._offer()
 
     def restore(self, data: tuple[int, ...], empty_pending: bool) -> None:
-        """Take over what a saved state had waiting."""
+        """After a reset, take over what waited."""
         self.fifo += bytes(data)
         self.lsr = 0 if self.fifo else TX_IDLE
-        self.empty_pending = empty_pending and not self.fifo
+        self.empty_pending = empty_pending
 
     def send(self, value: int, fcr: int) -> bool:
         """THR was written: to the sink, or to the FIFO; False if it went no further."""

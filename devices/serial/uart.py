@@ -16,6 +16,7 @@ from ..clock import Clock, SystemClock
 from ..errors import FullFifo
 from ..fast_port import FastPort
 from ..sink import BinaryFile, Sink, as_sink
+from ..state import State
 from ..trigger import Trigger
 from .events import SerialEvents, SerialMetrics
 from .interrupts import (
@@ -33,9 +34,7 @@ from .reg import (
     UART_FCR,
     UART_FCR_CLEAR_RCVR,
     UART_FCR_CLEAR_XMIT,
-    UART_FCR_DMA_SELECT,
     UART_FCR_ENABLE_FIFO,
-    UART_FCR_TRIGGER_MASK,
     UART_IER,
     UART_IER_MSI,
     UART_IER_RDI,
@@ -67,15 +66,12 @@ from .reg import (
     UART_SCR,
     UART_TX,
 )
-from .state import SerialState
+from .state import FCR_STORED, IER_VALID, MCR_VALID, SerialState
 from .timeout import timeout_ns
 from .transmitter import Transmitter
 
 __all__ = ["FIFO_SIZE", "Serial", "SerialEvents", "SerialMetrics", "SerialState"]
 
-_IER_VALID: Final = 0x0F
-_MCR_VALID: Final = 0x1F
-_FCR_STORED: Final = UART_FCR_ENABLE_FIFO | UART_FCR_DMA_SELECT | UART_FCR_TRIGGER_MASK
 _RESET_DIVISOR: Final = 0x000C  # 9600 baud
 
 
@@ -145,17 +141,10 @@ class Serial:
         clock: Clock,
         events: SerialEvents | None = None,
     ) -> "Serial":
-        """Go on from `state`; pulls `trigger` if an enabled interrupt is pending.
-
-        Raises FullFifo if a buffer of the state holds more than 64 bytes, and
-        TriggerError.
-        """
-        for name in ("in_buffer", "tx_buffer"):
-            if (held := len(getattr(state, name))) > FIFO_SIZE:
-                raise FullFifo(f"{name} holds {held} bytes, more than {FIFO_SIZE}")
+        """A new one that goes on from `state`; see `restore`."""
+        SerialState.of(state)  # before a sink is taken for one that won't be
         serial = cls(trigger, out, clock=clock, events=events)
-        with serial._lock:
-            serial._restore(state)
+        serial.restore(state)
         return serial
 
     # -- what the guest does ------------------------------------------------
@@ -319,7 +308,7 @@ class Serial:
             self._tx.collect()
 
     def state(self) -> SerialState:
-        """All of the device's state, to go on from with `from_state`."""
+        """All of it. What the sink has taken is the host's, and not in it."""
         with self._lock:
             self._tx.collect()
             return SerialState(
@@ -342,6 +331,19 @@ class Serial:
                 modem_lines=self._modem.lines,
             )
 
+    def restore(self, state: State | None) -> None:
+        """Go on from `state`: modem lines as they were, new bytes to today's sink.
+
+        What waited before goes the way of a reset. Pulls the trigger if an enabled
+        interrupt is pending. Raises InvalidState and TriggerError.
+        """
+        new = SerialState.of(state)
+        with self._lock:
+            self._power_on()
+            self._load(new)
+            if self._events is not None:
+                self._events.in_buffer_empty()
+
     # -- everything below wants the lock held -------------------------------
 
     def _power_on(self) -> None:
@@ -357,11 +359,11 @@ class Serial:
         self._set_divisor(_RESET_DIVISOR)
         self._update()
 
-    def _restore(self, state: SerialState) -> None:
-        self._ier = state.interrupt_enable & _IER_VALID
-        self._fcr = state.fifo_control & _FCR_STORED
+    def _load(self, state: SerialState) -> None:
+        self._ier = state.interrupt_enable
+        self._fcr = state.fifo_control
         self._lcr = state.line_control
-        self._mcr = state.modem_control & _MCR_VALID
+        self._mcr = state.modem_control
         self._scr = state.scratch
         self._set_divisor(state.baud_divisor_low | state.baud_divisor_high << 8)
         self._modem.restore(state.modem_status, state.modem_lines)
@@ -491,7 +493,7 @@ class Serial:
             self._set_divisor(value << 8 | self._divisor & 0xFF)
             return
         enabled = value & ~self._ier
-        self._ier = value & _IER_VALID
+        self._ier = value & IER_VALID
         if enabled & UART_IER_THRI:
             # Enabling it with THR empty interrupts, though IIR was read before:
             # drivers start their output so, and Linux tests for it.
@@ -507,7 +509,7 @@ class Serial:
         else:
             clear = 0
         # The other bits are programmed only together with bit 0.
-        self._fcr = value & _FCR_STORED if value & UART_FCR_ENABLE_FIFO else 0
+        self._fcr = value & FCR_STORED if value & UART_FCR_ENABLE_FIFO else 0
         self._rx.configure(self._fcr)
         if clear & UART_FCR_CLEAR_RCVR:
             self._clear_rx()
@@ -529,7 +531,7 @@ class Serial:
 
     def _write_mcr(self, value: int) -> None:
         changed = value ^ self._mcr
-        self._mcr = value & _MCR_VALID
+        self._mcr = value & MCR_VALID
         self._modem.update(self._mcr)
         if changed & UART_MCR_LOOP:
             if value & UART_MCR_LOOP:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 
 from support.uart_oracle import UartOracle
 from vmm.devices.clock import VirtualClock
@@ -89,16 +88,8 @@ class Rig:
 
     def clone(self) -> "Rig":
         """One that goes on from the state of this one, by way of JSON."""
-        state = self.serial.state()
-        text = json.dumps(asdict(state))
-        restored = SerialState(**json.loads(text))
-        assert restored == state
-        return Rig(self.sink.left, restored)
-
-
-def through_json(state: SerialState) -> SerialState:
-    """`state` as another process would read it from a file."""
-    return SerialState(**json.loads(json.dumps(asdict(state))))
+        text = json.dumps(self.serial.state().to_json())
+        return Rig(self.sink.left, SerialState.from_json(json.loads(text)))
 
 
 class FastRig(Rig):

@@ -1,8 +1,5 @@
 """Rtc: one test per rule of the PL031."""
 
-import json
-from dataclasses import asdict, replace
-
 import pytest
 from support.pl031_rig import END, NOW, SECOND, Rig
 
@@ -16,9 +13,7 @@ from vmm.devices.arm.pl031 import (
     RTCMR,
     RTCRIS,
     Rtc,
-    RtcState,
 )
-from vmm.devices.errors import InvalidState
 
 
 @pytest.fixture
@@ -188,39 +183,3 @@ def test_reset_is_power_on_at_the_hosts_time(rig: Rig) -> None:
     rig.rtc.write(RTCLR, 5)
     rig.rtc.reset()
     assert rig.rtc.state() == fresh
-
-
-def test_state_survives_json_and_goes_on_from_there(rig: Rig) -> None:
-    rig.rtc.write(RTCLR, 500)
-    rig.alarm_in(2)
-    state = RtcState(**json.loads(json.dumps(asdict(rig.rtc.state()))))
-    assert state == rig.rtc.state()
-    other = Rig()
-    other.clock.advance(1_000 * SECOND)
-    other.rtc.restore(state)
-    assert other.rtc.read(RTCDR) == 500
-    other.clock.advance(2 * SECOND)
-    assert other.irq.edges == 1
-
-
-def test_restoring_raises_a_pending_interrupt_again(rig: Rig) -> None:
-    rig.alarm_in(0)
-    other = Rig()
-    other.rtc.restore(rig.rtc.state())
-    assert other.irq.edges == 1
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"mr": END}, "mr is 4294967296: it must be 0..0xffffffff"),
-        ({"imsc": 2}, "imsc is 2: it must be 0..0x1"),
-        ({"counter_ns": -1}, "counter_ns is -1"),
-        ({"lr": "5"}, "lr is '5'"),
-    ],
-)
-def test_a_state_that_can_not_be_is_refused(
-    changes: dict[str, object], message: str
-) -> None:
-    with pytest.raises(InvalidState, match=message):
-        replace(RtcState(), **changes)  # type: ignore[arg-type]

@@ -167,3 +167,14 @@ def test_the_timers_that_a_guest_can_leave_on_the_clock_are_bounded(rig: Rig) ->
         rig.clock.advance(1_000_000)
         rig[C]
     assert len(rig.clock._timers) < 100
+
+
+def test_a_timer_that_nobody_waits_for_any_more_changes_nothing(rig: Rig) -> None:
+    rig[B] = H24 | PIE
+    rig[B] = H24
+    rig.clock.advance(1_000_000)
+    assert rig.rtc.state().unseen_ns == 1_000_000
+    rig[B] = H24 | UIE
+    rig.rtc.reset()
+    rig.clock.advance(SECOND)
+    assert rig.rtc.state().unseen_ns == SECOND

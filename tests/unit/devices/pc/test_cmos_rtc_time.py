@@ -150,3 +150,15 @@ def test_uip_stays_low_while_set(rig: Rig) -> None:
     rig[B] = SET
     rig.clock.advance(SECOND * 3 // 4 - 1)
     assert not rig[A] & UIP
+
+
+def test_a_guest_at_the_end_of_the_year_9999_can_be_saved(rig: Rig) -> None:
+    rig[B] = H24 | SET
+    for at, value in zip(TIME + DATE[:4], (23, 59, 59, 99, 99, 12, 31), strict=True):
+        rig[at] = value // 10 << 4 | value % 10
+    rig[B] = H24
+    weekday = rig[DAY_OF_WEEK]
+    rig.to_next_second()
+    rig.rtc.restore(rig.rtc.state())
+    assert rig.get(TIME + DATE[:4]) == [0, 0, 0, 0, 0, 1, 1]
+    assert rig[DAY_OF_WEEK] == weekday % 7 + 1

@@ -23,6 +23,7 @@ from vmm.devices.pc.platform import (
 )
 from vmm.devices.resources import DeviceResources, LegacyIrq, PioAddressRange
 from vmm.devices.serial import Serial
+from vmm.devices.state import State
 from vmm.devices.trigger import InterruptLine
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Recorder:
 
     def reset(self) -> None:
         self.log.append(("reset", 0, 0))
+
+    def state(self) -> State | None:
+        self.log.append(("state", 0, 0))
+        return None
+
+    def restore(self, state: State | None) -> None:
+        self.log.append(("restore", 0, 0))
 
 
 class Pc:
