@@ -120,6 +120,7 @@ class Console(SerialEvents):
         self._holding = False
         self._listened = False
         self._patience_ends_ns = 0
+        self._held_since_ns: int | None = None
         self._collecting = False
         self._collect_ns = COLLECT_MIN_NS
         self._stalled = False  # the endpoint will say when it takes more
@@ -247,13 +248,17 @@ class Console(SerialEvents):
                 return
         self._drained.set()
 
+    def flush(self) -> None:
+        """Take what the UART has collected. For when the guest has stopped."""
+        if self._serial is not None:
+            self._serial.flush()
+
     def finish(self, timeout: float | None) -> None:
         """Wait until the endpoint has taken all, or `abandon`, or `timeout` seconds.
 
         For when the guest has stopped.
         """
-        if self._serial is not None:
-            self._serial.flush()
+        self.flush()
         self._drained.clear()
         self._loop.call_soon(self.endpoint_ready)
         self._drained.wait(HURRY_S if self._abandoned else timeout)
@@ -355,6 +360,17 @@ class Console(SerialEvents):
         self._listened = False
         self._patience_ends_ns = self._loop.now_ns() + PATIENCE_NS
 
+    def hold_input(self) -> None:
+        """The guest stands still: keep what is typed. On the loop's thread."""
+        self._held_since_ns = self._loop.now_ns()
+
+    def release_input(self) -> None:
+        """It goes on: from any thread."""
+        since_ns, self._held_since_ns = self._held_since_ns, None
+        if since_ns is not None:
+            self._patience_ends_ns += self._loop.now_ns() - since_ns
+            self._loop.call_soon(self._feed)
+
     def send(self, data: bytes | str) -> None:
         """Type `data`; returns at once, and the guest reads as fast as it can."""
         with self._lock:
@@ -403,6 +419,9 @@ class Console(SerialEvents):
         a guest that polls never does, and gets its input a little later.
         """
         assert self._serial is not None
+        if self._held_since_ns is not None:
+            self._awaiting = False
+            return
         now = self._loop.now_ns()
         listens = bool(self._serial.state().interrupt_enable & UART_IER_RDI)
         if (listens and self._listened) or now > self._patience_ends_ns:
@@ -416,6 +435,8 @@ class Console(SerialEvents):
     def _feed(self) -> None:
         assert self._serial is not None
         self._feed_is_due = False
+        if self._held_since_ns is not None:
+            return
         if self._holding:
             if not self._awaiting:
                 self._await_listener()
