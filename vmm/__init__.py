@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from .machine.machine import Machine
     from .machine.run import run
+    from .machine.state import MachineState
     from .result import ExitReason, RunResult
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "KvmUnavailable",
     "Machine",
     "MachineConfig",
+    "MachineState",
     "RunResult",
     "VmmError",
     "run",
@@ -49,6 +51,7 @@ __all__ = [
 _HOMES = {
     "MachineConfig": "config",
     "Machine": "machine.machine",
+    "MachineState": "machine.state",
     "ExitReason": "result",
     "RunResult": "result",
     "run": "machine.run",

@@ -28,7 +28,7 @@ from vmm import (
 )
 from vmm.console.console import Console
 from vmm.errors import KvmError
-from vmm.machine.machine import _close_all
+from vmm.machine.registry import close_all
 
 GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
 
@@ -196,9 +196,9 @@ def test_a_flood_that_nobody_reads_neither_blocks_nor_grows_us(tmp_path: Path) -
         sink = machine.console.sink
         wait_until(lambda: len(sink) == 4096, "the sink to be full")
         size = process_status("VmRSS")
-        before = machine._life.cycle.exits["io"]
+        before = machine._life.instance.exits["io"]
         wait_until(
-            lambda: machine._life.cycle.exits["io"] > before + 5000, "more exits"
+            lambda: machine._life.instance.exits["io"] > before + 5000, "more exits"
         )
         assert process_status("VmRSS") <= size + 1024
         assert len(sink) == 4096
@@ -224,7 +224,9 @@ def test_counts_that_nobody_tells_fail_no_run(
     assert (result.reason, result.insn_emulation) == (ExitReason.RESET, 0)
 
 
-@pytest.mark.parametrize("part", ["life.Life._totals", "console.Console.finish"])
+@pytest.mark.parametrize(
+    "part", ["machine.lifecycle.Lifecycle._totals", "console.console.Console.finish"]
+)
 def test_who_waits_gets_a_result_whatever_fails_and_no_vm_is_left(
     monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -356,7 +358,7 @@ def test_at_the_end_every_machine_is_closed_whatever_one_raises(
             raise VmmError("it doesn't close")
 
     machines = [Unwilling(), Unwilling()]
-    monkeypatch.setattr("vmm.machine.machine.open_machines", lambda: machines)
+    monkeypatch.setattr("vmm.machine.registry.open_machines", lambda: machines)
     with pytest.raises(VmmError):
-        _close_all()
+        close_all()
     assert len(closed) == len(machines)

@@ -34,7 +34,8 @@ OURS = """
     input_file installation kvm kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm
     kvm.stats kvm.vcpu kvm.vm machine machine.builder machine.device_manager
     machine.kvm_wiring machine.legacy_devices machine.level_lines machine.lifecycle
-    machine.machine machine.verdict machine.video_window machine.vm_instance memory
+    machine.machine machine.outcomes machine.registry machine.state machine.verdict
+    machine.video_window machine.vm_instance memory
     result threads vcpu vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop
     version watch watch.panic
 """.split()

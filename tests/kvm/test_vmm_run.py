@@ -307,10 +307,11 @@ def test_the_terminal_is_restored_however_we_die(
 
 IMPATIENT = """
 import sys
-from vmm import cli, quirks
+from vmm.cli.main import main
+from vmm.host.quirks import Quirks
 
-quirks.Quirks.silence_s = 1  # of 10
-sys.exit(cli.main(sys.argv[1:]))
+Quirks.silence_s = 1  # of 10
+sys.exit(main(sys.argv[1:]))
 """
 
 
