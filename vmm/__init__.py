@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .guest.config import CommandConfig
     from .machine.machine import Machine
     from .machine.run import run
+    from .machine.state import MachineState
     from .result import ExitReason, RunResult
     from .version import __version__ as __version__
 
@@ -45,6 +46,7 @@ __all__ = [
     "KvmUnavailable",
     "Machine",
     "MachineConfig",
+    "MachineState",
     "RunFailed",
     "RunResult",
     "VmmError",
@@ -57,6 +59,7 @@ _HOMES = {
     "ConsoleConfig": "console.config",
     "CommandConfig": "guest.config",
     "Machine": "machine.machine",
+    "MachineState": "machine.state",
     "ExitReason": "result",
     "RunResult": "result",
     "run": "machine.run",

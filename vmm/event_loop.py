@@ -15,6 +15,7 @@ from .eventfd import EventFd
 READ: Final = selectors.EVENT_READ
 WRITE: Final = selectors.EVENT_WRITE
 PURGE_MIN: Final = 256  # timers in the heap before we look for cancelled ones
+END_LOOK_S: Final = 0.1  # between two looks whether a callback has ended the thread
 
 Callback = Callable[[], None]
 
@@ -48,7 +49,7 @@ class EventLoop:
         self._purge_at = PURGE_MIN
         self._stopping = False
         self._order = count()
-        # A daemon, as a vCPU's: see life.py.
+        # A daemon, as a vCPU's: see lifecycle.py.
         self._thread = threading.Thread(
             target=self._main, name="vmm-events", daemon=True
         )
@@ -130,6 +131,29 @@ class EventLoop:
         """Start the thread."""
         threads.start(self._thread)
 
+    @property
+    def ident(self) -> int:
+        """That of the thread, once it was started."""
+        ident = self._thread.ident
+        assert ident is not None
+        return ident
+
+    def settle(self, first: Callback) -> None:
+        """Call `first` on the loop's thread, then wait until it has turned once more.
+
+        By then no callback runs that was called before, and what was ready at a
+        descriptor is served. Returns, too, when the thread has ended.
+        """
+        done = threading.Event()
+
+        def turn() -> None:
+            first()
+            self.call_soon(done.set)  # behind the next look at the descriptors
+
+        self.call_soon(turn)
+        while not done.wait(END_LOOK_S) and self._thread.is_alive():
+            pass
+
     def stop(self) -> None:
         """End the thread and wait for it; callbacks that are due still run.
 
@@ -185,6 +209,94 @@ class EventLoop:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
+
+
+class _GuestTimer:
+    """A timer in guest time, on the loop's timers in the host's."""
+
+    __slots__ = ("_clock", "callback", "timer", "when_ns")
+
+    def __init__(self, clock: "GuestClock", when_ns: int, callback: Callback) -> None:
+        self._clock = clock
+        self.when_ns = when_ns
+        self.callback: Callback | None = callback
+        self.timer: Timer | None = None
+
+    def cancel(self) -> None:
+        self.callback = None
+        timer = self.timer
+        if timer is not None:
+            timer.cancel()
+
+    def on_time(self) -> None:
+        if not self._clock.is_due(self):
+            return
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback()
+
+
+class GuestClock:
+    """The devices' Clock: the loop's, but for the time in which the guest is paused.
+
+    `stop` is for the loop's thread, when no vCPU runs; from then on `now_ns` stands
+    still and no callback is called until `start`, which goes on from there.
+    """
+
+    def __init__(self, loop: EventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()  # for what follows
+        # When it was stopped, if it is, and how far it is behind the loop's: as one.
+        self._state: tuple[int | None, int] = None, 0
+        self._held: list[_GuestTimer] = []
+
+    def now_ns(self) -> int:
+        """Nanoseconds that have passed for the guest, since an arbitrary start."""
+        stopped_ns, behind_ns = self._state
+        return self._loop.now_ns() - behind_ns if stopped_ns is None else stopped_ns
+
+    def call_at(self, when_ns: int, callback: Callback) -> Timer:
+        """As the loop's, in guest time."""
+        timer = _GuestTimer(self, when_ns, callback)
+        with self._lock:
+            self._put(timer)
+        return timer
+
+    def stop(self) -> None:
+        """Stand still. Idempotent."""
+        with self._lock:
+            stopped_ns, behind_ns = self._state
+            if stopped_ns is None:
+                self._state = self._loop.now_ns() - behind_ns, behind_ns
+
+    def start(self) -> None:
+        """Go on, from any thread. Idempotent."""
+        with self._lock:
+            stopped_ns, _ = self._state
+            if stopped_ns is None:
+                return
+            self._state = None, self._loop.now_ns() - stopped_ns
+            held, self._held = self._held, []
+            for timer in sorted(held, key=lambda timer: timer.when_ns):
+                if timer.callback is not None:
+                    self._put(timer)
+
+    def is_due(self, timer: _GuestTimer) -> bool:
+        """Whether its time has come for the guest, too; else it is put back."""
+        with self._lock:
+            if self._state[0] is None and timer.when_ns <= self.now_ns():
+                return True
+            if timer.callback is not None:
+                self._put(timer)
+            return False
+
+    def _put(self, timer: _GuestTimer) -> None:
+        stopped_ns, behind_ns = self._state
+        if stopped_ns is not None:
+            self._held.append(timer)
+            return
+        due_ns = timer.when_ns + behind_ns
+        timer.timer = self._loop.call_at(due_ns, timer.on_time)
 
 
 class NextTurn:

@@ -28,7 +28,7 @@ from vmm import (
 )
 from vmm.console.console import Console
 from vmm.errors import KvmError
-from vmm.machine.machine import _close_all
+from vmm.machine.registry import close_all
 
 GROWTH = 16 << 10  # KiB that malloc may add; the RAM of one guest is 128 MiB
 
@@ -223,7 +223,7 @@ def test_counts_that_nobody_tells_fail_no_run(
 
 
 @pytest.mark.parametrize(
-    "part", ["machine.lifecycle.Life._totals", "console.console.Console.finish"]
+    "part", ["machine.lifecycle.Lifecycle._totals", "console.console.Console.finish"]
 )
 def test_who_waits_gets_a_result_whatever_fails_and_no_vm_is_left(
     monkeypatch: pytest.MonkeyPatch, part: str
@@ -356,7 +356,7 @@ def test_at_the_end_every_machine_is_closed_whatever_one_raises(
             raise VmmError("it doesn't close")
 
     machines = [Unwilling(), Unwilling()]
-    monkeypatch.setattr("vmm.machine.machine.open_machines", lambda: machines)
+    monkeypatch.setattr("vmm.machine.registry.open_machines", lambda: machines)
     with pytest.raises(VmmError):
-        _close_all()
+        close_all()
     assert len(closed) == len(machines)

@@ -78,7 +78,7 @@ def test_words_of_a_panic_before_somebodys_halt_end_nobody(tmp_path: Path) -> No
 def test_a_panic_that_nothing_shows_but_the_silence_after_it_is_one() -> None:
     """Its CPU isn't to be seen, as where KVM doesn't say: a hang is a sign, too."""
     with bare_machine("panic-halt", hang_s=0.5, timeout=DEADLINE) as machine:
-        machine._control.look = lambda turn: None  # type: ignore[method-assign]
+        machine._state.look = lambda turn: None  # type: ignore[method-assign]
         result = machine.run()
     assert (result.reason, result.exit_code) == (ExitReason.PANIC, 34)
     assert result.detail == f"{PANIC} (nothing follows)"

@@ -228,7 +228,7 @@ def test_a_test_that_leaks_a_machine_fails_and_it_is_closed(
     suite.makepyfile(
         f"""
         from vmm import Machine, MachineConfig
-        from vmm.machine.machine import open_machines
+        from vmm.machine.registry import open_machines
 
         def test_leaks():
             Machine(MachineConfig(kernel={str(bare("hello"))!r})).start()

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from support.open_fds import open_fds
 
 from vmm.devices.errors import TriggerError
-from vmm.event_loop import PURGE_MIN, READ, WRITE, EventLoop
+from vmm.event_loop import PURGE_MIN, READ, WRITE, EventLoop, GuestClock
 from vmm.eventfd import EventFd, EventFdTrigger
 
 pytest_plugins = ("support.loop_fixtures",)
@@ -391,3 +392,102 @@ def test_kernels_refusal_is_a_trigger_error(monkeypatch: pytest.MonkeyPatch) -> 
         pytest.raises(TriggerError, match="interrupt eventfd: Bad file descriptor"),
     ):
         trigger.trigger()
+
+
+# The guest's clock
+
+
+@pytest.fixture
+def guest_clock(loop: EventLoop) -> GuestClock:
+    loop.start()
+    return GuestClock(loop)
+
+
+def test_guest_time_stands_still_while_stopped(guest_clock: GuestClock) -> None:
+    guest_clock.stop()
+    before = guest_clock.now_ns()
+    time.sleep(0.01)
+    assert guest_clock.now_ns() == before
+    guest_clock.start()
+    assert before <= guest_clock.now_ns() < before + 5_000_000_000
+    guest_clock.stop()
+    assert guest_clock.now_ns() > before
+
+
+def test_a_timer_in_guest_time_is_late_by_the_pause(
+    loop: EventLoop, guest_clock: GuestClock
+) -> None:
+    ran = threading.Event()
+    set_at, due_ns = loop.now_ns(), guest_clock.now_ns() + 30_000_000
+    guest_clock.call_at(due_ns, ran.set)
+    loop.settle(guest_clock.stop)
+    time.sleep(0.1)
+    assert not ran.is_set()
+    guest_clock.start()
+    assert ran.wait(DEADLINE)
+    assert guest_clock.now_ns() >= due_ns
+    assert loop.now_ns() - set_at >= 130_000_000
+
+
+def test_timers_of_a_stopped_clock_run_in_their_order(
+    loop: EventLoop, guest_clock: GuestClock
+) -> None:
+    ran: list[int] = []
+    done = threading.Event()
+    loop.settle(guest_clock.stop)
+    now_ns = guest_clock.now_ns()
+    guest_clock.call_at(now_ns + 3, done.set)
+    for number in (2, 1, 0):
+        guest_clock.call_at(now_ns + number, lambda number=number: ran.append(number))  # type: ignore[misc]
+    guest_clock.call_at(now_ns, lambda: ran.append(-1)).cancel()
+    loop.settle(lambda: None)
+    assert ran == []
+    guest_clock.start()
+    assert done.wait(DEADLINE)
+    assert ran == [0, 1, 2]
+
+
+def test_a_cancelled_timer_in_guest_time_never_runs(
+    loop: EventLoop, guest_clock: GuestClock
+) -> None:
+    ran: list[str] = []
+    timer = guest_clock.call_at(
+        guest_clock.now_ns() + 5_000_000, lambda: ran.append("x")
+    )
+    loop.settle(guest_clock.stop)
+    time.sleep(0.02)  # it came due, and is kept
+    timer.cancel()
+    guest_clock.start()
+    loop.settle(lambda: None)
+    assert ran == []
+
+
+def test_settled_nothing_runs_and_all_descriptors_are_served(loop: EventLoop) -> None:
+    served: list[str] = []
+    event = EventFd()
+
+    def ring() -> None:
+        event.drain()
+        served.append("bell")
+
+    loop.watch(event.fd, READ, ring)
+    loop.start()
+    for _ in range(100):
+        served.clear()
+        event.signal()
+        loop.settle(lambda: served.append("first"))
+        assert sorted(served) == ["bell", "first"]
+    loop.forget(event.fd, event.close)
+
+
+def test_a_loop_that_has_ended_is_settled() -> None:
+    errors: list[Exception] = []
+    loop = EventLoop(errors.append)
+    loop.start()
+
+    def fail() -> None:
+        raise ValueError("out of order")
+
+    loop.settle(fail)
+    assert len(errors) == 1
+    loop.close()

@@ -227,13 +227,13 @@ class _Stopper:
 
 def _wait(machine: Machine, quiet: bool) -> RunResult:
     try:
-        return machine.wait(None if quiet else machine.silence_s)
+        return machine.wait(None if quiet else machine.quirks.silence_s)
     except TimeoutError:
         debugcon = machine.debugcon
         mute = debugcon is None or debugcon.first_output_ns is None
         if mute and machine.console.first_output_ns is None:
             say(
-                f"the guest has printed nothing for {machine.silence_s} s: "
+                f"the guest has printed nothing for {machine.quirks.silence_s} s: "
                 "is console=ttyS0 missing from its command line?"
             )
         return machine.wait()

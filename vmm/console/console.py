@@ -278,6 +278,14 @@ class Console:
 
     # Input
 
+    def hold_input(self) -> None:
+        """The guest stands still: keep what is typed. On the loop's thread."""
+        self._input.hold()
+
+    def release_input(self) -> None:
+        """It goes on: from any thread."""
+        self._input.release()
+
     def send(self, data: bytes | str) -> None:
         """Type `data`; returns at once, and the guest reads as fast as it can."""
         self._input.send(_encoded(data))

@@ -30,6 +30,7 @@ class InputPump(SerialEvents):
         self._holding = False
         self._listened = False
         self._patience_ends_ns = 0
+        self._held_since_ns: int | None = None
 
     def connect(self, serial: Serial) -> None:
         """Wire the device's input, before the loop starts."""
@@ -40,6 +41,17 @@ class InputPump(SerialEvents):
         self._holding = self._endpoint.may_be_early
         self._listened = False
         self._patience_ends_ns = self._loop.now_ns() + PATIENCE_NS
+
+    def hold(self) -> None:
+        """The guest stands still: keep what is typed. On the loop's thread."""
+        self._held_since_ns = self._loop.now_ns()
+
+    def release(self) -> None:
+        """It goes on: from any thread."""
+        since_ns, self._held_since_ns = self._held_since_ns, None
+        if since_ns is not None and self._serial is not None:
+            self._patience_ends_ns += self._loop.now_ns() - since_ns
+            self._loop.call_soon(self._feed)
 
     def check_connected(self) -> None:
         """Raises VmmError for a console that only shows."""
@@ -88,6 +100,9 @@ class InputPump(SerialEvents):
         a guest that polls never does, and gets its input a little later.
         """
         assert self._serial is not None
+        if self._held_since_ns is not None:
+            self._awaiting = False
+            return
         now = self._loop.now_ns()
         listens = bool(self._serial.state().interrupt_enable & UART_IER_RDI)
         if (listens and self._listened) or now > self._patience_ends_ns:
@@ -101,6 +116,8 @@ class InputPump(SerialEvents):
     def _feed(self) -> None:
         assert self._serial is not None
         self._feed_is_due = False
+        if self._held_since_ns is not None:
+            return
         if self._holding:
             if not self._awaiting:
                 self._await_listener()

@@ -10,6 +10,7 @@ from ctypes import (
     Structure,
     c_int16,
     c_int32,
+    c_int64,
     c_uint8,
     c_uint16,
     c_uint32,
@@ -294,6 +295,54 @@ class kvm_guest_debug(Structure):
     ]
 
 
+class kvm_clock_data(Structure):
+    clock: int
+    _fields_ = [
+        ("clock", c_uint64),
+        ("flags", c_uint32),
+        ("pad0", c_uint32),
+        ("realtime", c_uint64),
+        ("host_tsc", c_uint64),
+        ("pad", c_uint32 * 4),
+    ]
+
+
+class kvm_pit_channel_state(Structure):
+    mode: int
+    _fields_ = [
+        ("count", c_uint32),
+        ("latched_count", c_uint16),
+        *(
+            (name, c_uint8)
+            for name in (
+                "count_latched status_latched status read_state write_state "
+                "write_latch rw_mode mode bcd gate"
+            ).split()
+        ),
+        ("count_load_time", c_int64),
+    ]
+
+
+class kvm_pit_state2(Structure):
+    channels: Array[kvm_pit_channel_state]
+    _fields_ = [
+        ("channels", kvm_pit_channel_state * 3),
+        ("flags", c_uint32),
+        ("reserved", c_uint32 * 9),
+    ]
+
+
+class kvm_device_attr(Structure):
+    """`addr` is where the attribute's value is, in our memory."""
+
+    _fields_ = [
+        ("flags", c_uint32),
+        ("group", c_uint32),
+        ("attr", c_uint64),
+        ("addr", c_uint64),
+    ]
+
+
 class kvm_stats_header(Structure):
     name_size: int
     num_desc: int
@@ -349,6 +398,10 @@ KVM_UNREGISTER_COALESCED_MMIO: Final = _IOW(
 KVM_IRQFD: Final = _IOW(0x76, sizeof(kvm_irqfd))  # API 4.75
 KVM_CREATE_PIT2: Final = _IOW(0x77, sizeof(kvm_pit_config))  # API 4.71
 KVM_IOEVENTFD: Final = _IOW(0x79, sizeof(kvm_ioeventfd))  # API 4.59
+KVM_SET_CLOCK: Final = _IOW(0x7B, sizeof(kvm_clock_data))  # API 4.30
+KVM_GET_CLOCK: Final = _IOR(0x7C, sizeof(kvm_clock_data))  # API 4.29
+KVM_GET_PIT2: Final = _IOR(0x9F, sizeof(kvm_pit_state2))  # API 4.72
+KVM_SET_PIT2: Final = _IOW(0xA0, sizeof(kvm_pit_state2))  # API 4.73
 KVM_ENABLE_CAP: Final = _IOW(0xA3, sizeof(kvm_enable_cap))  # API 4.37
 KVM_X86_SET_MSR_FILTER: Final = _IOW(0xC6, sizeof(kvm_msr_filter))  # API 4.97
 # ioctls on a vCPU
@@ -366,7 +419,12 @@ KVM_SET_GUEST_DEBUG: Final = _IOW(0x9B, sizeof(kvm_guest_debug))  # API 4.87
 KVM_GET_VCPU_EVENTS: Final = _IOR(0x9F, sizeof(kvm_vcpu_events))  # API 4.31
 KVM_SET_VCPU_EVENTS: Final = _IOW(0xA0, sizeof(kvm_vcpu_events))  # API 4.32
 KVM_GET_TSC_KHZ: Final = _IO(0xA3)  # API 4.56
+KVM_KVMCLOCK_CTRL: Final = _IO(0xAD)  # API 4.71
 KVM_GET_STATS_FD: Final = _IO(0xCE)  # API 4.133
+# ioctls on whatever has attributes; on a vCPU: Documentation/virt/kvm/devices/vcpu.rst
+KVM_SET_DEVICE_ATTR: Final = _IOW(0xE1, sizeof(kvm_device_attr))  # API 4.80
+KVM_GET_DEVICE_ATTR: Final = _IOW(0xE2, sizeof(kvm_device_attr))  # API 4.80
+KVM_HAS_DEVICE_ATTR: Final = _IOW(0xE3, sizeof(kvm_device_attr))  # API 4.81
 
 KVM_API_VERSION: Final = 12  # "applications should refuse to run" on any other
 KVM_IRQFD_FLAG_DEASSIGN: Final = 1 << 0
@@ -377,6 +435,9 @@ KVM_IOEVENTFD_FLAG_PIO: Final = 1 << 1
 KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 1 << 2
 KVM_PIT_SPEAKER_DUMMY: Final = 1
 KVM_CPUID_FLAG_SIGNIFCANT_INDEX: Final = 1 << 0  # the kernel's spelling
+
+KVM_VCPU_TSC_CTRL: Final = 0
+KVM_VCPU_TSC_OFFSET: Final = 0
 
 KVM_GUESTDBG_ENABLE: Final = 0x0000_0001
 KVM_GUESTDBG_SINGLESTEP: Final = 0x0000_0002

@@ -11,7 +11,9 @@ from .abi import (
     KVM_CREATE_PIT2,
     KVM_CREATE_VCPU,
     KVM_ENABLE_CAP,
+    KVM_GET_CLOCK,
     KVM_GET_IRQCHIP,
+    KVM_GET_PIT2,
     KVM_IOEVENTFD,
     KVM_IOEVENTFD_FLAG_DATAMATCH,
     KVM_IOEVENTFD_FLAG_DEASSIGN,
@@ -24,12 +26,15 @@ from .abi import (
     KVM_MSR_FILTER_WRITE,
     KVM_PIT_SPEAKER_DUMMY,
     KVM_REGISTER_COALESCED_MMIO,
+    KVM_SET_CLOCK,
     KVM_SET_IDENTITY_MAP_ADDR,
     KVM_SET_IRQCHIP,
+    KVM_SET_PIT2,
     KVM_SET_TSS_ADDR,
     KVM_SET_USER_MEMORY_REGION,
     KVM_UNREGISTER_COALESCED_MMIO,
     KVM_X86_SET_MSR_FILTER,
+    kvm_clock_data,
     kvm_coalesced_mmio_zone,
     kvm_enable_cap,
     kvm_ioeventfd,
@@ -40,6 +45,7 @@ from .abi import (
     kvm_msr_filter_range,
     kvm_pic_state,
     kvm_pit_config,
+    kvm_pit_state2,
     kvm_userspace_memory_region,
 )
 from .vcpu import Vcpu
@@ -83,6 +89,26 @@ class Vm(KvmFd):
         chip = kvm_irqchip(chip_id=chip_id)
         memmove(chip.chip, addressof(state), sizeof(state))
         ioctl(self.fd, KVM_SET_IRQCHIP, chip)
+
+    def get_pit2(self) -> kvm_pit_state2:
+        """The state of the i8254, but for where its counters are."""
+        state = kvm_pit_state2()
+        ioctl(self.fd, KVM_GET_PIT2, state)
+        return state
+
+    def set_pit2(self, state: kvm_pit_state2) -> None:
+        """Replace it: all periods begin anew, and ticks that are due are dropped."""
+        ioctl(self.fd, KVM_SET_PIT2, state)
+
+    def get_clock(self) -> int:
+        """What kvm-clock says now, in nanoseconds."""
+        data = kvm_clock_data()
+        ioctl(self.fd, KVM_GET_CLOCK, data)
+        return data.clock
+
+    def set_clock(self, clock_ns: int) -> None:
+        """Let kvm-clock go on from there."""
+        ioctl(self.fd, KVM_SET_CLOCK, kvm_clock_data(clock=clock_ns))
 
     def set_irq_line(self, gsi: int, high: bool) -> None:
         """Set the level of interrupt line `gsi`, as all that isn't KVM's drives it."""

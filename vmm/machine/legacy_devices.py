@@ -1,4 +1,4 @@
-"""Board: the standard devices of the machine, made and wired together."""
+"""LegacyDevices: the standard devices of the machine, made and wired together."""
 
 from collections.abc import Callable, Mapping
 
@@ -33,7 +33,7 @@ class _Line:
         self.trigger = call
 
 
-class Board:
+class LegacyDevices:
     """What a PC has on its board: COM1, the i8042 with its keyboard, the RTC, pvpanic.
 
     And the ports of a chipset: reset and A20, POST codes, a PCI bus and a display that

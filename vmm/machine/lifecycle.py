@@ -1,6 +1,8 @@
-"""Life: the boots of a machine, one after another, and what remains of them."""
+"""Lifecycle: the boots of a machine, one after another, and what remains of them."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import threads
@@ -8,15 +10,15 @@ from ..config import MachineConfig
 from ..console.console import Console
 from ..console.output import HURRY_S
 from ..errors import VmmError
-from ..event_loop import EventLoop
+from ..event_loop import EventLoop, GuestClock
 from ..result import DEBUG_EXIT_SUCCESS, EXIT_CODES, ExitReason, RunResult
-from ..vcpu.control import LOOK, End, failure
+from ..vcpu.control import LOOK, PAUSE, End, failure
 from ..watch.panic import PanicWatch
+from .state import RunState
 from .verdict import Verdict
-from .vm_instance import Parts, PowerCycle
+from .vm_instance import VmInstance, VmParts
 
 if TYPE_CHECKING:  # most runs don't import them
-    from ..debug.paused_guest import PausedGuest
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
 
@@ -25,11 +27,13 @@ _ENDED_EARLY: Final = (ExitReason.RESET, ExitReason.POWEROFF)
 _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 
-class Outside(NamedTuple):
+class HostSide(NamedTuple):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    port of a command and that of a debug console."""
+    port of a command and that of a debug console. `clock` is the loop's for the guest.
+    """
 
     loop: EventLoop
+    clock: GuestClock
     console: Console
     watch: PanicWatch
     command: "CommandPort | None"
@@ -49,36 +53,53 @@ class Outside(NamedTuple):
         for console in self.consoles:
             console.abandon()
 
+    def hold(self) -> None:
+        """When no vCPU runs: let nothing reach a device any more, until `go_on`.
 
-class Life:
+        What the guest has printed until then comes out. Waits for the loop.
+        """
+
+        def hold() -> None:
+            self.clock.stop()
+            self.console.hold_input()
+
+        self.loop.settle(hold)
+        self.console.flush()
+
+    def go_on(self) -> None:
+        """Undo it."""
+        self.clock.start()
+        self.console.release_input()
+
+
+class Lifecycle:
     """Runs vCPU 0 on a thread of its own, which also builds the VM of every boot.
 
-    `result` is there when the run is over, or paused; `paused` is the guest then.
+    The other methods are for the machine, on any thread. `state` has what they and
+    that thread tell each other.
     """
 
     def __init__(
         self,
         config: MachineConfig,
-        parts: Parts,
-        outside: Outside,
+        parts: VmParts,
+        state: RunState,
+        host_side: HostSide,
         symbols: "Symbols | None",
     ) -> None:
         self.config = config
-        self.result: RunResult | None = None
-        self.paused: PausedGuest | None = None
-        self.started_ns: int | None = None
         self._parts = parts
-        self._control = parts.control
-        self._outside = outside
+        self._state = state
+        self._host_side = host_side
         self._symbols = symbols
-        self._done = threading.Event()
+        self._resuming = threading.Lock()
         self._exits: dict[str, int] = {}
         self._insn_emulation = 0
         self._resets = 0
         self._powered = False
         self._report = ""
         self._verdict = Verdict(
-            parts.control, outside.console, outside.watch, outside.loop
+            state, host_side.console, host_side.watch, host_side.clock
         )
         # A daemon: a program that ends without close() is not to wait for the guest.
         self._thread = threading.Thread(
@@ -89,104 +110,115 @@ class Life:
 
     def power_on(self) -> None:
         """Make the first VM. Raises VmmError, KvmError."""
-        self.cycle = self._power_on()
-        self.started_ns = self._outside.loop.now_ns()
+        self.instance = self._power_on()
+        self._state.started_ns = self._host_side.loop.now_ns()
 
     def begin(self) -> None:
-        """Let it run."""
+        """Let it run. Raises RuntimeError if there can't be another thread."""
+        self._state.started()
         threads.start(self._thread)
-
-    def wait(self, timeout: float | None) -> RunResult:
-        """As Machine.wait."""
-        if self.started_ns is None:
-            raise VmmError("this machine was never started")
-        if not self._done.wait(timeout):
-            raise TimeoutError(f"the guest still runs after {timeout} s")
-        assert self.result is not None
-        return self.result
-
-    @property
-    def is_over(self) -> bool:
-        """Whether there is a result, and no guest that could go on."""
-        return self.paused is None and self._done.is_set()
 
     def resume(self) -> None:
         """As Machine.resume."""
-        if self.paused is None:
-            raise VmmError("the guest isn't paused")
-        self._outside.console.resume()
-        self._done.clear()
-        self.paused = None
-        if not self._control.resume():
-            self._done.set()
-            raise VmmError("the guest isn't paused any more: the run has ended")
+        with self._resuming:  # who comes second isn't to open a console that has ended
+            result, consoles = self._state.result, self._host_side.consoles
+            if self._state.paused is not None and result is not None:
+                for console in consoles:  # before the guest, which may end soon
+                    console.resume()
+            try:
+                self._state.resume()
+            except VmmError:
+                if result is not None:
+                    for console in consoles:
+                        console.end(result)
+                raise
 
     def join(self) -> None:
         """Wait until the guest is gone."""
         if self._thread.ident is not None:
             self._thread.join()
 
+    def power_off(self) -> None:
+        """Take the VM down, and keep what it has counted. Idempotent."""
+        if not self._powered:
+            return
+        if self._parts.profile is not None:
+            self._parts.profile.power_off()
+        try:
+            self._exits, self._insn_emulation = self._totals()
+        finally:
+            self._powered = False
+            self.instance.close()
+
     # On its thread
 
-    def _power_on(self) -> PowerCycle:
+    def _power_on(self) -> VmInstance:
         if self._parts.profile is not None:
             self._parts.profile.power_on()
-        for console in self._outside.consoles:
+        for console in self._host_side.consoles:
             console.power_on()
-        self._outside.watch.restart(self._outside.console.sink.accepted)
-        cycle = PowerCycle(self._parts)
+        self._host_side.watch.restart(self._host_side.console.sink.accepted)
+        instance = VmInstance(self._parts)
         self._powered = True
-        return cycle
+        return instance
 
     def _main(self) -> None:
-        concluded = False
+        self._state.own_threads.add(threading.get_ident())
+        result = None
         try:
             try:
-                concluded = self._live()
+                result = self._live()
             finally:
-                self._power_off()
+                self._state.ending()
+                self.power_off()
         except Exception as error:
-            self._control.finish(failure(error))
-            self._outside.abandon()
+            self._state.finish(failure(error))
+            self._host_side.abandon()
         try:
-            if not concluded:
-                self._conclude()
+            if result is None:
+                result = self._publish_result()
         except Exception as error:  # who waits gets a result, whatever happens
-            self._end(self._result_of(failure(error)))
+            result = self._result_of(failure(error))
+            self._tell_readers(result)
         finally:
-            self._done.set()
+            assert result is not None
+            self._state.ended(result)
 
-    def _live(self) -> bool:
-        """Run one boot after another; whether the last one's result is made."""
+    def _live(self) -> RunResult | None:
+        """Run one boot after another; the last one's result, if it is made already."""
         while True:
             self._run()
-            self._look_back()
+            self._record_end()
             policy = self._policy()
+            if policy == "exit":
+                return None
             if policy == "pause":
-                if not self._pause():
-                    return True
-                end = self._control.end
-                if end is None or end.reason is not ExitReason.RESET:
-                    self._control.rearm()
+                is_reset = self._verdict.effective_end.reason is ExitReason.RESET
+                resumed, result = self._pause(by_policy=True)
+                if not resumed:
+                    return result
+                if not is_reset:
                     continue
-            elif policy == "exit":
-                return False
             self._boot_again()
 
     def _run(self) -> None:
-        """Run until the control has an end, with looks at the vCPUs in between."""
+        """Run until the state has an end, with looks and pauses in between."""
         self._verdict.begin()
         while True:
-            self.cycle.run()
-            if self._control.end is not LOOK:
+            self.instance.run()
+            if self._state.end is LOOK:
+                self._verdict.look(self.instance.vcpus, self._parts.memory)
+                goes_on = self._state.go_on()
+            elif self._state.end is PAUSE:
+                goes_on, _ = self._pause()
+            else:
                 return
-            self._verdict.look(self.cycle.vcpus, self._parts.memory)
-            if not self._control.go_on():
+            if not goes_on:
                 return
 
-    def _look_back(self) -> None:
+    def _record_end(self) -> None:
         """Note what is lost once the VM is gone."""
-        end = self._control.end
+        end = self._state.end
         assert end is not None
         self._verdict.weigh(end)
         if end.reason is ExitReason.RESET:
@@ -203,14 +235,16 @@ class Life:
         try:
             from ..debug.crash_report import crash_report
 
-            report = crash_report(self.cycle.vcpus, parts.memory, self._find_symbols())
+            report = crash_report(
+                self.instance.vcpus, parts.memory, self._find_symbols()
+            )
         except Exception as error:  # no descriptor is left for a module's file, for one
             report = f"there is no report: {type(error).__name__}: {error}"
         return "\n".join([report, *parts.devices.reports()])
 
     def _with_failures(self, end: End) -> End:
         """The end, with what could not be written; a success is none then."""
-        lost = [text for text in self._outside.failures if text not in end.detail]
+        lost = [text for text in self._host_side.failures if text not in end.detail]
         if not lost:
             return end
         if self._is_success(end):
@@ -228,52 +262,56 @@ class Life:
             ExitReason.PANIC: self.config.on_panic,
             ExitReason.CRASH: self.config.on_crash,
         }
-        return policies.get(self._verdict.end.reason, "exit")
+        return policies.get(self._verdict.effective_end.reason, "exit")
 
-    def _pause(self) -> bool:
-        """Show the result and the guest until it is resumed: True, or stopped."""
+    def _pause(self, *, by_policy: bool = False) -> tuple[bool, RunResult | None]:
+        """Stand still until the guest is resumed: True; or has ended: False.
+
+        A policy's pause has a result to show.
+        """
         from ..debug.paused_guest import PausedGuest
 
-        guest = PausedGuest(self.cycle.vcpus, self._parts.memory, self._find_symbols())
-        self._conclude()
-        self.paused = guest
-        self._done.set()
-        resumed = self._control.hold()
-        if not resumed:
-            self.paused = None
-        guest.release()
-        return resumed
+        result, vcpus = None, self.instance.vcpus
+        with self._held():
+            if by_policy:
+                result = self._publish_result()
+            guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols())
+            try:
+                return self._state.stand(guest, result), result
+            finally:
+                guest.release()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep the guest's time from passing."""
+        from .guest_time import GuestTime  # most runs never pause
+
+        self._host_side.hold()
+        try:
+            time = GuestTime(self.instance.vm, self.instance.vcpus)
+            yield
+            time.go_on()
+        finally:
+            self._host_side.go_on()
 
     def _boot_again(self) -> None:
-        end = self._control.end
+        end = self._state.end
         if end is not None and end.reason is not ExitReason.RESET:  # we do it for it
             self._resets += 1
-        self._power_off()
+        self.power_off()
         self._parts.memory.discard()
         self._parts.devices.reset()
-        self._control.rearm()
-        self.cycle = self._power_on()
-
-    def _power_off(self) -> None:
-        """Take the VM down, and keep what it has counted. Idempotent."""
-        if not self._powered:
-            return
-        if self._parts.profile is not None:
-            self._parts.profile.power_off()
-        try:
-            self._exits, self._insn_emulation = self._totals()
-        finally:
-            self._powered = False
-            self.cycle.close()
+        self._state.rearm()
+        self.instance = self._power_on()
 
     def _totals(self) -> tuple[dict[str, int], int]:
         """Exits by kind and emulated instructions, over all boots."""
         exits = dict(self._exits)
         if not self._powered:
             return exits, self._insn_emulation
-        for kind, count in self.cycle.exits.items():
+        for kind, count in self.instance.exits.items():
             exits[kind] = exits.get(kind, 0) + count
-        return exits, self._insn_emulation + self.cycle.insn_emulation
+        return exits, self._insn_emulation + self.instance.insn_emulation
 
     def _find_symbols(self) -> "Symbols | None":
         if self._symbols is None:
@@ -282,19 +320,20 @@ class Life:
             self._symbols = symbols_of(self.config.images()[0])
         return self._symbols
 
-    def _conclude(self) -> None:
+    def _publish_result(self) -> RunResult:
         """Let the console finish, and make the result that `wait` waits for."""
-        end = self._verdict.end
+        end = self._verdict.effective_end
         hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
-        now_ns = self._outside.loop.now_ns()
-        for console in self._outside.consoles:
+        now_ns = self._host_side.loop.now_ns()
+        for console in self._host_side.consoles:
             console.finish(HURRY_S if hurried else None)
         end = self._with_failures(end)  # of which there may be more only now
-        self._end(self._full_result(end, now_ns))
+        result = self._full_result(end, now_ns)
+        self._tell_readers(result)
+        return result
 
-    def _end(self, result: RunResult) -> None:
-        self.result = result
-        for console in self._outside.consoles:
+    def _tell_readers(self, result: RunResult) -> None:
+        for console in self._host_side.consoles:
             console.end(result)
 
     def _result_of(self, end: End) -> RunResult:
@@ -302,11 +341,11 @@ class Life:
         detail, code = end.detail, end.exit_code
         if code is None:
             code = self.config.own_exit_code(EXIT_CODES[end.reason])
-        if self._outside.command is not None and end.reason in _ENDED_EARLY:
+        if self._host_side.command is not None and end.reason in _ENDED_EARLY:
             detail = "but its command's status never came"
             code = self.config.own_exit_code(1)
         if end.reason is ExitReason.CRASH:
-            detail += self._parts.host.quirks.note()
+            detail += self._parts.setup.quirks.note()
         status = success = None
         if end.reason is ExitReason.EXITED:
             status = code
@@ -317,7 +356,7 @@ class Life:
 
     def _full_result(self, end: End, ended_ns: int) -> RunResult:
         """And all that was counted and kept."""
-        console, command = self._outside.console, self._outside.command
+        console, command = self._host_side.console, self._host_side.command
         exits, insn_emulation = self._totals()
         return self._result_of(end).replace(
             resets=self._resets,
@@ -329,16 +368,17 @@ class Life:
             ),
             exits=exits,
             insn_emulation=insn_emulation,
-            quirks=self._parts.host.quirks.counts,
+            quirks=self._parts.setup.quirks.counts,
             cmdline=self._parts.boot.cmdline.decode(errors="surrogateescape"),
             console_bytes=console.sink.accepted,
-            console_dropped=sum(each.sink.dropped for each in self._outside.consoles),
+            console_dropped=sum(each.sink.dropped for each in self._host_side.consoles),
             unclaimed_accesses=self._parts.devices.io_manager.unclaimed_accesses,
-            oops=self._outside.watch.oops,
+            oops=self._host_side.watch.oops,
             report=self._report,
             output=None if command is None else command.kept_output(),
         )
 
     def _since_start_s(self, when_ns: int) -> float:
-        assert self.started_ns is not None
-        return round((when_ns - self.started_ns) / 1e9, 6)
+        started_ns = self._state.started_ns
+        assert started_ns is not None
+        return round((when_ns - started_ns) / 1e9, 6)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from ..console.console import Console
-from ..event_loop import EventLoop
+from ..devices.clock import Clock
 from ..kvm.vcpu import Vcpu
 from ..memory import GuestMemory
 from ..result import ExitReason
@@ -25,19 +25,19 @@ _AFTER_A_PANIC: Final = (ExitReason.PANIC, *_SIGNS)
 
 
 class Verdict:
-    """Judges what the console and the vCPUs show; on the thread of vCPU 0."""
+    """Judges what the console and the vCPUs show; on the thread of vCPU 0.
+
+
+    `clock` is the guest's: the time between two looks doesn't pass in a pause.
+    """
 
     def __init__(
-        self,
-        control: RunControl,
-        console: Console,
-        watch: PanicWatch,
-        loop: EventLoop,
+        self, control: RunControl, console: Console, watch: PanicWatch, clock: Clock
     ) -> None:
         self._control = control
         self._console = console
         self._watch = watch
-        self._loop = loop
+        self._clock = clock
         self._signs: PanicSigns | None = None
 
     def begin(self) -> None:
@@ -66,8 +66,8 @@ class Verdict:
         if watch.is_proven:
             self._control.finish(End(ExitReason.PANIC, watch.detail), turn)
         elif watch.line is not None:
-            due = self._loop.now_ns() + signs.next_look_ns
-            self._loop.call_at(due, lambda: self._control.look(turn))
+            due = self._clock.now_ns() + signs.next_look_ns
+            self._clock.call_at(due, lambda: self._control.look(turn))
 
     def weigh(self, end: End) -> None:
         """Words of a panic that nobody has been sure of: its `end` may tell."""
@@ -83,7 +83,7 @@ class Verdict:
             watch.prove(sign)
 
     @property
-    def end(self) -> End:
+    def effective_end(self) -> End:
         """Why the boot has ended."""
         end, watch = self._control.end, self._watch
         assert end is not None

@@ -1,4 +1,4 @@
-"""PowerCycle: a VM from power-on to its end. A machine that resets has several."""
+"""VmInstance: a VM from power-on to its end. A machine that resets has several."""
 
 import os
 import threading
@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # a run without a profile doesn't import it
 COALESCED_PIO: Final = "VMM_COALESCED_PIO"
 
 
-class Host(NamedTuple):
+class KvmSetup(NamedTuple):
     """What the host gives a machine: KVM, its quirks, and the way out of a guest.
 
     `posts`: KVM collects writes to posted ports.
@@ -53,10 +53,10 @@ class Host(NamedTuple):
     posts: bool
 
 
-class Parts(NamedTuple):
+class VmParts(NamedTuple):
     """What every boot of a machine is made of; `profile` records where time goes."""
 
-    host: Host
+    setup: KvmSetup
     memory: GuestMemory
     boot: Boot
     devices: DeviceManager
@@ -64,7 +64,7 @@ class Parts(NamedTuple):
     profile: "Profile | None"
 
 
-def survey(kvm: Kvm, quirks: Quirks, cpus: int) -> Host:
+def probe_kvm(kvm: Kvm, quirks: Quirks, cpus: int) -> KvmSetup:
     """Find out. Raises ConfigError where VMM_RUN_LOOP asks for what isn't there, or
     KVM doesn't take so many CPUs.
 
@@ -77,7 +77,7 @@ def survey(kvm: Kvm, quirks: Quirks, cpus: int) -> Host:
         and os.environ.get(COALESCED_PIO) != "0"
         and kvm.check_extension(KVM_CAP_COALESCED_PIO) > 0
     )
-    return Host(kvm, quirks, entry_kind(), posts)
+    return KvmSetup(kvm, quirks, entry_kind(), posts)
 
 
 def _check_cpus(kvm: Kvm, cpus: int) -> None:
@@ -91,16 +91,16 @@ def _check_cpus(kvm: Kvm, cpus: int) -> None:
         )
 
 
-class PowerCycle:
+class VmInstance:
     """A fresh VM over RAM that is zero, ready to run the kernel's first instruction.
 
     VM and vCPUs are made anew for each boot: a vCPU that is used again keeps a
     dozen MSRs of the old guest, and kvm-clock goes on writing to its memory.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        host, memory, boot, devices, control, profile = parts
-        kvm, quirks = host.kvm, host.quirks
+    def __init__(self, parts: VmParts) -> None:
+        setup, memory, boot, devices, control, profile = parts
+        kvm, quirks = setup.kvm, setup.quirks
         with ExitStack() as stack:
             vm = kvm.create_vm()
             stack.callback(vm.close)
@@ -123,17 +123,18 @@ class PowerCycle:
                 set_boot_msrs(vcpu)
                 if vcpu.index == 0:  # the others wait in KVM for INIT and SIPI
                     boot.enter(vcpu, start)
-                if host.posts:
+                if setup.posts:
                     vcpu.take_posted(kvm.check_extension(KVM_CAP_COALESCED_MMIO))
                 rescue = quirks.rescue(vcpu, memory)
                 bus: Bus = devices.io_manager
                 if profile is None:
-                    entry: Entry = new_entry(host.entry, vcpu, devices.io_manager)
+                    entry: Entry = new_entry(setup.entry, vcpu, devices.io_manager)
                 else:
                     bus = entry = profile.vcpu(vcpu, bus, PythonEntry())
                 self._loops.append(RunLoop(vcpu, memory, bus, control, rescue, entry))
             stack.callback(devices.power_off)
             devices.power_on(vm, video)
+            self.vm = vm
             self._control = control
             self._counts_instructions = kvm.check_extension(KVM_CAP_BINARY_STATS_FD)
             self._cleanup = stack.pop_all()
@@ -173,7 +174,7 @@ class PowerCycle:
                 target=self._run_vcpu,
                 args=(loop,),
                 name=f"vmm-vcpu{loop.vcpu.index}",
-                daemon=True,  # as the first's: see life.py
+                daemon=True,  # as the first's: see lifecycle.py
             )
             for loop in self._loops[1:]
         ]

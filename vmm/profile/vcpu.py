@@ -184,7 +184,8 @@ class VcpuProfile:
         self._entry.begin()
 
     def end(self) -> None:
-        """As the entry does that it times."""
+        """As the entry does that it times; a pause is nobody's time."""
+        self.disconnect()
         self._entry.end()
 
     def enter(self, fd: int, request: int, argument: int) -> None:

@@ -15,7 +15,7 @@ from vmm.errors import KvmUnavailable
 from vmm.foreign_text import one_line
 from vmm.installation import script
 from vmm.kvm.kvm import Kvm
-from vmm.machine.machine import Machine, open_machines
+from vmm.machine.registry import Closable, open_machines
 
 from .artifacts import folder_for
 from .attachments import Attachment, JunitWriter, attach
@@ -40,7 +40,7 @@ REMEDIES: Final = (
     f"'In your CI'), or run pytest by {script('with-kvm')}"
 )
 _session = pytest.StashKey["_Session"]()
-_made = pytest.StashKey[set[Machine]]()
+_made = pytest.StashKey[set[Closable]]()
 
 
 class _Deadline:

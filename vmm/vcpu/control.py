@@ -1,4 +1,4 @@
-"""RunControl: the one door through which every run ends.
+"""RunControl: the one door through which every run ends, or stands still.
 
 A reset, a crash, a timeout, a signal, a user's stop: whoever comes first sets
 the end, and every vCPU is made to leave KVM_RUN and look.
@@ -34,11 +34,12 @@ def failure(error: Exception) -> End:
     return End(ExitReason.ERROR, detail, error=error)
 
 
-# No end: the vCPUs stand still for a moment, to be looked at. Any other comes first.
+# No ends: the vCPUs stand still and may go on. Any other comes first.
 LOOK: Final = End(ExitReason.PANIC, "a look at the vCPUs")
+PAUSE: Final = End(ExitReason.STOPPED, "a pause")
 
 # What ends a run, though a boot may have ended by itself just before.
-_OF_THE_RUN = (ExitReason.STOPPED, ExitReason.TIMEOUT, ExitReason.ERROR)
+OF_THE_RUN: Final = (ExitReason.STOPPED, ExitReason.TIMEOUT, ExitReason.ERROR)
 
 
 class RunControl:
@@ -51,10 +52,10 @@ class RunControl:
     def __init__(self) -> None:
         self.end: End | None = None
         self.turn = 0
+        self._halts: list[End] = []  # LOOK, PAUSE: asked for, and not over yet
         self._next: End | None = None  # what came after the boot had ended
         self._lock = threading.RLock()  # signal handlers stop, too
         self._changed = threading.Condition(self._lock)
-        self._resumed = False
         self._running: dict[Vcpu, int] = {}  # to the ident of its thread
         # Those that are to come to the top of their loops, and whom to tell then.
         self._awaited: list[tuple[set[Vcpu], Callable[[], None]]] = []
@@ -64,30 +65,42 @@ class RunControl:
         with self._lock:
             if turn is not None and turn != self.turn:
                 return
-            if self.end is None or self.end is LOOK:
+            if self.end is None or self.end is LOOK or self.end is PAUSE:
                 self.end = end
-            elif self._next is None and end.reason in _OF_THE_RUN:
+            elif self._next is None and end.reason in OF_THE_RUN:
                 self._next = end
-                self._changed.notify_all()
+            self._changed.notify_all()
             self._kick()
 
     def look(self, turn: int) -> None:
         """Make the guest stand still, with `end` LOOK, until it ends or may `go_on`.
 
-        Not if it has ended, nor another turn than `turn`.
+        Not if it has ended, nor another turn than `turn`; after a pause, if it pauses.
         """
         with self._lock:
-            if turn == self.turn and self.end is None:
-                self.end = LOOK
-                self._kick()
+            if turn == self.turn and (self.end is None or self.end is PAUSE):
+                self._halt(LOOK)
+
+    def _halt(self, halt: End) -> None:
+        if halt not in self._halts:
+            self._halts.append(halt)
+        if self.end is None:
+            self.end = halt
+            self._kick()
 
     def go_on(self) -> bool:
         """The look is over: let the guest run on; False if it has ended meanwhile."""
         with self._lock:
             if self.end is not LOOK:
                 return False
-            self.end = None
+            self._halts.remove(LOOK)
+            self.end = self._due()
             return True
+
+    def _due(self) -> End | None:
+        """What stops the guest that is about to go on."""
+        due, self._next = self._next, None
+        return due or (self._halts[0] if self._halts else None)
 
     def _kick(self) -> None:
         for vcpu, thread in self._running.items():
@@ -142,31 +155,20 @@ class RunControl:
             return threading.get_ident() in self._running.values()
 
     def rearm(self) -> None:
-        """The guest boots again, or goes on.
+        """The guest boots again.
 
         What came in the meantime and is for the whole run, a stop or a timeout,
-        ends it.
+        ends it; a pause that was asked for comes before its first instruction.
         """
         with self._lock:
-            self.end, self._next = self._next, None
+            if LOOK in self._halts:  # at what isn't there any more
+                self._halts.remove(LOOK)
+            if self._next is not None and self._next.reason not in OF_THE_RUN:
+                self._next = None
+            end = self.end
+            if end is None or end is PAUSE or end.reason not in OF_THE_RUN:
+                self.end = self._due()
             self.turn += 1
-
-    def hold(self) -> bool:
-        """Wait for `resume`: True; or for what ends the run for good: False."""
-        with self._changed:
-            while not self._resumed and self._next is None:
-                self._changed.wait()
-            resumed, self._resumed = self._resumed, False
-            return resumed
-
-    def resume(self) -> bool:
-        """Let `hold` return; False if the run was ended first."""
-        with self._changed:
-            if self._next is not None:
-                return False
-            self._resumed = True
-            self._changed.notify_all()
-            return True
 
     def enter(self, vcpu: Vcpu) -> None:
         """Declare the calling thread as the one that runs `vcpu`."""

@@ -62,6 +62,8 @@ class Bus(Protocol):
 class RunLoop:
     """Runs one vCPU on the calling thread until its RunControl has an end.
 
+    It stops at a clean boundary: what the last exit has asked for is completed, and
+    posted writes are delivered.
     `rescue` is asked about an exit that would end the run: quirks of the host.
     `entry` is how it enters the guest. An exception that a device raises passes
     through `run`; `blame` then tells whose and where.
@@ -117,19 +119,21 @@ class RunLoop:
         fd, run, enter = self.vcpu.fd, self.vcpu.kvm_run, self._entry.enter
         posted = self.vcpu.posted
         ends = (0, 0) if posted is None else posted.ends
-        pio_read, pio_write = self._io_manager.pio_read, self._io_manager.pio_write
-        while control.end is None:
+        bus = self._io_manager
+        pio_accesses = bus.pio_read, bus.pio_write
+        mmio_accesses = bus.mmio_read, bus.mmio_write
+        while True:
+            # KVM completes the exit before at the next entry (API 5), and may ask for
+            # more: the rest of an access that crosses a page. Then it interrupts.
+            if control.end is not None:
+                run[KVM_RUN_IMMEDIATE_EXIT] = 1
             try:
                 enter(fd, KVM_RUN, 0)
-            except (InterruptedError, BlockingIOError):
-                # EINTR for a kick; EAGAIN when INIT or SIPI has woken this CPU.
-                self._interrupted()
-                continue
             except OSError as error:
-                # What kvm_run says is the exit before: blame() must not read it.
-                run[KVM_RUN_EXIT_REASON] = KVM_EXIT_UNKNOWN
-                code, why = error.errno, error.strerror
-                raise KvmError(code, f"KVM_RUN failed: {why}") from None
+                self._not_run(error)
+                if control.end is not None:
+                    return
+                continue
             if ends[0] != ends[1]:
                 self._deliver_posted()  # they came before what the exit asks for
             reason, is_write, size, port, count, start = _EXIT_IO(
@@ -137,7 +141,7 @@ class RunLoop:
             )
             if reason == KVM_EXIT_IO:
                 exits["io"] += 1
-                access = pio_write if is_write else pio_read
+                access = pio_accesses[is_write]
                 if count == 1:
                     access(port, run[start : start + size])
                 else:  # rep ins/outs: the port stays, the data goes on
@@ -147,16 +151,18 @@ class RunLoop:
                 exits["mmio"] += 1
                 address, size, is_write = _EXIT_MMIO(run, KVM_RUN_UNION)
                 data = run[KVM_RUN_MMIO_DATA : KVM_RUN_MMIO_DATA + size]
-                if is_write:
-                    self._io_manager.mmio_write(address, data)
-                else:
-                    self._io_manager.mmio_read(address, data)
+                mmio_accesses[is_write](address, data)
             else:
                 exits["other"] += 1
                 self._rare(reason)
 
-    def _interrupted(self) -> None:
-        """KVM_RUN was left without an exit."""
+    def _not_run(self, error: OSError) -> None:
+        """KVM_RUN was left without an exit; raises KvmError if not by an interrupt."""
+        # EINTR for a kick; EAGAIN when INIT or SIPI has woken this CPU.
+        if not isinstance(error, InterruptedError | BlockingIOError):
+            # What kvm_run says is the exit before: blame() must not read it.
+            self.vcpu.kvm_run[KVM_RUN_EXIT_REASON] = KVM_EXIT_UNKNOWN
+            raise KvmError(error.errno, f"KVM_RUN failed: {error.strerror}") from None
         self._exits["intr"] += 1
         self._deliver_posted()
         if self.vcpu.kvm_run[KVM_RUN_IMMEDIATE_EXIT]:

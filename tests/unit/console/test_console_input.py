@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -186,3 +187,38 @@ def test_console_that_only_shows_takes_no_input(
     on_loop(lambda: None)  # it runs on
     with pytest.raises(VmmError, match="takes no input"):
         console.send("x")
+
+
+# A guest that is paused
+
+
+def test_input_is_held_back_while_the_guest_is_paused(
+    start: Start, on_loop: OnLoop
+) -> None:
+    rig = start("capture")
+    rig.guest.listen()
+    on_loop(rig.console.hold_input)
+    rig.console.send(b"meanwhile")
+    on_loop(lambda: None)
+    assert not rig.guest.has_input
+    rig.console.release_input()
+    assert rig.guest.read(9) == b"meanwhile"
+
+
+def test_a_pause_is_no_patience_with_a_guest_that_does_not_listen(
+    start: Start, on_loop: OnLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Input that was there before the guest has booted waits for its driver."""
+    monkeypatch.setattr("vmm.console.input.PATIENCE_NS", 50_000_000)
+    rig = start(f"unix:{tmp_path}/ttyS0")
+    rig.console.power_on()
+    on_loop(rig.console.hold_input)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/ttyS0")
+        client.sendall(b"early")
+        time.sleep(0.1)
+        rig.console.release_input()
+        on_loop(lambda: None)
+        assert not rig.guest.has_input
+        rig.guest.listen()
+        assert rig.guest.read(5) == b"early"

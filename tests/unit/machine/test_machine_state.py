@@ -1,0 +1,319 @@
+"""A machine's life: whoever asks, in whatever order, it goes one way."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.fake_machine import WatchedState, fake_machine, replace_kvm
+
+from vmm import ExitReason, Machine, MachineState, VmmError
+from vmm.vcpu.control import End
+
+DEADLINE = 20
+
+
+@pytest.fixture(autouse=True)
+def no_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_kvm(monkeypatch)
+
+
+@pytest.fixture
+def running() -> Iterator[Machine]:
+    machine, _ = fake_machine()
+    with machine:
+        machine.start()
+        yield machine
+
+
+def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """A thread that calls; and what that gave, or raised."""
+    told: list[object] = []
+
+    def run() -> None:
+        try:
+            told.append(call())
+        except Exception as error:
+            told.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, told
+
+
+def test_the_states_in_their_order() -> None:
+    machine, state = fake_machine()
+    machine.start()
+    machine.pause()
+    machine.resume()
+    machine.stop()
+    assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+    machine.join()
+    machine.close()
+    created, running, paused, ended, closed = MachineState
+    assert state.steps == [created, running, paused, running, ended, closed]
+    assert state.wrong == []
+
+
+def test_a_pause_of_a_paused_machine_changes_nothing(running: Machine) -> None:
+    running.pause()
+    guest = running.paused
+    running.pause()
+    assert running.paused is guest
+    running.resume()
+    assert running.state is MachineState.RUNNING
+    assert running.paused is None
+
+
+def test_two_who_pause_at_once_get_one_pause() -> None:
+    machine, state = fake_machine()
+    with machine:
+        machine.start()
+        waiters = [in_thread(machine.pause) for _ in range(4)]
+        for thread, told in waiters:
+            thread.join(DEADLINE)
+            assert told == [None]
+        machine.resume()
+        assert machine.state is MachineState.RUNNING
+    assert state.steps.count(MachineState.PAUSED) == 1
+
+
+def test_what_was_never_started_can_not_be_paused() -> None:
+    machine, _ = fake_machine()
+    with pytest.raises(VmmError, match="never started"):
+        machine.pause()
+    machine.close()
+    with pytest.raises(VmmError, match="never started"):
+        machine.pause()
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_what_has_ended_can_not_be_paused(running: Machine, is_closed: bool) -> None:
+    running.stop()
+    running.join()
+    if is_closed:
+        running.close()
+    with pytest.raises(VmmError, match="the run has ended"):
+        running.pause()
+    with pytest.raises(VmmError, match="isn't paused"):
+        running.resume()
+
+
+def test_who_waits_waits_on_through_a_pause(running: Machine) -> None:
+    thread, told = in_thread(lambda: running.wait(DEADLINE))
+    running.pause()
+    with pytest.raises(TimeoutError, match="is paused after"):
+        running.wait(0.01)
+    running.resume()
+    assert thread.is_alive()
+    running.stop()
+    thread.join(DEADLINE)
+    assert told == [running.result]
+
+
+def test_a_policys_pause_has_a_result_until_it_is_over() -> None:
+    machine, state = fake_machine(on_panic="pause")
+    with machine:
+        machine.start()
+        state.finish(End(ExitReason.PANIC, "it was this"))
+        assert machine.wait(DEADLINE).reason is ExitReason.PANIC
+        assert machine.state is MachineState.PAUSED
+        machine.pause()
+        machine.resume()
+        assert machine.result is None
+        machine.pause()  # a second one, which was asked for
+        machine.stop()
+        assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+    assert state.wrong == []
+
+
+def test_a_stop_ends_a_pause_and_is_the_result(running: Machine) -> None:
+    running.pause()
+    running.stop("enough")
+    assert running.wait(DEADLINE).reason is ExitReason.STOPPED
+    with pytest.raises(VmmError, match="isn't paused"):
+        running.resume()
+
+
+@pytest.mark.parametrize("policy", ["exit", "restart"])
+def test_a_reset_of_a_paused_machine_waits_until_it_goes_on(policy: str) -> None:
+    machine, state = fake_machine(on_reset=policy)
+    with machine:
+        machine.start()
+        machine.pause()
+        state.finish(End(ExitReason.RESET))
+        time.sleep(0.05)
+        assert machine.state is MachineState.PAUSED
+        machine.resume()
+        if policy == "restart":
+            machine.pause()
+            machine.stop()
+        assert machine.wait(DEADLINE).resets == 1
+
+
+@pytest.mark.parametrize("policy", ["pause", "restart"])
+def test_a_stop_right_after_a_reset_is_not_lost(policy: str) -> None:
+    for _ in range(50):
+        machine, state = fake_machine(on_reset=policy)
+        with machine:
+            machine.start()
+            state.finish(End(ExitReason.RESET))
+            if policy == "pause":
+                machine.wait(DEADLINE)
+                machine.resume()  # and vCPU 0 isn't awake yet
+            machine.stop()
+            assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+
+
+def test_a_pause_that_waits_survives_a_reset_and_raises_at_the_end() -> None:
+    machine, state = fake_machine(on_reset="restart")
+    with machine:
+        machine.start()
+        for _ in range(20):
+            thread, told = in_thread(machine.pause)
+            state.finish(End(ExitReason.RESET))
+            thread.join(DEADLINE)
+            assert told == [None]
+            machine.resume()
+        machine.stop()
+
+
+def test_a_pause_while_it_ends_says_so(running: Machine) -> None:
+    running.stop()
+    with pytest.raises(VmmError, match="the run has ended"):
+        running.pause()
+
+
+def test_a_pause_on_a_thread_of_the_machine_does_not_wait(running: Machine) -> None:
+    returned = threading.Event()
+
+    def on_loop() -> None:
+        running.pause()
+        returned.set()
+
+    running._loop.call_soon(on_loop)
+    assert returned.wait(DEADLINE)
+    running.pause()  # the same one
+    assert running.state is MachineState.PAUSED
+
+
+def test_two_who_start_get_one_start() -> None:
+    machine, _ = fake_machine()
+    with machine:
+        starts = [in_thread(machine.start) for _ in range(4)]
+        for thread, _ in starts:
+            thread.join(DEADLINE)
+        assert sum(told == [None] for _, told in starts) == 1
+        assert sum("started already" in str(told) for _, told in starts) == 3
+
+
+def test_two_who_close_wait_for_the_one_that_does() -> None:
+    machine, state = fake_machine()
+    machine.start()
+    for thread, told in [in_thread(machine.close) for _ in range(4)]:
+        thread.join(DEADLINE)
+        assert told == [None]
+    assert machine.state is MachineState.CLOSED
+    with pytest.raises(VmmError, match="is closed"):
+        machine.start()
+    assert state.wrong == []
+
+
+# Everybody does anything
+
+
+OFTEN = [
+    "start",
+    "pause",
+    "pause",
+    "resume",
+    "resume",
+    "wait",
+    "reset",
+    "panic",
+    "look",
+]
+SELDOM = ["stop", "close", "power off"]
+
+
+class Driver:
+    """Several threads that do what a seed says."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        policies = {
+            name: self._random.choice(["exit", "restart", "pause"])
+            for name in ("on_reset", "on_panic")
+        }
+        self.cpus = self._random.choice([1, 1, 2])
+        self.machine, self.state = fake_machine(self.cpus, **policies)
+        self.unexpected: list[object] = []
+
+    def run(self) -> None:
+        plans = [self._plan() for _ in range(4)]
+        threads = [in_thread(lambda plan=plan: self._follow(plan)) for plan in plans]  # type: ignore[misc]
+        waiter = in_thread(self._wait)
+        deadline = time.monotonic() + DEADLINE
+        for thread, _ in threads:
+            thread.join(max(0, deadline - time.monotonic()))
+            assert not thread.is_alive(), "a deadlock"
+        closer, _ = in_thread(self.machine.close)
+        for thread in (closer, waiter[0]):
+            thread.join(max(0, deadline - time.monotonic()))
+            assert not thread.is_alive(), "a deadlock"
+
+    def _plan(self) -> list[tuple[str, float]]:
+        rare = 0.1
+        return [
+            (
+                self._random.choice(SELDOM if self._random.random() < rare else OFTEN),
+                self._random.choice([0, 0, 0.0005, 0.002]),
+            )
+            for _ in range(8)
+        ]
+
+    def _wait(self) -> None:
+        while not self.machine.is_started:
+            if self.machine.state is MachineState.CLOSED:
+                return
+            time.sleep(0.0005)
+        self.machine.wait()
+
+    def _follow(self, plan: list[tuple[str, float]]) -> None:
+        for name, pause_s in plan:
+            try:
+                self._do(name)
+            except (VmmError, TimeoutError):
+                pass
+            except Exception as error:
+                self.unexpected.append(error)
+            time.sleep(pause_s)
+
+    def _do(self, name: str) -> None:
+        machine, state = self.machine, self.state
+        actions: dict[str, Callable[[], object]] = {
+            "start": machine.start,
+            "pause": machine.pause,
+            "resume": machine.resume,
+            "wait": lambda: machine.wait(0.001),
+            "stop": machine.stop,
+            "close": machine.close,
+            "reset": lambda: state.finish(End(ExitReason.RESET)),
+            "power off": lambda: state.finish(End(ExitReason.POWEROFF)),
+            "panic": lambda: state.finish(End(ExitReason.PANIC), state.turn),
+            "look": lambda: state.look(state.turn),
+        }
+        actions[name]()
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_in_any_order_nobody_waits_for_ever_and_no_state_is_wrong(seed: int) -> None:
+    driver = Driver(seed)
+    driver.run()
+    state: WatchedState = driver.state
+    assert driver.unexpected == []
+    assert state.wrong == []
+    assert state.state is MachineState.CLOSED
+    assert state.paused is None
+    assert (state.result is not None) == driver.machine.is_started
