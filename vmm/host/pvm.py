@@ -50,6 +50,8 @@ ECX_CX16: Final = 1 << 13  # CPUID leaf 1
 KVM_CPUID_FEATURES: Final = 0x4000_0001
 # By hypercall, with several CPUs: PV_UNHALT, PV_SEND_IPI, PV_SCHED_YIELD.
 HYPERCALLS: Final = 1 << 7 | 1 << 11 | 1 << 13
+ADVANCED_POWER: Final = 0x8000_0007
+INVARIANT_TSC: Final = 1 << 8  # EDX
 
 MSR_STAR: Final = 0xC000_0081
 MSR_LSTAR: Final = 0xC000_0082
@@ -106,7 +108,9 @@ class PvmQuirks(Quirks):
 
         Of leaf 1 and 7 it is the only feature that stays hidden: PVM adds the
         host's own bits to the rest. And it emulates a `vmcall` by executing it again,
-        for ever, so that the guest must not be told to make any.
+        for ever, so that the guest must not be told to make any. Its TSC is the host's,
+        with no offset that could hide a pause: Linux takes kvm-clock, which we can set,
+        as long as it isn't told that the TSC is invariant.
         """
         self.count("cpuid")
         for entry in cpuid.entries[: cpuid.nent]:
@@ -114,6 +118,8 @@ class PvmQuirks(Quirks):
                 entry.ecx &= ~ECX_CX16
             elif entry.function == KVM_CPUID_FEATURES:
                 entry.eax &= ~HYPERCALLS
+            elif entry.function == ADVANCED_POWER:
+                entry.edx &= ~INVARIANT_TSC
 
     def warnings(self, image: KernelImage, cpus: int) -> list[str]:
         """For what was not seen to work here, or not while anybody would wait."""

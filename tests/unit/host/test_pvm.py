@@ -324,6 +324,13 @@ def test_hypercalls_which_never_end_are_hidden(quirks: PvmQuirks) -> None:
     assert cpuid.entries[0].eax == 0xFFFF_FFFF & ~(1 << 7 | 1 << 11 | 1 << 13)
 
 
+def test_tsc_that_no_pause_can_stop_is_no_clocksource(quirks: PvmQuirks) -> None:
+    cpuid = kvm_cpuid2(nent=1)
+    cpuid.entries[0].function, cpuid.entries[0].edx = 0x8000_0007, 0xFFFF_FFFF
+    quirks.cpuid(cpuid)
+    assert cpuid.entries[0].edx == 0xFFFF_FFFF & ~(1 << 8)
+
+
 def test_parameters_come_before_the_users(quirks: PvmQuirks) -> None:
     assert quirks.cmdline("quiet rodata=on") == f"{HIDDEN} quiet rodata=on"
     assert quirks.counts == {"cmdline": 1}
