@@ -1,7 +1,7 @@
 """EventLoop: one thread for all that is not a vCPU: descriptors and timers."""
 
 import heapq
-import selectors
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from . import threads
 from .devices.clock import Timer
 from .eventfd import EventFd
 
-READ: Final = selectors.EVENT_READ
-WRITE: Final = selectors.EVENT_WRITE
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
 PURGE_MIN: Final = 256  # timers in the heap before we look for cancelled ones
 END_LOOK_S: Final = 0.1  # between two looks whether a callback has ended the thread
 
@@ -31,7 +31,7 @@ class _Timer:
 
 
 class EventLoop:
-    """A selector and a heap of timers; also the devices' Clock.
+    """An epoll and a heap of timers; also the devices' Clock.
 
     `call_at` and `call_soon` may be used from any thread; descriptors are
     watched and unwatched on the loop's own thread, or before it starts. What a
@@ -40,10 +40,11 @@ class EventLoop:
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
         self._on_error = on_error
-        self._selector = selectors.DefaultSelector()
-        self._wake = EventFd()
-        self._selector.register(self._wake.fd, READ, self._wake.drain)
+        self._epoll = select.epoll()
+        self._watched: dict[int, Callback] = {}
         self._always_ready: dict[int, Callback] = {}
+        self._wake = EventFd()
+        self.watch(self._wake.fd, READ, self._wake.drain)
         self._lock = threading.Lock()  # for what follows
         self._timers: list[tuple[int, int, _Timer]] = []
         self._purge_at = PURGE_MIN
@@ -99,19 +100,20 @@ class EventLoop:
     def watch(self, fd: int, events: int, callback: Callback) -> None:
         """Call `callback` whenever `fd` is ready; replaces an earlier watch."""
         try:
-            if fd in self._selector.get_map():
-                self._selector.modify(fd, events, callback)
+            if fd in self._watched:
+                self._epoll.modify(fd, events)
             else:
-                self._selector.register(fd, events, callback)
+                self._epoll.register(fd, events)
         except PermissionError:  # epoll's word for files, which are always ready
             self._always_ready[fd] = callback
+        else:
+            self._watched[fd] = callback
 
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`; before it is closed. Idempotent."""
-        if self._always_ready.pop(fd, None) is None and (
-            fd in self._selector.get_map()
-        ):
-            self._selector.unregister(fd)
+        self._always_ready.pop(fd, None)
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def forget(self, fd: int, close: Callback) -> None:
         """Stop watching `fd`, then `close` it; from any thread.
@@ -169,7 +171,7 @@ class EventLoop:
         """Stop, and close what the loop itself has opened. Idempotent."""
         if self._wake.fd >= 0:
             self.stop()
-            self._selector.close()
+            self._epoll.close()
             self._wake.close()
 
     def _main(self) -> None:
@@ -181,10 +183,11 @@ class EventLoop:
             self._on_error(error)
 
     def _turn(self) -> None:
-        for key, _ in self._selector.select(self._timeout()):
+        ready = self._epoll.poll(self._timeout())
+        for fd, callback in [(fd, self._watched[fd]) for fd, _ in ready]:
             # Not unwatched just now, nor its number in use for something else.
-            if self._selector.get_map().get(key.fd) is key:
-                key.data()
+            if self._watched.get(fd) is callback:
+                callback()
         for fd, callback in list(self._always_ready.items()):
             if fd in self._always_ready:
                 callback()
