@@ -11,9 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from ..config import KEYWORDS, MachineConfig
-from ..console.guardian import Guardian
 from ..console.signals import handled
-from ..console.terminal import HELP, EscapeFilter, raw_terminal
 from ..errors import ConfigError, VmmError
 from ..machine.machine import Machine
 from ..place import Place
@@ -156,6 +154,7 @@ def _guard_sockets(config: MachineConfig, stack: ExitStack) -> None:
     """Have their files removed if we are killed."""
     if any(where.kind == "unix" for _, where in config.places()):
         from ..console import socket_file
+        from ..console.guardian import Guardian
 
         # It forks: before any thread starts.
         guardian = stack.enter_context(Guardian(socket_file.remove))
@@ -192,8 +191,13 @@ def _on_terminal() -> bool:
 @contextmanager
 def _keys_of_a_terminal(machine: Machine, options: Options) -> Iterator[None]:
     """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
+    if options.serial.kind != "stdio" or not os.isatty(0):
+        yield
+        return
+    from ..console.terminal import HELP, EscapeFilter, raw_terminal
+
     with ExitStack() as stack:
-        if options.serial.kind == "stdio" and stack.enter_context(raw_terminal(0)):
+        if stack.enter_context(raw_terminal(0)):
             machine.console.input_filter = EscapeFilter(
                 on_quit=lambda: machine.stop("Ctrl-A x"),
                 on_help=lambda: show(HELP.format(x="quit the VMM")),

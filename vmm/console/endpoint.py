@@ -12,7 +12,6 @@ from typing import Final, Protocol
 
 from ..errors import ConfigError
 from ..event_loop import READ, WRITE, EventLoop
-from .terminal import in_foreground
 
 READ_SIZE: Final = 4096
 # What a descriptor that poll calls writable takes without blocking: a pipe's
@@ -100,7 +99,7 @@ class Input:
         self.resume()
 
     def _on_readable(self) -> None:
-        if self._is_terminal and not in_foreground(self._fd):
+        if self._is_terminal and not _in_foreground(self._fd):
             self._await_foreground()
             return
         try:
@@ -234,3 +233,9 @@ def open_output_file(path: str, field: str = "serial") -> int:
         return os.open(path, flags, 0o666)
     except OSError as error:
         raise ConfigError(f"{field}: file {path!r}: {error.strerror}") from None
+
+
+def _in_foreground(fd: int) -> bool:
+    from .terminal import in_foreground  # most runs have none
+
+    return in_foreground(fd)

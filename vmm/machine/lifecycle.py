@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from .. import threads
 from ..config import MachineConfig
 from ..console.console import Console
 from ..console.output import HURRY_S
+from ..devices.record import Record
 from ..errors import VmmError
 from ..event_loop import EventLoop, GuestClock
 from ..result import DEBUG_EXIT_SUCCESS, EXIT_CODES, ExitReason, RunResult
@@ -27,7 +28,7 @@ _ENDED_EARLY: Final = (ExitReason.RESET, ExitReason.POWEROFF)
 _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 
-class HostSide(NamedTuple):
+class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
     port of a command and that of a debug console. `clock` is the loop's for the guest.
     """
@@ -249,7 +250,7 @@ class Lifecycle:
             return end
         if self._is_success(end):
             return End(ExitReason.ERROR, "; ".join(lost))
-        return end._replace(detail="; ".join(filter(None, [end.detail, *lost])))
+        return end.replace(detail="; ".join(filter(None, [end.detail, *lost])))
 
     def _is_success(self, end: End) -> bool:
         if end.reason is ExitReason.EXITED:  # which other statuses are, nobody knows

@@ -3,7 +3,7 @@
 import os
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from ..boot import layout
 from ..boot.cpu_state import set_boot_msrs
@@ -12,6 +12,7 @@ from ..boot.firmware import COM_PORTS, firmware
 from ..boot.pic import set_up_pics
 from ..boot.placement import Block, check_room, write_blocks
 from ..devices.pc.platform import SerialPio
+from ..devices.record import Record
 from ..errors import ConfigError, KvmError
 from ..host.quirks import Quirks
 from ..kvm.abi import (
@@ -41,7 +42,7 @@ if TYPE_CHECKING:  # a run without a profile doesn't import it
 COALESCED_PIO: Final = "VMM_COALESCED_PIO"
 
 
-class KvmSetup(NamedTuple):
+class KvmSetup(Record):
     """What the host gives a machine: KVM, its quirks, and the way out of a guest.
 
     `posts`: KVM collects writes to posted ports.
@@ -53,7 +54,7 @@ class KvmSetup(NamedTuple):
     posts: bool
 
 
-class VmParts(NamedTuple):
+class VmParts(Record):
     """What every boot of a machine is made of; `profile` records where time goes."""
 
     setup: KvmSetup
@@ -99,7 +100,8 @@ class VmInstance:
     """
 
     def __init__(self, parts: VmParts) -> None:
-        setup, memory, boot, devices, control, profile = parts
+        setup, memory, boot = parts.setup, parts.memory, parts.boot
+        devices, control, profile = parts.devices, parts.control, parts.profile
         kvm, quirks = setup.kvm, setup.quirks
         with ExitStack() as stack:
             vm = kvm.create_vm()

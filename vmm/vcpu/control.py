@@ -6,8 +6,9 @@ the end, and every vCPU is made to leave KVM_RUN and look.
 
 import signal
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+from ..devices.record import Record
 from ..errors import VmmError
 from ..kvm._libc import KICK_SIGNAL
 from ..kvm.abi import KVM_RUN_IMMEDIATE_EXIT
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-class End(NamedTuple):
+class End(Record):
     """Why a run is over. `exit_code` None means the reason's own."""
 
     reason: ExitReason

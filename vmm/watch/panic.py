@@ -15,9 +15,10 @@ QUIET_NS: Final = 200_000_000  # a report is over after so long a silence,
 PATIENCE_NS: Final = 2_000_000_000  # and after this in any case
 LOOK_NS: Final = 20_000_000
 
+# Patterns are compiled when the first output is looked at: a start need not wait.
 # What an oops starts with. lib/bug.c, arch/x86/mm/fault.c (BUG, Oops),
 # arch/x86/kernel/traps.c (general protection fault), dumpstack.c's die counter.
-_OOPS: Final = re.compile(
+_OOPS: Final = (
     rb"(?<![A-Za-z])BUG: |kernel BUG at |Oops: |general protection fault[,:]"
     rb"|: [0-9a-f]{4} \[#\d+\]|" + PANIC
 )
@@ -25,8 +26,8 @@ CUT: Final = b"\0"  # stands for the beginning of a line that we haven't kept
 BEFORE_MAX: Final = 48  # bytes, of what printk puts in front of its lines
 # What stands between a line's beginning, or whatever a program left there, and the
 # words: kernel/printk/printk.c, info_print_prefix().
-_OF_PRINTK: Final = re.compile(rb"((^|\n)(<\d+>)?|\[ *\d+\.\d+\](\[ *[CT]\d+\])? )\Z")
-_IN_ORDER: Final = re.compile(rb"reboot: Restarting system|sysrq: (SysRq : )?Resetting")
+_OF_PRINTK: Final = rb"((^|\n)(<\d+>)?|\[ *\d+\.\d+\](\[ *[CT]\d+\])? )\Z"
+_IN_ORDER: Final = rb"reboot: Restarting system|sysrq: (SysRq : )?Resetting"
 
 
 class _Log:
@@ -191,7 +192,7 @@ class PanicWatch:
         elif self._line is None:
             start = self._look_for_panic(text)
         if self._line is not None:
-            self._in_order |= _IN_ORDER.search(text, start) is not None
+            self._in_order |= re.search(_IN_ORDER, text[start:]) is not None
         self._tail = text[text.rfind(b"\n") + 1 :]
         if len(self._tail) > LINE_MAX:
             self._tail = CUT + self._tail[-LINE_MAX:]
@@ -200,7 +201,7 @@ class PanicWatch:
         if self._log is not None:
             self._log.add(data)
             return
-        found = _OOPS.search(text)
+        found = re.search(_OOPS, text)
         if found is not None:
             start = text.rfind(b"\n", 0, found.start()) + 1
             self._log = _Log()
@@ -215,7 +216,7 @@ class PanicWatch:
         before = text[max(0, at - BEFORE_MAX) : at]
         if at > BEFORE_MAX:  # no line begins where we have cut
             before = CUT + before
-        self._by_printk = _OF_PRINTK.search(before) is not None
+        self._by_printk = re.search(_OF_PRINTK, before) is not None
         self._open_line = b""
         self._add_to_line(text[at:])
         return at
