@@ -14,7 +14,7 @@ import pytest
 from vmm import memory
 from vmm.boot import bootparam, bzimage
 from vmm.kvm import _libc, abi
-from vmm.vcpu import fatal_exit as exit_detail
+from vmm.vcpu import fatal_exit
 from vmm.vcpu import run_loop
 
 HEADERS = """
@@ -225,16 +225,16 @@ def test_mmio_exit_is_decoded(kvm_run: Callable[[str], bytes]) -> None:
 
 
 def test_internal_error_is_decoded(kvm_run: Callable[[str], bytes]) -> None:
-    assert exit_detail._INTERNAL(kvm_run("internal"), abi.KVM_RUN_UNION) == (3, 7)
+    assert fatal_exit._INTERNAL(kvm_run("internal"), abi.KVM_RUN_UNION) == (3, 7)
 
 
 def test_emulation_failure_is_decoded(kvm_run: Callable[[str], bytes]) -> None:
-    decoded = exit_detail._EMULATION(kvm_run("emulation"), abi.KVM_RUN_UNION + 8)
+    decoded = fatal_exit._EMULATION(kvm_run("emulation"), abi.KVM_RUN_UNION + 8)
     assert decoded == (1, 2, b"ABCDEFGHIJKLMNO")
 
 
 def test_fail_entry_is_decoded(kvm_run: Callable[[str], bytes]) -> None:
-    decoded = exit_detail._FAIL_ENTRY(kvm_run("fail_entry"), abi.KVM_RUN_UNION)
+    decoded = fatal_exit._FAIL_ENTRY(kvm_run("fail_entry"), abi.KVM_RUN_UNION)
     assert decoded == (0x80000021, 5)
 
 
