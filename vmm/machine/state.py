@@ -136,11 +136,6 @@ class RunState(RunControl):
             )
             resumed = self.state is MachineState.RUNNING
             self.state, self.paused = MachineState.RUNNING, None
-            if resumed and result is not None:  # nobody's look is for what comes now
-                self._halts = [halt for halt in self._halts if halt is not LOOK]
-                self.turn += 1
-            if self.end is PAUSE:
-                self.end = self._due()
             return resumed
 
     def resume(self) -> None:
@@ -151,7 +146,12 @@ class RunState(RunControl):
             if self.end is not PAUSE:
                 raise VmmError("the guest isn't paused any more: the run has ended")
             self.state, self.paused = MachineState.RUNNING, None
+            if self.result is not None:  # nobody's look is for what comes now
+                self._halts = [halt for halt in self._halts if halt is not LOOK]
+                self.turn += 1
             self.result = None
+            # Here and now: what comes next comes after what has waited.
+            self.end = self._due()
             self._changed.notify_all()
 
     # The end

@@ -43,6 +43,10 @@ PAUSE: Final = End(ExitReason.STOPPED, "a pause")
 OF_THE_RUN: Final = (ExitReason.STOPPED, ExitReason.TIMEOUT, ExitReason.ERROR)
 
 
+def _is_of_the_run(end: End | None) -> bool:
+    return end is not None and end is not PAUSE and end.reason in OF_THE_RUN
+
+
 class RunControl:
     """Thread-safe. `end` is None while the guest may run; vCPUs test it per exit.
 
@@ -68,7 +72,7 @@ class RunControl:
                 return
             if self.end is None or self.end is LOOK or self.end is PAUSE:
                 self.end = end
-            elif self._next is None and end.reason in OF_THE_RUN:
+            elif end.reason in OF_THE_RUN and not _is_of_the_run(self._next):
                 self._next = end
             self._changed.notify_all()
             self._kick()
@@ -164,10 +168,9 @@ class RunControl:
         with self._lock:
             if LOOK in self._halts:  # at what isn't there any more
                 self._halts.remove(LOOK)
-            if self._next is not None and self._next.reason not in OF_THE_RUN:
+            if not _is_of_the_run(self._next):
                 self._next = None
-            end = self.end
-            if end is None or end is PAUSE or end.reason not in OF_THE_RUN:
+            if not _is_of_the_run(self.end):
                 self.end = self._due()
             self.turn += 1
 

@@ -166,6 +166,20 @@ def test_a_stop_right_after_a_reset_is_not_lost(policy: str) -> None:
             assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
 
 
+def test_a_stop_is_not_lost_behind_what_a_paused_guest_had_before_it() -> None:
+    machine, state = fake_machine(on_reset="restart", on_panic="restart")
+    with machine:
+        machine.start()
+        machine.pause()
+        state.finish(End(ExitReason.PANIC), state.turn)
+        with state._lock:  # before vCPU 0 is awake
+            machine.resume()
+            state.finish(End(ExitReason.RESET))
+            machine.stop()
+        assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
+        assert machine.wait(DEADLINE).resets == 1
+
+
 def test_a_pause_that_waits_survives_a_reset_and_raises_at_the_end() -> None:
     machine, state = fake_machine(on_reset="restart")
     with machine:
