@@ -6,6 +6,7 @@ from .errors import InvalidState
 from .record import Record
 
 Byte = Annotated[int, range(1 << 8)]
+Uint64 = Annotated[int, range(1 << 64)]
 Nanoseconds = Annotated[int, range(1 << 63)]
 """A time that has passed or is left; never one on a clock, which ends with its host."""
 

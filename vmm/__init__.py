@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .guest.config import CommandConfig
     from .machine.machine import Machine
     from .machine.run import run
+    from .machine.snapshot import Snapshot
     from .machine.state import MachineState
     from .result import ExitReason, RunResult
     from .version import __version__ as __version__
@@ -49,6 +50,7 @@ __all__ = [
     "MachineState",
     "RunFailed",
     "RunResult",
+    "Snapshot",
     "VmmError",
     "run",
 ]
@@ -60,6 +62,7 @@ _HOMES = {
     "CommandConfig": "guest.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
+    "Snapshot": "machine.snapshot",
     "ExitReason": "result",
     "RunResult": "result",
     "run": "machine.run",

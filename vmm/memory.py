@@ -5,10 +5,13 @@ import mmap
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import GuestAddressError, VmmError
-from .kvm._libc import address_of
+from .kvm._libc import address_of, map_over
+
+if TYPE_CHECKING:  # most runs have none
+    from .ram_image import RamImage
 
 # <asm-generic/mman-common.h>; not in Python's mmap
 MAP_NORESERVE: Final = 0x4000
@@ -32,15 +35,19 @@ class Region(NamedTuple):
 
 
 class GuestMemory:
-    """Zeroed RAM at the given ranges, each a multiple of 4096 bytes.
+    """Zeroed RAM at the given ranges, each a multiple of 4096 bytes; or an image's.
 
-    The host commits pages only as they are touched, huge ones where it has them.
+    The host commits pages only as they are touched, huge ones where it has them; those
+    of an image are shared until they are written to.
     To users it is a GuestRam: `view`, `read` and `write`.
     Raises VmmError if the host doesn't give the address space.
     """
 
-    def __init__(self, ranges: Iterable[Range]) -> None:
+    def __init__(
+        self, ranges: Iterable[Range], image: "RamImage | None" = None
+    ) -> None:
         self._is_closed = False
+        self._image: RamImage | None = None
         self.regions: list[Region] = []
         size = 0
         for guest_addr, length in ranges:
@@ -61,6 +68,9 @@ class GuestMemory:
         skipped = -address_of(self._export) % HUGE_PAGE
         self._view = memoryview(self._mmap)[skipped : skipped + size]
         self._host_addr = address_of(self._export) + skipped
+        if image is not None:
+            self.become(image)
+            return
         with suppress(OSError):  # a host kernel without them: EINVAL
             self._mmap.madvise(mmap.MADV_HUGEPAGE)
 
@@ -113,9 +123,43 @@ class GuestMemory:
                     )
                 done += count
 
+    def freeze(self) -> "RamImage":
+        """An image of what it has now; it goes on from there as one more clone.
+
+        No vCPU may run. Raises VmmError where there is no memory for it.
+        """
+        from .ram_image import RamImage  # most runs never do
+
+        image = RamImage.of(self._view, self._host_addr, self._image)
+        self.become(image)
+        return image
+
+    def become(self, image: "RamImage") -> None:
+        """Have what `image` has, whatever was written since. KVM follows."""
+        if image is self._image:
+            start = self._host_addr - address_of(self._export)
+            self._mmap.madvise(mmap.MADV_DONTNEED, start, self.size)
+        else:
+            self._map(image.fd, 0)
+            self._image = image
+
+    def _map(self, fd: int, flags: int) -> None:
+        flags |= mmap.MAP_PRIVATE | MAP_NORESERVE
+        try:
+            map_over(self._host_addr, self.size, flags, fd)
+        except OSError as error:
+            raise VmmError(
+                f"memory: the host refuses to map {self.size >> 20} MiB: "
+                f"{error.strerror}"
+            ) from None
+
     def discard(self) -> None:
         """Give every page back to the host; all of RAM reads as zero again."""
-        self._mmap.madvise(mmap.MADV_DONTNEED)
+        if self._image is None:
+            self._mmap.madvise(mmap.MADV_DONTNEED)
+        else:  # whose pages would come back
+            self._map(-1, mmap.MAP_ANONYMOUS)
+            self._image = None
 
     def close(self) -> None:
         """Unmap the RAM. No vCPU may run any more. Idempotent.
@@ -130,4 +174,4 @@ class GuestMemory:
         try:
             self._mmap.close()
         except BufferError:  # it is unmapped with the last view
-            self.discard()
+            self._mmap.madvise(mmap.MADV_DONTNEED)

@@ -143,9 +143,9 @@ class Console:
         self._serial = serial
         self._input.connect(serial)
 
-    def power_on(self) -> None:
-        """The guest is about to boot, for the first time or again."""
-        self._input.power_on()
+    def power_on(self, *, goes_on: bool = False) -> None:
+        """The guest is about to boot, for the first time or again; or to go on."""
+        self._input.power_on(goes_on=goes_on)
 
     @property
     def printed(self) -> int:
@@ -277,6 +277,10 @@ class Console:
         return self._capture
 
     # Input
+
+    def drop_input(self) -> None:
+        """Forget what is typed and not read yet: it was for another guest."""
+        self._input.drop()
 
     def hold_input(self) -> None:
         """The guest stands still: keep what is typed. On the loop's thread."""

@@ -36,9 +36,9 @@ class InputPump(SerialEvents):
         """Wire the device's input, before the loop starts."""
         self._serial = serial
 
-    def power_on(self) -> None:
-        """The guest is about to boot, for the first time or again."""
-        self._holding = self._endpoint.may_be_early
+    def power_on(self, *, goes_on: bool) -> None:
+        """The guest is about to boot, for the first time or again; or to go on."""
+        self._holding = self._endpoint.may_be_early and not goes_on
         self._listened = False
         self._patience_ends_ns = self._loop.now_ns() + PATIENCE_NS
 
@@ -52,6 +52,12 @@ class InputPump(SerialEvents):
         if since_ns is not None and self._serial is not None:
             self._patience_ends_ns += self._loop.now_ns() - since_ns
             self._loop.call_soon(self._feed)
+
+    def drop(self) -> None:
+        """Forget what the guest hasn't taken."""
+        with self._lock:
+            self._queue.clear()
+            self._breaks.clear()
 
     def check_connected(self) -> None:
         """Raises VmmError for a console that only shows."""

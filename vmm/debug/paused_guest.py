@@ -1,7 +1,8 @@
 """PausedGuest: a guest that stands still, to be looked at."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ..errors import VmmError
 from ..kvm.vcpu import Vcpu
@@ -9,6 +10,8 @@ from ..memory import GuestMemory
 from ..vcpu.virtual_memory import read_virtual
 from .crash_report import crash_report, registers
 from .symbols import Symbols
+
+_T = TypeVar("_T")
 
 
 class PausedGuest:
@@ -48,6 +51,12 @@ class PausedGuest:
         with self._lock:
             self._check()
             return crash_report(self._vcpus, self._memory, self._symbols)
+
+    def hold(self, call: "Callable[[], _T]") -> "_T":
+        """What `call` returns; for as long as it takes, the guest stands still."""
+        with self._lock:
+            self._check()
+            return call()
 
     def release(self) -> None:
         """The guest goes on, or is taken down; waits for whoever is looking."""

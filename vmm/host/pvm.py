@@ -16,6 +16,7 @@ from ..boot.bzimage import has_payload
 from ..boot.cpu_state import EFER_LMA, code_segment, data_segment
 from ..boot.image import LINUX32, LINUX64, KernelImage
 from ..boot.layout import MIB
+from ..devices.state import State, Uint64
 from ..installation import script
 from ..kvm.abi import (
     KVM_EXIT_DEBUG,
@@ -29,9 +30,8 @@ from ..kvm.abi import (
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Vm
 from ..memory import GuestMemory
-from ..vcpu.run_loop import Rescue
 from ..vcpu.virtual_memory import read_virtual
-from .quirks import Quirks
+from .quirks import Quirks, Rescue, RescueState
 
 _SUBERROR: Final = Struct("<I").unpack_from
 _WRMSR: Final = Struct("<B7xIIQ").unpack_from  # error, reason, index, data
@@ -160,34 +160,13 @@ class PvmQuirks(Quirks):
 
     def rescue(self, vcpu: Vcpu, memory: GuestMemory) -> Rescue | None:
         """The quirks `int3`, `fwait` and `syscall` of one vCPU."""
-        if self._ring3:
-            return None
-        syscall = SyscallEntry(vcpu, memory, lambda: self.count("syscall"))
+        return None if self._ring3 else PvmRescue(self, vcpu, memory)
 
-        def rescue(reason: int) -> bool:
-            if reason == KVM_EXIT_DEBUG:
-                return syscall.on_debug()
-            if reason == KVM_EXIT_X86_WRMSR:
-                return syscall.on_wrmsr()
-            if reason == KVM_EXIT_INTERNAL_ERROR:
-                return self._emulate(vcpu, memory)
-            return False
+    def state(self) -> bool:
+        return self._ring3
 
-        return rescue
-
-    def _emulate(self, vcpu: Vcpu, memory: GuestMemory) -> bool:
-        """Do what an instruction does that the emulator lacks."""
-        (suberror,) = _SUBERROR(vcpu.kvm_run, KVM_RUN_UNION)
-        if suberror != KVM_INTERNAL_ERROR_EMULATION:
-            return False
-        regs = vcpu.get_regs()
-        opcode = read_virtual(vcpu, memory, regs.rip, 1)
-        if opcode not in _INSTRUCTIONS:
-            return False
-        name, emulate = _INSTRUCTIONS[opcode]
-        emulate(vcpu, regs)
-        self.count(name)
-        return True
+    def restore(self, state: bool) -> None:
+        self._ring3 = state
 
 
 # By their numbers in the kernel's cpufeatures.h, as clearcpuid= has them. The
@@ -245,6 +224,72 @@ _INSTRUCTIONS: Final = {
 }
 
 
+class PvmRescueState(RescueState):
+    """What KVM can't be asked for: its breakpoint and step, an int3 on its way."""
+
+    handler: Uint64 | None
+    is_stepping: bool
+    int3_at: Uint64 | None
+
+
+class PvmRescue:
+    """The quirks `int3`, `fwait` and `syscall` of one vCPU: a Rescue."""
+
+    def __init__(self, quirks: PvmQuirks, vcpu: Vcpu, memory: GuestMemory) -> None:
+        self._quirks = quirks
+        self._vcpu = vcpu
+        self._memory = memory
+        self._syscall = SyscallEntry(vcpu, memory, lambda: quirks.count("syscall"))
+        self._int3_at: int | None = None  # of the last exit, if that was one
+
+    def __call__(self, reason: int) -> bool:
+        self._int3_at = None
+        if reason == KVM_EXIT_DEBUG:
+            return self._syscall.on_debug()
+        if reason == KVM_EXIT_X86_WRMSR:
+            return self._syscall.on_wrmsr()
+        if reason == KVM_EXIT_INTERNAL_ERROR:
+            return self._emulate()
+        return False
+
+    def _emulate(self) -> bool:
+        """Do what an instruction does that the emulator lacks."""
+        vcpu = self._vcpu
+        (suberror,) = _SUBERROR(vcpu.kvm_run, KVM_RUN_UNION)
+        if suberror != KVM_INTERNAL_ERROR_EMULATION:
+            return False
+        regs = vcpu.get_regs()
+        opcode = read_virtual(vcpu, self._memory, regs.rip, 1)
+        if opcode not in _INSTRUCTIONS:
+            return False
+        name, emulate = _INSTRUCTIONS[opcode]
+        if name == "int3":
+            self._int3_at = regs.rip
+        emulate(vcpu, regs)
+        self._quirks.count(name)
+        return True
+
+    def state(self) -> PvmRescueState:
+        """A #BP that was injected and not delivered yet isn't in what KVM tells.
+
+        So it is told here whether there may be one: if RIP is still behind its int3.
+        """
+        int3_at = self._int3_at
+        if int3_at is not None and self._vcpu.get_regs().rip != int3_at + 1:
+            int3_at = None
+        handler, is_stepping = self._syscall.handler, self._syscall.is_stepping
+        return PvmRescueState(handler, is_stepping, int3_at)
+
+    def restore(self, state: State | None) -> None:
+        """The vCPU's registers are restored already; it meets that int3 once more."""
+        state = PvmRescueState.of(state)
+        if state.int3_at is not None:
+            regs = self._vcpu.get_regs()
+            regs.rip = state.int3_at
+            self._vcpu.set_regs(regs)
+        self._syscall.go_on(state.handler, stepping=state.is_stepping)
+
+
 class SyscallEntry:
     """Quirk `syscall`: from CPL 3 it loads RIP, RCX and R11, but CPL stays 3.
 
@@ -264,8 +309,8 @@ class SyscallEntry:
         self._vcpu = vcpu
         self._memory = memory
         self._applied = applied
-        self._handler: int | None = None
-        self._stepping = False
+        self.handler: int | None = None
+        self.is_stepping = False
 
     def on_wrmsr(self) -> bool:
         """The guest writes LSTAR: do it, and learn where its handler is."""
@@ -273,10 +318,18 @@ class SyscallEntry:
         _, _, index, value = _WRMSR(run, KVM_RUN_UNION)
         refused = not self._vcpu.set_msrs([(index, value)])
         run[KVM_RUN_UNION] = refused  # raises #GP, as for an address that can't be
-        self._handler = self._page_fault_handler()
-        self._stepping = False
-        self._vcpu.set_breakpoint(self._handler)
+        self.handler = self._page_fault_handler()
+        self.is_stepping = False
+        self._vcpu.set_breakpoint(self.handler)
         return True
+
+    def go_on(self, handler: int | None, *, stepping: bool) -> None:
+        """As another one that had this handler, and was stepping or not."""
+        self.handler, self.is_stepping = handler, stepping
+        if stepping:
+            self._vcpu.step()
+        else:
+            self._vcpu.set_breakpoint(handler)
 
     def _page_fault_handler(self) -> int | None:
         sregs = self._vcpu.get_sregs()
@@ -295,16 +348,16 @@ class SyscallEntry:
     def on_debug(self) -> bool:
         """The page-fault handler is about to run, or its first instruction has."""
         vcpu = self._vcpu
-        if self._stepping:
-            self._stepping = False
-            vcpu.set_breakpoint(self._handler)
+        if self.is_stepping:
+            self.is_stepping = False
+            vcpu.set_breakpoint(self.handler)
             return True
         regs = vcpu.get_regs()
         frame = read_virtual(vcpu, self._memory, regs.rsp, _FRAME.size)
         if len(frame) == _FRAME.size and self._syscall(regs, *_FRAME.unpack(frame)):
             self._applied()
         else:  # a page fault like any other: get past the breakpoint
-            self._stepping = True
+            self.is_stepping = True
             vcpu.step()
         return True
 

@@ -1,11 +1,30 @@
 """Quirks: what a host's KVM needs from us before it runs every guest."""
 
+from typing import Protocol
+
 from ..boot.image import KernelImage
+from ..devices.state import State
 from ..kvm.abi import kvm_cpuid2
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Vm
 from ..memory import GuestMemory
-from ..vcpu.run_loop import Rescue
+
+
+class RescueState(State):
+    """Base of what a Rescue keeps."""
+
+
+class Rescue(Protocol):
+    """Handles exits of one vCPU that are the host's fault; a RunLoop's `rescue`."""
+
+    def __call__(self, reason: int, /) -> bool:
+        """Whether the guest can go on after an exit."""
+
+    def state(self) -> RescueState:
+        """What it keeps, that KVM doesn't tell."""
+
+    def restore(self, state: State | None) -> None:
+        """Go on from there. Raises InvalidState."""
 
 
 class Quirks:
@@ -46,6 +65,16 @@ class Quirks:
 
     def prepare(self, vm: Vm) -> None:
         """Set up a new VM."""
+
+    def state(self) -> bool:
+        """What was found out of the kernel: whether it runs in ring 3, where it counts.
+
+        For `restore` of the quirks of a clone, which has no kernel to look at.
+        """
+        return False
+
+    def restore(self, state: bool) -> None:
+        """Go on from there."""
 
     def rescue(self, vcpu: Vcpu, memory: GuestMemory) -> Rescue | None:
         """What handles exits that are the host's fault; None where there are none."""

@@ -2,9 +2,10 @@
 
 import ctypes
 import errno
+import mmap
 import os
 import signal
-from ctypes import c_int, c_ulong, c_void_p
+from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
 from typing import Final
 
 from ..errors import KvmError
@@ -16,7 +17,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 _ioctl = _libc.ioctl
 _ioctl.argtypes = (c_int, c_ulong, c_void_p)
 
-Argument = int | ctypes.Structure | ctypes.c_uint64
+Argument = int | ctypes.Structure | ctypes.c_uint64 | ctypes.Array[ctypes.c_char]
 
 
 def ioctl(fd: int, request: int, argument: Argument = 0) -> int:
@@ -47,6 +48,25 @@ def run_ioctl(fd: int, request: int, argument: int) -> None:
     Raises OSError, InterruptedError for EINTR.
     """
     if _ioctl(fd, request, argument) < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+_libc.mmap.argtypes = (c_void_p, c_size_t, c_int, c_int, c_int, c_long)
+_libc.mmap.restype = c_void_p
+_MAP_FAILED: Final = c_void_p(-1).value
+MAP_FIXED: Final = 0x10  # <asm-generic/mman-common.h>; not in Python's mmap
+
+
+def map_over(address: int, size: int, flags: int, fd: int = -1) -> None:
+    """Map `fd` from its start, or what `flags` say, for reading and writing, in the
+    place of what is mapped there. Raises OSError.
+
+    mmap.mmap chooses the address itself.
+    """
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    got = _libc.mmap(address, size, protection, flags | MAP_FIXED, fd, 0)
+    if got == _MAP_FAILED:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 

@@ -257,14 +257,24 @@ class kvm_msr_entry(Structure):
     _fields_ = [("index", c_uint32), ("reserved", c_uint32), ("data", c_uint64)]
 
 
+KVM_MAX_MSR_ENTRIES: Final = 256  # arch/x86/kvm/x86.c: in one call
+
+
 class kvm_msrs(Structure):
-    """Header and room for the few MSRs that a boot protocol wants set."""
+    """Header and room for as many MSRs as KVM takes at once."""
 
     _fields_ = [
         ("nmsrs", c_uint32),
         ("pad", c_uint32),
-        ("entries", kvm_msr_entry * 8),
+        ("entries", kvm_msr_entry * KVM_MAX_MSR_ENTRIES),
     ]
+
+
+class kvm_msr_list(Structure):
+    """The numbers of MSRs, with room for more than any KVM has."""
+
+    nmsrs: int
+    _fields_ = [("nmsrs", c_uint32), ("indices", c_uint32 * 1024)]
 
 
 class kvm_vcpu_events(Structure):
@@ -285,6 +295,40 @@ class kvm_vcpu_events(Structure):
     ]
 
 
+class kvm_xcr(Structure):
+    _fields_ = [("xcr", c_uint32), ("reserved", c_uint32), ("value", c_uint64)]
+
+
+class kvm_xcrs(Structure):
+    nr_xcrs: int
+    _fields_ = [
+        ("nr_xcrs", c_uint32),
+        ("flags", c_uint32),
+        ("xcrs", kvm_xcr * 16),
+        ("padding", c_uint64 * 16),
+    ]
+
+
+class kvm_xsave(Structure):
+    """In KVM_GET_XSAVE2's answer more may follow."""
+
+    _fields_ = [("region", c_uint32 * 1024)]
+
+
+class kvm_debugregs(Structure):
+    _fields_ = [
+        ("db", c_uint64 * 4),
+        ("dr6", c_uint64),
+        ("dr7", c_uint64),
+        ("flags", c_uint64),
+        ("reserved", c_uint64 * 9),
+    ]
+
+
+class kvm_lapic_state(Structure):
+    _fields_ = [("regs", c_uint8 * 1024)]
+
+
 class kvm_guest_debug(Structure):
     """`arch` holds x86's debug registers, DR0 to DR7."""
 
@@ -297,6 +341,9 @@ class kvm_guest_debug(Structure):
 
 class kvm_clock_data(Structure):
     clock: int
+    flags: int
+    realtime: int
+    host_tsc: int
     _fields_ = [
         ("clock", c_uint64),
         ("flags", c_uint32),
@@ -371,10 +418,12 @@ class kvm_stats_desc(Structure):
 
 _CPUID2_HEADER: Final = kvm_cpuid2.entries.offset  # entries[] is a flexible array
 _MSRS_HEADER: Final = kvm_msrs.entries.offset
+_MSR_LIST_HEADER: Final = kvm_msr_list.indices.offset
 
 # ioctls on /dev/kvm
 KVM_GET_API_VERSION: Final = _IO(0x00)  # API 4.1
 KVM_CREATE_VM: Final = _IO(0x01)  # API 4.2
+KVM_GET_MSR_INDEX_LIST: Final = _IOWR(0x02, _MSR_LIST_HEADER)  # API 4.3
 KVM_CHECK_EXTENSION: Final = _IO(0x03)  # API 4.4
 KVM_GET_VCPU_MMAP_SIZE: Final = _IO(0x04)  # API 4.5
 KVM_GET_SUPPORTED_CPUID: Final = _IOWR(0x05, _CPUID2_HEADER)  # API 4.46
@@ -413,14 +462,24 @@ KVM_SET_SREGS: Final = _IOW(0x84, sizeof(kvm_sregs))  # API 4.14
 KVM_TRANSLATE: Final = _IOWR(0x85, sizeof(kvm_translation))  # API 4.15
 KVM_GET_MSRS: Final = _IOWR(0x88, _MSRS_HEADER)  # API 4.18
 KVM_SET_MSRS: Final = _IOW(0x89, _MSRS_HEADER)  # API 4.19
+KVM_GET_LAPIC: Final = _IOR(0x8E, sizeof(kvm_lapic_state))  # API 4.57
+KVM_SET_LAPIC: Final = _IOW(0x8F, sizeof(kvm_lapic_state))  # API 4.58
 KVM_SET_CPUID2: Final = _IOW(0x90, _CPUID2_HEADER)  # API 4.20
 KVM_GET_MP_STATE: Final = _IOR(0x98, sizeof(kvm_mp_state))  # API 4.38
+KVM_SET_MP_STATE: Final = _IOW(0x99, sizeof(kvm_mp_state))  # API 4.39
 KVM_SET_GUEST_DEBUG: Final = _IOW(0x9B, sizeof(kvm_guest_debug))  # API 4.87
 KVM_GET_VCPU_EVENTS: Final = _IOR(0x9F, sizeof(kvm_vcpu_events))  # API 4.31
 KVM_SET_VCPU_EVENTS: Final = _IOW(0xA0, sizeof(kvm_vcpu_events))  # API 4.32
+KVM_GET_DEBUGREGS: Final = _IOR(0xA1, sizeof(kvm_debugregs))  # API 4.33
+KVM_SET_DEBUGREGS: Final = _IOW(0xA2, sizeof(kvm_debugregs))  # API 4.34
 KVM_GET_TSC_KHZ: Final = _IO(0xA3)  # API 4.56
+KVM_GET_XSAVE: Final = _IOR(0xA4, sizeof(kvm_xsave))  # API 4.42
+KVM_SET_XSAVE: Final = _IOW(0xA5, sizeof(kvm_xsave))  # API 4.43
+KVM_GET_XCRS: Final = _IOR(0xA6, sizeof(kvm_xcrs))  # API 4.44
+KVM_SET_XCRS: Final = _IOW(0xA7, sizeof(kvm_xcrs))  # API 4.45
 KVM_KVMCLOCK_CTRL: Final = _IO(0xAD)  # API 4.71
 KVM_GET_STATS_FD: Final = _IO(0xCE)  # API 4.133
+KVM_GET_XSAVE2: Final = _IOR(0xCF, sizeof(kvm_xsave))  # API 4.134
 # ioctls on whatever has attributes; on a vCPU: Documentation/virt/kvm/devices/vcpu.rst
 KVM_SET_DEVICE_ATTR: Final = _IOW(0xE1, sizeof(kvm_device_attr))  # API 4.80
 KVM_GET_DEVICE_ATTR: Final = _IOW(0xE2, sizeof(kvm_device_attr))  # API 4.80
@@ -430,11 +489,15 @@ KVM_API_VERSION: Final = 12  # "applications should refuse to run" on any other
 KVM_IRQFD_FLAG_DEASSIGN: Final = 1 << 0
 KVM_IRQCHIP_PIC_MASTER: Final = 0
 KVM_IRQCHIP_PIC_SLAVE: Final = 1
+KVM_IRQCHIP_IOAPIC: Final = 2
 KVM_IOEVENTFD_FLAG_DATAMATCH: Final = 1 << 0
 KVM_IOEVENTFD_FLAG_PIO: Final = 1 << 1
 KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 1 << 2
 KVM_PIT_SPEAKER_DUMMY: Final = 1
 KVM_CPUID_FLAG_SIGNIFCANT_INDEX: Final = 1 << 0  # the kernel's spelling
+
+KVM_CLOCK_REALTIME: Final = 1 << 2
+KVM_CLOCK_HOST_TSC: Final = 1 << 3
 
 KVM_VCPU_TSC_CTRL: Final = 0
 KVM_VCPU_TSC_OFFSET: Final = 0
@@ -466,6 +529,7 @@ KVM_CAP_COALESCED_PIO: Final = 162
 KVM_CAP_X86_USER_SPACE_MSR: Final = 188
 KVM_CAP_X86_MSR_FILTER: Final = 189
 KVM_CAP_BINARY_STATS_FD: Final = 203
+KVM_CAP_XSAVE2: Final = 208  # bytes of KVM_GET_XSAVE2's answer; 0: as KVM_GET_XSAVE's
 
 # kvm_run (API 5), decoded by offset because the exit path builds no objects
 KVM_RUN_IMMEDIATE_EXIT: Final = 1

@@ -157,7 +157,7 @@ class Vcpu(KvmFd):
                 raise
 
     def get_msrs(self, indices: Sequence[int]) -> list[int]:
-        """The values of up to eight MSRs, up to the first that KVM lacks."""
+        """The values of up to KVM_MAX_MSR_ENTRIES MSRs, to the first that KVM lacks."""
         msrs = kvm_msrs(nmsrs=len(indices))
         for slot, index in enumerate(indices):
             msrs.entries[slot].index = index
@@ -165,7 +165,7 @@ class Vcpu(KvmFd):
         return [msrs.entries[slot].data for slot in range(count)]
 
     def set_msrs(self, values: Sequence[tuple[int, int]]) -> int:
-        """Write up to eight MSRs, given as index and value, in order.
+        """Write up to KVM_MAX_MSR_ENTRIES MSRs, given as index and value, in order.
 
         Returns how many KVM took before one it refused.
         """

@@ -8,10 +8,12 @@ from ..boot.kernel import open_kernel
 from ..boot.layout import ram_ranges
 from ..boot.linux import LinuxBoot
 from ..config import BUILD_DIR, MachineConfig
+from ..devices.record import Record
 from ..errors import ConfigError
 from ..host.quirks import Quirks
 from ..host.report import host_kind
 from ..host.selection import quirks_for
+from ..memory import Range
 
 if TYPE_CHECKING:  # most runs don't import them
     from ..boot.modules import ModuleBoot
@@ -19,6 +21,30 @@ if TYPE_CHECKING:  # most runs don't import them
 
 Boot: TypeAlias = "LinuxBoot | ModuleBoot"
 """What a machine loads at each of its boots, and how it enters it."""
+
+
+class SavedBoot(Record):
+    """The boot that a snapshot's guest has behind it, in a clone's place of a Boot.
+
+    Its images are opened only when the clone boots again; `stack` closes them then.
+    """
+
+    config: MachineConfig
+    quirks: Quirks
+    stack: ExitStack
+    cmdline: bytes
+
+    @property
+    def ram(self) -> list[Range]:
+        return ram_ranges(self.config.memory)
+
+    @property
+    def cpus(self) -> int:
+        return self.config.cpus
+
+    def open(self) -> Boot:
+        """Raises ConfigError, ImageError."""
+        return open_boot(self.config, self.quirks, self.stack)
 
 
 def asked_symbols(config: MachineConfig) -> "Symbols | None":

@@ -234,6 +234,18 @@ class DeviceManager:
                 for described in device.get_acpi_devices()
             ]
 
+    def plugged(self) -> list[DeviceIo]:
+        """All that are plugged in now, the first one first."""
+        with self._lock:
+            return list(self._wirings)
+
+    def flush(self) -> None:
+        """Let interrupts that are under way reach KVM's controllers."""
+        with self._lock:
+            assert self._vm is not None
+            for wiring in self._wirings.values():
+                wiring.flush(self._vm[0])
+
     def reset(self) -> None:
         """Return every device to its power-on state."""
         with self._lock:

@@ -89,6 +89,15 @@ class Wiring:
             vm.register_coalesced_pio(port)
             self._undo_posts.append(partial(vm.unregister_coalesced_pio, port))
 
+    def flush(self, vm: Vm) -> None:
+        """Let what its edges have told KVM reach the interrupt controllers.
+
+        KVM injects them by a worker of its own, for which taking one away waits.
+        """
+        for gsi, trigger in self._edges:
+            vm.deassign_irqfd(trigger.eventfd.fd, gsi)
+            vm.assign_irqfd(trigger.eventfd.fd, gsi)
+
     def stop_posting(self) -> bool:
         """Let KVM collect no more writes; whether it may have some that it has."""
         had_any = bool(self._undo_posts)

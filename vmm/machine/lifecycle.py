@@ -22,6 +22,8 @@ from .vm_instance import VmInstance, VmParts
 if TYPE_CHECKING:  # most runs don't import them
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
+    from .guest_time import GuestTime
+    from .saved_vm import SavedVm
 
 # Where there is a command, before its status.
 _ENDED_EARLY: Final = (ExitReason.RESET, ExitReason.POWEROFF)
@@ -87,8 +89,12 @@ class Lifecycle:
         state: RunState,
         host_side: HostSide,
         symbols: "Symbols | None",
+        saved: "SavedVm | None" = None,
     ) -> None:
+        """`saved` is what its first boot goes on from, with the parts' memory."""
         self.config = config
+        self._saved = saved
+        self._time: GuestTime | None = None  # while the guest stands still
         self._parts = parts
         self._state = state
         self._host_side = host_side
@@ -134,6 +140,18 @@ class Lifecycle:
                         console.end(result)
                 raise
 
+    def save(self) -> "SavedVm":
+        """All but RAM of a guest that stands still. Raises KvmError."""
+        assert self._time is not None
+        return self.instance.save(self._time.clock)
+
+    def restore(self, saved: "SavedVm") -> None:
+        """Put a guest that stands still, and its RAM's content, back to that."""
+        from .guest_time import GuestTime
+
+        self.instance.restore(saved)
+        self._time = GuestTime(self.instance.vm, self.instance.vcpus)
+
     def join(self) -> None:
         """Wait until the guest is gone."""
         if self._thread.ident is not None:
@@ -156,11 +174,12 @@ class Lifecycle:
     def _power_on(self) -> VmInstance:
         if self._parts.profile is not None:
             self._parts.profile.power_on()
-        for console in self._host_side.consoles:
-            console.power_on()
         self._host_side.watch.restart(self._host_side.console.sink.accepted)
-        instance = VmInstance(self._parts)
+        for console in self._host_side.consoles:
+            console.power_on(goes_on=self._saved is not None)
+        instance = VmInstance(self._parts, self._saved)
         self._powered = True
+        self._saved = None  # a boot again is one
         return instance
 
     def _main(self) -> None:
@@ -289,9 +308,9 @@ class Lifecycle:
 
         self._host_side.hold()
         try:
-            time = GuestTime(self.instance.vm, self.instance.vcpus)
+            self._time = GuestTime(self.instance.vm, self.instance.vcpus)
             yield
-            time.go_on()
+            self._time.go_on()
         finally:
             self._host_side.go_on()
 
@@ -300,6 +319,7 @@ class Lifecycle:
         if end is not None and end.reason is not ExitReason.RESET:  # we do it for it
             self._resets += 1
         self.power_off()
+        self._parts = self._parts.with_images()
         self._parts.memory.discard()
         self._parts.devices.reset()
         self._state.rearm()

@@ -1,7 +1,7 @@
 """Machine: one virtual machine, from its configuration to its result."""
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from ..boot.layout import device_addresses
@@ -13,7 +13,7 @@ from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
-from ..errors import ConfigError
+from ..errors import ConfigError, VmmError
 from ..event_loop import EventLoop, GuestClock
 from ..kvm._libc import install_kick_handler
 from ..kvm.kvm import Kvm
@@ -31,10 +31,14 @@ from .state import MachineState, RunState
 from .vm_instance import VmParts, probe_kvm
 
 if TYPE_CHECKING:  # most runs don't import them
+    from collections.abc import Iterator
+
     from ..debug.paused_guest import PausedGuest
     from ..devices.guest_ram import GuestRam
     from ..guest.ports import CommandPort
     from ..profile.recorder import Profile
+    from .builder import Boot, SavedBoot
+    from .snapshot import Snapshot
 
 
 class Machine:
@@ -60,8 +64,13 @@ class Machine:
     """
 
     def __init__(
-        self, config: MachineConfig | None = None, profile: "Profile | None" = None
+        self,
+        config: MachineConfig | None = None,
+        profile: "Profile | None" = None,
+        *,
+        snapshot: "Snapshot | None" = None,
     ) -> None:
+        """With a `snapshot`, as `Snapshot.clone` makes them, it goes on from there."""
         if not isinstance(config, MachineConfig | None):
             raise ConfigError(f"config: {type(config).__name__} is no MachineConfig")
         self.config = config or MachineConfig()
@@ -73,15 +82,19 @@ class Machine:
         with ExitStack() as stack:
             self.quirks = chosen_quirks(self.config)
             """The work-arounds for this host."""
-            boot = open_boot(self.config, self.quirks, stack)
-            self.warnings = [
-                *boot.kernel.warnings,
-                *self.quirks.warnings(boot.kernel, self.config.cpus),
-            ]
+            self.warnings: list[str] = []
+            boot: Boot | SavedBoot
+            if snapshot is None:
+                boot = open_boot(self.config, self.quirks, stack)
+                self.warnings += boot.kernel.warnings
+                self.warnings += self.quirks.warnings(boot.kernel, self.config.cpus)
+            else:
+                boot = snapshot.boot(self.config, self.quirks, stack)
             kvm = stack.enter_context(Kvm())
             setup = probe_kvm(kvm, self.quirks, self.config.cpus)
-            memory = GuestMemory(boot.ram)
+            memory = GuestMemory(boot.ram, None if snapshot is None else snapshot.ram)
             stack.callback(memory.close)
+            self._ram = memory
             self.memory: GuestRam = memory
             """The guest's RAM, for a device that does DMA, and for tests."""
             self._loop = EventLoop(outcomes.loop_failed)
@@ -125,7 +138,17 @@ class Machine:
             )
             outcomes.connect(host_side)
             parts = VmParts(setup, memory, boot, self._devices, self._state, profile)
-            self._life = Lifecycle(self.config, parts, self._state, host_side, symbols)
+            self._cmdline = boot.cmdline
+            self._own_devices = len(self._devices.plugged())
+            self._snapshot = snapshot
+            self._life = Lifecycle(
+                self.config,
+                parts,
+                self._state,
+                host_side,
+                symbols,
+                None if snapshot is None else snapshot.saved,
+            )
             # Only the run loop in Python has to be told.
             self._pokes = setup.posts and (
                 setup.entry == "python" or profile is not None
@@ -221,6 +244,74 @@ class Machine:
         """
         self._life.resume()
 
+    def snapshot(self) -> "Snapshot":
+        """The machine as it is now, for any number of clones to go on from.
+
+        It is paused for that, and then goes on as it did; what it writes to RAM is its
+        own from then on. What was typed and not read yet isn't in it. Not for a device
+        to call, nor while somebody else resumes it.
+        Raises VmmError if it doesn't run, or a device can't say what it is like.
+        """
+        with self._standing() as guest:
+            self._snapshot = guest.hold(self._take_snapshot)
+        return self._snapshot
+
+    def _take_snapshot(self) -> "Snapshot":
+        from .saved_devices import class_of
+        from .snapshot import Snapshot
+
+        if self.result is not None and self.result.reason is ExitReason.RESET:
+            raise VmmError("the guest has been reset: there is nothing to go on from")
+        users = self._devices.plugged()[self._own_devices :]
+        saved = self._life.save()
+        return Snapshot(
+            self.config,
+            self._ram.freeze(),
+            saved,
+            cmdline=self._cmdline,
+            is_ring3=self.quirks.state(),
+            devices=map(class_of, users),
+        )
+
+    def reset(self) -> None:
+        """Put a clone back to its snapshot, or a machine to its last one; it goes on.
+
+        The same VM, and the same console, on which nothing that was typed before comes
+        through any more. Raises VmmError if it has no snapshot, or doesn't run.
+        """
+        snapshot = self._snapshot
+        if snapshot is None:
+            raise VmmError("this machine has no snapshot to be put back to")
+        saved, ram = snapshot.saved, snapshot.ram
+
+        def restore() -> None:
+            self.console.drop_input()
+            self._ram.become(ram)
+            self._life.restore(saved)
+
+        with self._standing() as guest:
+            guest.hold(restore)
+
+    @contextmanager
+    def _standing(self) -> "Iterator[PausedGuest]":
+        """The guest while it stands still, which goes on then if it ran."""
+        was = self._state.state
+        if was is MachineState.CREATED:
+            raise VmmError("the machine was never started")
+        if self._state.is_own_thread():
+            raise VmmError("a device can't do this: it is to stand still, too")
+        if was is not MachineState.PAUSED:
+            self._state.pause()
+        guest = self._state.paused
+        if guest is None:
+            raise VmmError("the guest isn't paused any more: somebody has resumed it")
+        try:
+            yield guest
+        finally:
+            if was is not MachineState.PAUSED:
+                with suppress(VmmError):  # it was stopped meanwhile
+                    self._life.resume()
+
     def join(self) -> None:
         """Wait until the guest is gone; a paused one until `stop` or its timeout."""
         if not self._is_disowned:
@@ -282,7 +373,9 @@ class Machine:
         self._is_disowned = True
         self._cleanup.pop_all()
         gone: Any = Elsewhere(os.getppid())
-        self.console = self.memory = self._state = self._life = self._outcomes = gone
+        self.console = self.memory = self._ram = self._state = self._life = (
+            self._outcomes
+        ) = gone
         self._devices = self._loop = self._legacy = gone
         if self.debugcon is not None:
             self.debugcon = gone

@@ -99,7 +99,7 @@ class RunState(RunControl):
             pauses = self._pauses
             if self.state is MachineState.RUNNING:
                 self._halt(PAUSE)
-                if self._is_own_thread():
+                if self.is_own_thread():
                     return
                 self._changed.wait_for(
                     lambda: self._pauses != pauses or self._has_ended
@@ -111,7 +111,8 @@ class RunState(RunControl):
     def _has_ended(self) -> bool:
         return self._is_ending or self.state is not MachineState.RUNNING
 
-    def _is_own_thread(self) -> bool:
+    def is_own_thread(self) -> bool:
+        """Whether a pause has to wait for the calling thread."""
         ident = threading.get_ident()
         return ident in self.own_threads or ident in self._running.values()
 

@@ -3,7 +3,8 @@
 import os
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Self
 
 from ..boot import layout
 from ..boot.cpu_state import set_boot_msrs
@@ -31,12 +32,16 @@ from ..result import ExitReason
 from ..vcpu.control import End, RunControl, failure
 from ..vcpu.entry import Entry, Kind, PythonEntry, entry_kind, new_entry
 from ..vcpu.run_loop import Bus, RunLoop
-from .builder import Boot
+from .builder import Boot, SavedBoot
 from .device_manager import DeviceManager
 from .video_window import VideoWindow
 
-if TYPE_CHECKING:  # a run without a profile doesn't import it
+if TYPE_CHECKING:  # most runs don't import them
+    from ..host.quirks import Rescue
+    from ..kvm.abi import kvm_cpuid2
+    from ..kvm.vm_state import ClockState
     from ..profile.recorder import Profile
+    from .saved_vm import Kept, SavedVm
 
 # 0 does without it, to measure what it is worth.
 COALESCED_PIO: Final = "VMM_COALESCED_PIO"
@@ -59,10 +64,18 @@ class VmParts(Record):
 
     setup: KvmSetup
     memory: GuestMemory
-    boot: Boot
+    boot: "Boot | SavedBoot"
     devices: DeviceManager
     control: RunControl
     profile: "Profile | None"
+
+    def with_images(self) -> Self:
+        """For a boot, with kernel and initrd opened, which a clone hasn't got.
+
+        Raises ConfigError, ImageError.
+        """
+        boot = self.boot
+        return self.replace(boot=boot.open()) if isinstance(boot, SavedBoot) else self
 
 
 def probe_kvm(kvm: Kvm, quirks: Quirks, cpus: int) -> KvmSetup:
@@ -93,13 +106,14 @@ def _check_cpus(kvm: Kvm, cpus: int) -> None:
 
 
 class VmInstance:
-    """A fresh VM over RAM that is zero, ready to run the kernel's first instruction.
+    """A fresh VM over RAM that is zero, ready to run the kernel's first instruction;
+    or over a snapshot's, ready to go on with what was `saved` along with it.
 
     VM and vCPUs are made anew for each boot: a vCPU that is used again keeps a
     dozen MSRs of the old guest, and kvm-clock goes on writing to its memory.
     """
 
-    def __init__(self, parts: VmParts) -> None:
+    def __init__(self, parts: VmParts, saved: "SavedVm | None" = None) -> None:
         setup, memory, boot = parts.setup, parts.memory, parts.boot
         devices, control, profile = parts.devices, parts.control, parts.profile
         kvm, quirks = setup.kvm, setup.quirks
@@ -109,7 +123,10 @@ class VmInstance:
             video = _map_ram(vm, memory)
             quirks.prepare(vm)
             _set_up_board(vm, devices.level_irqs())
-            start = _load(boot, memory, devices)
+            enter = None
+            if saved is None:
+                assert not isinstance(boot, SavedBoot)
+                enter = partial(boot.enter, entry=_load(boot, memory, devices))
             # One right after another: KVM takes TSCs that start within a second for
             # synchronised ones, and only then calls kvm-clock stable.
             vcpus: list[Vcpu] = []
@@ -118,16 +135,21 @@ class VmInstance:
                 stack.callback(vcpus[index].close)
             cpuid = GuestCpuid(kvm, boot.cpus, _tsc_khz(kvm, vcpus[0]))
             self._loops: list[RunLoop] = []
+            self._rescues: list[Rescue | None] = []
+            self._cpuids: list[kvm_cpuid2] = []
             for vcpu in vcpus:
                 table = cpuid.for_cpu(vcpu.index)
                 quirks.cpuid(table)
                 vcpu.set_cpuid2(table)
-                set_boot_msrs(vcpu)
-                if vcpu.index == 0:  # the others wait in KVM for INIT and SIPI
-                    boot.enter(vcpu, start)
+                self._cpuids.append(table)
+                rescue = quirks.rescue(vcpu, memory)
+                self._rescues.append(rescue)
+                if enter is not None:
+                    set_boot_msrs(vcpu)
+                    if vcpu.index == 0:  # the others wait in KVM for INIT and SIPI
+                        enter(vcpu)
                 if setup.posts:
                     vcpu.take_posted(kvm.check_extension(KVM_CAP_COALESCED_MMIO))
-                rescue = quirks.rescue(vcpu, memory)
                 bus: Bus = devices.io_manager
                 if profile is None:
                     entry: Entry = new_entry(setup.entry, vcpu, devices.io_manager)
@@ -137,9 +159,30 @@ class VmInstance:
             stack.callback(devices.power_off)
             devices.power_on(vm, video)
             self.vm = vm
+            self._kvm = kvm
+            self._devices = devices
             self._control = control
+            if saved is not None:
+                self.restore(saved)
             self._counts_instructions = kvm.check_extension(KVM_CAP_BINARY_STATS_FD)
             self._cleanup = stack.pop_all()
+
+    def save(self, clock: "ClockState") -> "SavedVm":
+        """All of it but RAM, which has stood still since `clock`. Raises KvmError."""
+        from .saved_vm import save
+
+        return save(self._kvm, self.vm, self.vcpus, self._parts_kept(), clock)
+
+    def restore(self, saved: "SavedVm") -> None:
+        """Go on from there, while the vCPUs stand still. Raises VmmError, KvmError."""
+        from .saved_vm import restore
+
+        restore(self.vm, self.vcpus, self._parts_kept(), saved)
+
+    def _parts_kept(self) -> "Kept":
+        from .saved_vm import Kept
+
+        return Kept(self._rescues, self._cpuids, self._devices)
 
     @property
     def vcpus(self) -> list[Vcpu]:

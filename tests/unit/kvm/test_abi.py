@@ -35,7 +35,8 @@ KVM_RUN_OFFSETS = {
     "KVM_RUN_UNION": "io",
     "KVM_RUN_MMIO_DATA": "mmio.data",
 }
-NOT_UAPI = {"KVM_MAX_CPUID_ENTRIES"}  # arch/x86/include/asm/kvm_host.h
+# arch/x86/include/asm/kvm_host.h, arch/x86/kvm/x86.c
+NOT_UAPI = {"KVM_MAX_CPUID_ENTRIES", "KVM_MAX_MSR_ENTRIES"}
 
 BOOT_PARAMS_OFFSETS = {
     "e820_entries": bootparam.E820_ENTRIES,
@@ -63,6 +64,8 @@ BOOT_PARAMS_OFFSETS = {
     "hdr.pref_address": bzimage.PREF_ADDRESS,
     "hdr.init_size": bzimage.INIT_SIZE,
 }
+
+FLEXIBLE = ("entries", "indices")  # arrays at the end
 
 # Each exit as C fills it in, for our decoders to read.
 EXITS = {
@@ -100,7 +103,7 @@ def fields(structure: type[ctypes.Structure]) -> list[str]:
 
 def sized_fields(structure: type[ctypes.Structure]) -> list[str]:
     """All but flexible arrays, which have no size in C and for which ours has room."""
-    return [name for name in fields(structure) if name != "entries"]
+    return [name for name in fields(structure) if name not in FLEXIBLE]
 
 
 def constants() -> dict[str, int]:
@@ -168,8 +171,8 @@ def kvm_run(headers: dict[str, str]) -> Callable[[str], bytes]:
 def test_struct_has_the_headers_size(
     structure: type[ctypes.Structure], oracle: Oracle
 ) -> None:
-    flexible = getattr(structure, "entries", None)
-    size = ctypes.sizeof(structure) if flexible is None else flexible.offset
+    flexible = [getattr(structure, n) for n in FLEXIBLE if hasattr(structure, n)]
+    size = flexible[0].offset if flexible else ctypes.sizeof(structure)
     assert size == oracle(f"sizeof(struct {structure.__name__})")
 
 
@@ -210,7 +213,9 @@ def test_entries_of_flexible_arrays_are_the_headers_structs() -> None:
     assert abi.kvm_cpuid2.entries.size == abi.KVM_MAX_CPUID_ENTRIES * ctypes.sizeof(
         abi.kvm_cpuid_entry2
     )
-    assert abi.kvm_msrs.entries.size == 8 * ctypes.sizeof(abi.kvm_msr_entry)
+    assert abi.kvm_msrs.entries.size == abi.KVM_MAX_MSR_ENTRIES * ctypes.sizeof(
+        abi.kvm_msr_entry
+    )
 
 
 def test_io_exit_is_decoded(kvm_run: Callable[[str], bytes]) -> None:

@@ -1,0 +1,93 @@
+"""SavedDevice: what a snapshot has of a device, and how another one goes on from it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..devices.device_io import DeviceIo, Locked
+from ..devices.errors import InvalidState
+from ..devices.record import Record
+from ..devices.state import State
+from ..errors import VmmError
+from .device_manager import DeviceManager
+
+
+class SavedDevice(Record):
+    """A device's class by its name, the resources it had, and its state as JSON has it.
+
+    Not the State itself: the class that reads it is the clone's own device's.
+    """
+
+    kind: str
+    resources: str
+    state: dict[str, Any] | None
+
+
+def save_devices(manager: DeviceManager) -> tuple[SavedDevice, ...]:
+    """What all of them keep, while the guest stands still.
+
+    Afterwards KVM has what they have raised.
+    """
+    saved = tuple(_save(device) for device in manager.plugged())
+    manager.flush()
+    return saved
+
+
+def _save(device: DeviceIo) -> SavedDevice:
+    state = device.state()
+    where = repr(device.get_assigned_resources())
+    return SavedDevice(
+        kind_of(device), where, None if state is None else state.to_json()
+    )
+
+
+def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> None:
+    """Have the same devices as those that were saved go on from there.
+
+    Raises VmmError or InvalidState, with none of them changed, where they differ.
+    """
+    devices = manager.plugged()
+    check_devices(devices, saved)
+    states = [
+        _state_for(device, each.state)
+        for device, each in zip(devices, saved, strict=True)
+    ]
+    for device, state in zip(devices, states, strict=True):
+        device.restore(state)
+
+
+def class_of(device: DeviceIo) -> type:
+    """What its author has written."""
+    return type(device.device if isinstance(device, Locked) else device)
+
+
+def kind_of(device: DeviceIo) -> str:
+    """The name of a device's class, with that of its module."""
+    kind = class_of(device)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def check_devices(devices: Sequence[DeviceIo], saved: Sequence[SavedDevice]) -> None:
+    """Raises VmmError unless they are those that were saved, and where they were."""
+    for device, each in zip(devices, saved, strict=False):
+        kind, where = kind_of(device), repr(device.get_assigned_resources())
+        if kind != each.kind:
+            raise VmmError(f"the snapshot has {each.kind} where the clone has {kind}")
+        if where != each.resources:
+            raise VmmError(
+                f"{kind} has {where} in the clone, and {each.resources} in the snapshot"
+            )
+    more = [each.kind for each in saved[len(devices) :]]
+    if more:
+        raise VmmError(f"the clone lacks the snapshot's {more[0]}: pass it in devices=")
+    more = [kind_of(device) for device in devices[len(saved) :]]
+    if more:
+        raise VmmError(f"the snapshot has no {more[0]}, which the clone has")
+
+
+def _state_for(device: DeviceIo, state: dict[str, Any] | None) -> State | None:
+    form = device.state()
+    if (form is None) is not (state is None):
+        raise InvalidState(
+            f"{kind_of(device)} has a state now or had one then, not both"
+        )
+    return None if form is None else type(form).from_json(state)

@@ -1,0 +1,134 @@
+"""Snapshot: a machine as it was at one moment, of which any number can go on."""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, Self
+
+from ..config import MachineConfig
+from ..console.config import ConsoleConfig
+from ..devices.device_io import DeviceIo, DeviceIoMut, Locked
+from ..errors import ConfigError, VmmError
+from ..host.quirks import Quirks
+from ..ram_image import RamImage
+from .builder import SavedBoot
+from .saved_vm import SavedVm
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..settings import MachineSettings
+    from .machine import Machine
+
+# What of a clone may be another than the machine's: what no device is made of.
+FREE: Final = frozenset(
+    {
+        *("console", "timeout", "on_reset", "on_panic", "on_crash", "hang_s"),
+        *("symbols", "debugcon"),
+        *ConsoleConfig.field_names,
+    }
+)
+
+
+class Snapshot:
+    """What `Machine.snapshot` gives; its clones don't need it any more once they run.
+
+    `config` is that of the machine; `saved` all but its RAM, which is `ram`.
+    """
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        ram: RamImage,
+        saved: SavedVm,
+        *,
+        cmdline: bytes,
+        is_ring3: bool,
+        devices: Iterable[type] = (),
+    ) -> None:
+        """`devices` are the classes of those that the user has plugged in, in order."""
+        self.config = config
+        self.ram = ram
+        self.saved = saved
+        self.cmdline = cmdline
+        self.is_ring3 = is_ring3
+        self.devices = tuple(devices)
+
+    def clone(
+        self,
+        *,
+        devices: Iterable[DeviceIo] | None = None,
+        start: bool = True,
+        **settings: "Unpack[MachineSettings]",
+    ) -> "Machine":
+        """A machine of its own that goes on from here, at once if `start`.
+
+        For its guest no time has passed. It shares the pages of RAM that nobody has
+        written to since. Its console is captured, unless `settings`, which may change
+        what is on the host's side, say where it goes.
+
+        The user's devices come along by their state: in `devices`, in the order in
+        which they were plugged in, or made here where their class takes no arguments.
+        Raises VmmError and what Machine does.
+        """
+        from .machine import Machine
+
+        if self.ram.fd < 0:
+            raise VmmError("the snapshot is closed: take another")
+        given = self._made() if devices is None else list(devices)
+        machine = Machine(self.config_of_clone(settings), snapshot=self)
+        try:
+            for device in given:
+                machine.plug(device)
+            if start:
+                machine.start()
+        except BaseException:
+            machine.close()
+            raise
+        return machine
+
+    def config_of_clone(self, settings: "MachineSettings") -> MachineConfig:
+        """Raises ConfigError for a setting that the snapshot determines."""
+        for name, value in settings.items():
+            if name not in FREE:
+                raise ConfigError(
+                    f"{name}: a clone has what the snapshot has, not {value!r}"
+                )
+        if (self.config.debugcon is None) is not (
+            settings.get("debugcon", self.config.debugcon) is None
+        ):
+            raise ConfigError("debugcon: a clone has one if the snapshot has, else not")
+        own: dict[str, object] = {"serial": "capture", "tee": ()}
+        if "console" in settings:
+            own = {}
+        return self.config.replace(**own | settings)
+
+    def _made(self) -> list[DeviceIo]:
+        return [_made(kind) for kind in self.devices]
+
+    def boot(
+        self, config: MachineConfig, quirks: Quirks, stack: ExitStack
+    ) -> SavedBoot:
+        """What a clone has of the boot, and what its quirks know of it."""
+        quirks.restore(self.is_ring3)
+        return SavedBoot(config, quirks, stack, self.cmdline)
+
+    def close(self) -> None:
+        """Let go of the RAM: no more clones. Those that there are go on. Idempotent."""
+        self.ram.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _made(kind: type) -> DeviceIo:
+    try:
+        device = kind()
+    except TypeError as error:
+        raise VmmError(
+            f"{kind.__name__}, which was plugged in, can't be made without arguments "
+            f"({error}): pass the clone's own in devices="
+        ) from None
+    return Locked(device) if isinstance(device, DeviceIoMut) else device

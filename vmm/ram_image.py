@@ -1,0 +1,143 @@
+"""RamImage: a guest's RAM as it was at one moment, which any number may go on from."""
+
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from typing import Final, Self
+
+from .errors import VmmError
+
+PAGE_SIZE: Final = mmap.PAGESIZE
+_CHUNK: Final = 1 << 20
+
+# Documentation/admin-guide/mm/pagemap.rst: bits of each page's 64-bit entry, by the
+# byte that they are in, the highest.
+_PRESENT_OR_SWAPPED: Final = 0xC0
+_FILE_OR_SHARED: Final = 0x20
+_IS_OWN: Final = bytes(
+    bool(byte & _PRESENT_OR_SWAPPED and not byte & _FILE_OR_SHARED)
+    for byte in range(256)
+)
+_SEALS: Final = (
+    fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+)
+
+
+class RamImage:
+    """`size` bytes in a memfd that nobody can change any more: clean pages are shared.
+
+    Sealed, it can't be truncated under a mapping, which would be a SIGBUS there. Those
+    who have mapped it keep what they have when it is closed.
+    """
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Takes `fd`, and seals it: no shared mapping may be writable."""
+        self.fd = fd
+        self.size = size
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+
+    @classmethod
+    def of(cls, view: memoryview, address: int, base: "RamImage | None") -> Self:
+        """A copy of RAM at `address`, a private mapping of `base` or of nothing.
+
+        Raises VmmError where there is no memory for it.
+        """
+        fd = new_memfd("guest-ram", len(view))
+        try:
+            if base is not None:
+                for start, end in base.extents():
+                    _copy(base.fd, fd, start, end)
+            for start, end in own_pages(address, len(view)):
+                _write(fd, view[start:end], start)
+            return cls(fd, len(view))
+        except OSError as error:
+            os.close(fd)
+            raise no_memory(len(view), error) from None
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def extents(self) -> Iterator[tuple[int, int]]:
+        """Start and end of each run that isn't a hole, in bytes."""
+        return extents(self.fd, self.size)
+
+    def allocated(self) -> int:
+        """Bytes of memory that it takes."""
+        return os.fstat(self.fd).st_blocks * 512
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
+
+
+def no_memory(size: int, error: OSError) -> VmmError:
+    """What to raise when the host hasn't got it."""
+    return VmmError(
+        f"the host has no memory for a copy of {size >> 20} MiB of guest RAM: "
+        f"{error.strerror}"
+    )
+
+
+def new_memfd(name: str, size: int) -> int:
+    """An empty one that can be sealed. Raises VmmError."""
+    try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    except OSError as error:
+        raise no_memory(size, error) from None
+    try:
+        os.truncate(fd, size)
+    except OSError as error:
+        os.close(fd)
+        raise no_memory(size, error) from None
+    return fd
+
+
+def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each run of a file that isn't a hole, in bytes."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError:  # ENXIO: nothing but a hole follows
+            return
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start, end
+
+
+def own_pages(address: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each run of pages that a private mapping has of its own.
+
+    Those are the pages that somebody, guest or VMM, has written to. Offsets from
+    `address`, in bytes.
+    """
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        entries = os.pread(
+            pagemap.fileno(), size // PAGE_SIZE * 8, address // PAGE_SIZE * 8
+        )
+    is_own = entries[7::8].translate(_IS_OWN)
+    end = 0
+    while (start := is_own.find(1, end)) >= 0:
+        end = is_own.find(0, start)
+        if end < 0:
+            end = len(is_own)
+        yield start * PAGE_SIZE, end * PAGE_SIZE
+
+
+def _copy(source: int, target: int, start: int, end: int) -> None:
+    os.lseek(target, start, os.SEEK_SET)
+    while start < end:
+        count = os.sendfile(target, source, start, end - start)
+        if not count:
+            raise OSError(0, "the source has become shorter")
+        start += count
+
+
+def _write(fd: int, data: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(data):
+        done += os.pwrite(fd, data[done : done + _CHUNK], offset + done)
