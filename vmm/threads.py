@@ -18,6 +18,8 @@ _OWN: Final = {
     KICK_SIGNAL,
 }
 
+_OTHERS: Final = signal.valid_signals() - _OWN
+
 
 def start(thread: threading.Thread) -> None:
     """Start a thread that no signal goes to which is sent to the process.
@@ -41,4 +43,4 @@ def block_signals() -> set[int]:
 
     For a thread that somebody else has started. Its children inherit it.
     """
-    return signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _OWN)
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _OTHERS)

@@ -22,11 +22,14 @@ class PausedGuest:
     """
 
     def __init__(
-        self, vcpus: Sequence[Vcpu], memory: GuestMemory, symbols: Symbols | None
+        self,
+        vcpus: Sequence[Vcpu],
+        memory: GuestMemory,
+        find_symbols: Callable[[], Symbols | None],
     ) -> None:
         self._vcpus = vcpus
         self._memory = memory
-        self._symbols = symbols
+        self._find_symbols = find_symbols  # which takes longer than most pauses
         self._lock = threading.Lock()
         self._is_over = False
 
@@ -50,7 +53,7 @@ class PausedGuest:
         """Registers, code and stack of all vCPUs as text."""
         with self._lock:
             self._check()
-            return crash_report(self._vcpus, self._memory, self._symbols)
+            return crash_report(self._vcpus, self._memory, self._find_symbols())
 
     def hold(self, call: "Callable[[], _T]") -> "_T":
         """What `call` returns; for as long as it takes, the guest stands still."""

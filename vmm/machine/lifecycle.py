@@ -295,7 +295,7 @@ class Lifecycle:
         with self._held():
             if by_policy:
                 result = self._publish_result()
-            guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols())
+            guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols)
             try:
                 return self._state.stand(guest, result), result
             finally:

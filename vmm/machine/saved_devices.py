@@ -1,7 +1,7 @@
 """SavedDevice: what a snapshot has of a device, and how another one goes on from it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from ..devices.device_io import DeviceIo, Locked
 from ..devices.errors import InvalidState
@@ -10,16 +10,16 @@ from ..devices.state import State
 from ..errors import VmmError
 from .device_manager import DeviceManager
 
+Kept: TypeAlias = State | dict[str, Any] | None
+"""What something keeps; from a file as JSON has it, which its own class can read."""
+
 
 class SavedDevice(Record):
-    """A device's class by its name, the resources it had, and its state as JSON has it.
-
-    Not the State itself: the class that reads it is the clone's own device's.
-    """
+    """A device's class by its name, the resources it had, and what it keeps."""
 
     kind: str
     resources: str
-    state: dict[str, Any] | None
+    state: Kept
 
 
 def save_devices(manager: DeviceManager) -> tuple[SavedDevice, ...]:
@@ -33,11 +33,8 @@ def save_devices(manager: DeviceManager) -> tuple[SavedDevice, ...]:
 
 
 def _save(device: DeviceIo) -> SavedDevice:
-    state = device.state()
     where = repr(device.get_assigned_resources())
-    return SavedDevice(
-        kind_of(device), where, None if state is None else state.to_json()
-    )
+    return SavedDevice(kind_of(device), where, device.state())
 
 
 def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> None:
@@ -48,7 +45,7 @@ def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> Non
     devices = manager.plugged()
     check_devices(devices, saved)
     states = [
-        _state_for(device, each.state)
+        as_state(each.state, device)
         for device, each in zip(devices, saved, strict=True)
     ]
     for device, state in zip(devices, states, strict=True):
@@ -84,10 +81,15 @@ def check_devices(devices: Sequence[DeviceIo], saved: Sequence[SavedDevice]) -> 
         raise VmmError(f"the snapshot has no {more[0]}, which the clone has")
 
 
-def _state_for(device: DeviceIo, state: dict[str, Any] | None) -> State | None:
-    form = device.state()
-    if (form is None) is not (state is None):
-        raise InvalidState(
-            f"{kind_of(device)} has a state now or had one then, not both"
-        )
-    return None if form is None else type(form).from_json(state)
+class _HasState(Protocol):
+    def state(self) -> State | None: ...
+
+
+def as_state(kept: Kept, owner: _HasState) -> State | None:
+    """What is to be given to `owner`, as a State. Raises InvalidState."""
+    if not isinstance(kept, dict):
+        return kept
+    form = owner.state()
+    if form is None:
+        raise InvalidState(f"{type(owner).__name__} keeps no state, and had one then")
+    return type(form).from_json(kept)

@@ -5,7 +5,7 @@ interrupts would be overwritten before. What fails today at others is in the tes
 """
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 from zlib import crc32
 
 from ..devices.record import Record
@@ -30,7 +30,7 @@ from ..kvm.vm_state import (
 )
 from .device_manager import DeviceManager
 from .guest_time import continue_clocks
-from .saved_devices import SavedDevice, restore_devices, save_devices
+from .saved_devices import Kept, SavedDevice, as_state, restore_devices, save_devices
 
 _WRAP: Final = 1 << 64
 
@@ -40,13 +40,13 @@ class SavedVm(Record):
 
     vm: VmState
     vcpus: tuple[VcpuState, ...]
-    rescues: tuple[dict[str, Any] | None, ...]
+    rescues: tuple[Kept, ...]
     devices: tuple[SavedDevice, ...]
     cpuid: int
     """What tells another CPUID from this one."""
 
 
-class Kept(Record):
+class Parts(Record):
     """What of a VM isn't KVM's: the quirks' handlers, what CPUID says, the devices."""
 
     rescues: list[Rescue | None]
@@ -59,40 +59,40 @@ class Kept(Record):
 
 
 def save(
-    kvm: Kvm, vm: Vm, vcpus: Sequence[Vcpu], kept: Kept, clock: ClockState
+    kvm: Kvm, vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, clock: ClockState
 ) -> SavedVm:
     """What has stood still since it was `clock`. Raises KvmError."""
-    devices = save_devices(kept.devices)
+    devices = save_devices(parts.devices)
     states = tuple(save_vcpu(kvm, vcpu) for vcpu in vcpus)
     state = save_vm(vm).replace(clock=clock)
     rescues = tuple(
-        None if rescue is None else rescue.state().to_json() for rescue in kept.rescues
+        None if rescue is None else rescue.state() for rescue in parts.rescues
     )
-    return SavedVm(state, states, rescues, devices, kept.fingerprint())
+    return SavedVm(state, states, rescues, devices, parts.fingerprint())
 
 
-def restore(vm: Vm, vcpus: Sequence[Vcpu], kept: Kept, saved: SavedVm) -> None:
+def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None:
     """Make a VM go on from there, be it new or have run before.
 
     Raises VmmError or InvalidState where it is another kind of machine; KvmError.
     """
-    if kept.fingerprint() != saved.cpuid:
+    if parts.fingerprint() != saved.cpuid:
         raise VmmError(
             "the snapshot was taken where CPUID shows guests something else: on "
             "another CPU, or by another KVM"
         )
-    kept.devices.flush()  # nothing of a former life may come later
+    parts.devices.flush()  # nothing of a former life may come later
     for vcpu, state, rescue, told in zip(
-        vcpus, saved.vcpus, kept.rescues, saved.rescues, strict=True
+        vcpus, saved.vcpus, parts.rescues, saved.rescues, strict=True
     ):
         restore_vcpu(vcpu, state)
         if (rescue is None) is not (told is None):
             raise VmmError("the snapshot was taken where KVM needs other quirks")
         if rescue is not None:
-            rescue.restore(type(rescue.state()).from_json(told))
+            rescue.restore(as_state(told, rescue))
     restore_vm(vm, saved.vm)
     _restore_clocks(vm, vcpus, saved)
-    restore_devices(kept.devices, saved.devices)
+    restore_devices(parts.devices, saved.devices)
 
 
 def _restore_clocks(vm: Vm, vcpus: Sequence[Vcpu], saved: SavedVm) -> None:

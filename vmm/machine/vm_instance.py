@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..kvm.abi import kvm_cpuid2
     from ..kvm.vm_state import ClockState
     from ..profile.recorder import Profile
-    from .saved_vm import Kept, SavedVm
+    from .saved_vm import Parts, SavedVm
 
 # 0 does without it, to measure what it is worth.
 COALESCED_PIO: Final = "VMM_COALESCED_PIO"
@@ -171,18 +171,18 @@ class VmInstance:
         """All of it but RAM, which has stood still since `clock`. Raises KvmError."""
         from .saved_vm import save
 
-        return save(self._kvm, self.vm, self.vcpus, self._parts_kept(), clock)
+        return save(self._kvm, self.vm, self.vcpus, self._parts(), clock)
 
     def restore(self, saved: "SavedVm") -> None:
         """Go on from there, while the vCPUs stand still. Raises VmmError, KvmError."""
         from .saved_vm import restore
 
-        restore(self.vm, self.vcpus, self._parts_kept(), saved)
+        restore(self.vm, self.vcpus, self._parts(), saved)
 
-    def _parts_kept(self) -> "Kept":
-        from .saved_vm import Kept
+    def _parts(self) -> "Parts":
+        from .saved_vm import Parts
 
-        return Kept(self._rescues, self._cpuids, self._devices)
+        return Parts(self._rescues, self._cpuids, self._devices)
 
     @property
     def vcpus(self) -> list[Vcpu]:

@@ -153,7 +153,7 @@ def test_every_vcpu_has_its_part_though_one_is_lost(
 
 @pytest.fixture
 def guest(vcpu: StoppedVcpu, memory: GuestMemory) -> PausedGuest:
-    return PausedGuest([vcpu], memory, None)
+    return PausedGuest([vcpu], memory, lambda: None)
 
 
 def test_paused_guest_has_registers_by_name(guest: PausedGuest) -> None:
