@@ -236,7 +236,8 @@ class Machine:
     def unplug(self, device: DeviceIo) -> None:
         """Take a device off again, when nobody is in it any more.
 
-        From an access or a callback of a device it returns before that. Raises
+        From an access or a callback of a device it returns before that, and from one
+        on the event loop's thread posted writes under way are lost. Raises
         NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
         """
         self._devices.remove(device)
