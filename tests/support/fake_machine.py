@@ -121,7 +121,7 @@ def replace_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedState]:
     """A machine that was made, and its state; wants `replace_kvm`."""
-    settings |= {"kernel": "none", "serial": "null", "cpus": cpus}
+    settings = {"serial": "null"} | settings | {"kernel": "none", "cpus": cpus}
     config = MachineConfig(**settings)  # type: ignore[arg-type]
     machine = Machine.__new__(Machine)
     machine.config, machine._is_disowned, machine._pokes = config, False, False

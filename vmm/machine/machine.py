@@ -219,7 +219,7 @@ class Machine:
 
         After a crash it will hardly come far. Raises VmmError unless it is paused.
         """
-        self._life.resume()
+        self._state.resume()
 
     def join(self) -> None:
         """Wait until the guest is gone; a paused one until `stop` or its timeout."""
@@ -255,8 +255,7 @@ class Machine:
     @property
     def error(self) -> Exception | None:
         """What was raised, when the result's reason is `error`."""
-        end = self._state.end
-        return end.error if end else None
+        return self._state.error
 
     def close(self) -> None:
         """Stop the guest if it runs, and release everything. Idempotent.
