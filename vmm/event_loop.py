@@ -242,11 +242,12 @@ class EventLoop:
         with self._lock:
             while self._timers and self._timers[0][0] <= now:
                 due.append(heapq.heappop(self._timers)[2])
+            calls = len(self._calls)  # after all that was due before them
         for timer in due:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
-        for _ in range(len(self._calls)):
+        for _ in range(calls):
             self._calls.popleft()()
 
 

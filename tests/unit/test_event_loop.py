@@ -356,6 +356,21 @@ def test_what_call_was_given_is_called_though_the_loop_fails() -> None:
     assert errors == ["broken", "this one too"]
 
 
+def test_what_call_was_given_comes_after_what_was_due_before_it(
+    loop: EventLoop, on_loop: OnLoop
+) -> None:
+    ran: list[str] = []
+    loop.start()
+
+    def ask() -> None:
+        loop.call_soon(lambda: ran.append("soon"))
+        loop.call(lambda: ran.append("call"))
+
+    on_loop(ask)
+    loop.stop()
+    assert ran == ["soon", "call"]
+
+
 def test_a_timer_may_be_further_ahead_than_epoll_can_wait(
     loop: EventLoop, on_loop: OnLoop
 ) -> None:

@@ -437,14 +437,17 @@ def test_a_bell_that_raises_when_it_rings_for_the_last_time_leaves_nothing_behin
 
     is_inside, may_go_on = threading.Event(), threading.Event()
 
-    def ring_both() -> None:  # the loop is here, and can't hear it
-        for fd in fds:
-            os.eventfd_write(fd, 1)
+    def busy() -> None:
         is_inside.set()
         assert may_go_on.wait(DEADLINE)
 
-    rig.loop.call_soon(ring_both)
+    def ring_both() -> None:  # and the loop doesn't hear it before the device goes
+        for fd in fds:
+            os.eventfd_write(fd, 1)
+
+    rig.loop.call_soon(busy)
     assert is_inside.wait(DEADLINE)
+    rig.loop.call_soon(ring_both)
     unplugging = Unplugging(rig, device)
     eventually(lambda: len(rig.loop._calls) == 1)
     may_go_on.set()
