@@ -75,8 +75,11 @@ class FakeInstance:
         assert isinstance(parts.control, WatchedState)
         self._state = parts.control
         self.vcpus = [FakeVcpu() for _ in range(parts.boot.cpus)]
-        self.exits = {"io": 0, "intr": 0}
         self.insn_emulation = 0
+
+    @property
+    def exits(self) -> dict[str, int]:
+        return {"io": 0, "intr": 0}
 
     def run(self) -> None:
         others = [

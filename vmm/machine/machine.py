@@ -144,7 +144,10 @@ class Machine:
             install_kick_handler()
             undo.callback(self._life.power_off)
             self._life.power_on()
+            undo.callback(self._outcomes.unwatch)
             self._outcomes.watch(lambda: self._life.instance.exits, poke=self._pokes)
+            undo.callback(self._state.own_threads.clear)
+            undo.callback(self._loop.stop)
             self._loop.start()
             self._state.own_threads.add(self._loop.ident)
             self._life.begin()
@@ -260,6 +263,8 @@ class Machine:
     def close(self) -> None:
         """Stop the guest if it runs, and release everything. Idempotent.
 
+        Interrupted while it waits for the guest, it may be called again, and is at the
+        end of the program.
         Whoever comes second, on another thread, waits for the first. Not to be called
         by a device.
         """
@@ -268,6 +273,10 @@ class Machine:
         try:
             self.stop("the machine was closed")
             self.join()
+        except BaseException:  # Ctrl-C: nothing is released yet, and has to be
+            self._state.give_up_close()
+            raise
+        try:
             self._cleanup.close()
         finally:
             unregister(self)

@@ -203,16 +203,28 @@ class RunState(RunControl):
         Waits for him, and for a start that has begun. Raises VmmError when it is that
         start, a device's part in it, that closes.
         """
+        own = threading.get_ident()
         with self._changed:
-            if self._starter == threading.get_ident():
+            if self._starter == own:
                 raise VmmError("a machine can't be closed from within its start")
-            self._changed.wait_for(lambda: self._starter is None)
-            if self._closer is None:
-                self._closer = threading.get_ident()
-                return True
-            if self._closer != threading.get_ident():
-                self._changed.wait_for(lambda: self.state is MachineState.CLOSED)
-            return False
+            self._changed.wait_for(
+                lambda: (
+                    self._starter is None
+                    and (
+                        self._closer in (None, own) or self.state is MachineState.CLOSED
+                    )
+                )
+            )
+            if self._closer is not None:
+                return False
+            self._closer = own
+            return True
+
+    def give_up_close(self) -> None:
+        """Whoever comes next is to close."""
+        with self._changed:
+            self._closer = None
+            self._changed.notify_all()
 
     def closed(self) -> None:
         """Everything is released."""

@@ -6,11 +6,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
-from typing import TYPE_CHECKING
+from types import FrameType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.fake_machine import WatchedState, fake_machine, replace_kvm
+from support.stopped_clock import StoppedClock
 
 from vmm import (
     ExitReason,
@@ -18,11 +19,15 @@ from vmm import (
     GuestEnded,
     KvmError,
     Machine,
+    MachineConfig,
     MachineState,
     VmmError,
 )
 from vmm.machine import guest_time
 from vmm.machine.lifecycle import Lifecycle
+from vmm.machine.outcomes import Outcomes
+from vmm.machine.registry import open_machines, register
+from vmm.machine.state import RunState
 from vmm.vcpu.control import PAUSE, End, RunControl, failure
 
 if TYPE_CHECKING:
@@ -249,6 +254,120 @@ def test_two_who_close_wait_for_the_one_that_does() -> None:
     with pytest.raises(VmmError, match="is closed"):
         machine.start()
     assert state.wrong == []
+
+
+def no_thread(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.mark.parametrize("name", ["vmm-events", "vmm-vcpu0"])
+def test_a_start_that_gets_no_thread_may_be_tried_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, state = fake_machine(timeout=0.05, hang_s=0.05)
+    machine._pokes = True
+    pokes: list[float] = []
+    monkeypatch.setattr(state, "poke", lambda: pokes.append(time.monotonic()))
+    with machine:
+        with monkeypatch.context() as patch:
+            no_thread(patch, name)
+            with pytest.raises(VmmError, match=f"{name}: can't start new thread"):
+                machine.start()
+        assert not machine.is_started
+        assert machine.state is MachineState.CREATED
+        timers = [timer for _, _, timer in machine._loop._timers]
+        assert len(timers) == 3  # the timeout's, pokes', a hang's
+        assert all(timer.callback is None for timer in timers)
+        time.sleep(0.06)  # the first timeout would have passed
+        machine.start()
+        assert machine.result is None
+        machine.pause()
+        machine.resume()
+        assert machine.wait(DEADLINE).reason in (ExitReason.TIMEOUT, ExitReason.HANG)
+        assert pokes
+
+
+def test_a_close_that_is_interrupted_may_be_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, state = fake_machine()
+    register(machine)
+    machine.start()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            machine.close()
+    assert state.state is not MachineState.CLOSED
+    assert machine in open_machines()
+    thread, told = in_thread(machine.close)  # anybody may
+    thread.join(DEADLINE)
+    assert told == [None]
+    assert machine.state is MachineState.CLOSED
+    assert machine._loop._epoll.closed
+    assert machine not in open_machines()
+    assert state.wrong == []
+
+
+def test_who_waits_for_a_close_that_is_interrupted_does_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, state = fake_machine()
+    machine.start()
+    others: list[tuple[threading.Thread, list[object]]] = []
+    join = machine.join
+
+    def interrupt() -> None:
+        if others:
+            join()
+            return
+        others.append(in_thread(machine.close))
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        machine.close()
+    thread, told = others[0]
+    thread.join(DEADLINE)
+    assert told == [None]
+    assert machine.state is MachineState.CLOSED
+    assert machine._loop._epoll.closed
+    assert state.wrong == []
+
+
+def test_a_hang_of_the_boot_before_does_not_end_the_next() -> None:
+    config = MachineConfig(kernel="none", serial="null", hang_s=1)
+    state, clock = RunState(), StoppedClock()
+    state.started_ns = 0
+
+    class ConsoleOfAReset:
+        is_held = False
+
+        @property
+        def printed(self) -> int:
+            if clock.now_ns() >= 1_000_000_000:  # while the last look is at work
+                state.finish(End(ExitReason.RESET))
+                state.rearm()
+            return 0
+
+    outcomes = Outcomes(config, state)
+    host_side: Any = SimpleNamespace(clock=clock, console=ConsoleOfAReset())
+    outcomes.connect(host_side)
+    outcomes.watch(lambda: {"io": 0, "intr": 0}, poke=False)
+    clock.advance(1_000_000_000)
+    assert state.turn == 1
+    assert state.end is None
 
 
 # A stop of a signal handler's, between any two instructions
