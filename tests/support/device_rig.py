@@ -118,6 +118,7 @@ class Rig:
     """A DeviceManager with what it manages."""
 
     def __init__(self, loop: EventLoop) -> None:
+        self.loop = loop
         self.resources = ResourceManager()
         self.bus = IoManager()
         self.control = RunControl()

@@ -192,15 +192,13 @@ class Console:
         """Don't let `finish` wait for a reader that takes its time."""
         self._output.abandon()
 
-    def end(self, result: RunResult) -> None:
-        """The run is over: `expect` waits no longer for what it hasn't got."""
+    def end(self, result: RunResult | None) -> None:
+        """The run is over: `expect` waits no longer for what it hasn't got.
+
+        None: it wasn't, the guest was paused, and goes on.
+        """
         if self._capture is not None:
             self._capture.end(result)
-
-    def resume(self) -> None:
-        """It wasn't over: the guest was paused, and goes on."""
-        if self._capture is not None:
-            self._capture.end(None)
 
     def close(self) -> None:
         """Close what was opened for the console; after the loop has stopped."""
