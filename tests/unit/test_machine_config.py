@@ -82,7 +82,7 @@ def test_forgotten_unit_gets_a_hint(value: int | str) -> None:
         MachineConfig(memory=value)
 
 
-@pytest.mark.parametrize("value", ["512K", 0, "0", -512])
+@pytest.mark.parametrize("value", ["512K", 0, "0", -512, 1, "1", "1048576"])
 def test_no_hint_where_no_unit_was_forgotten(value: int | str) -> None:
     with pytest.raises(ConfigError, match=r"less than 2M$"):
         MachineConfig(memory=value)
