@@ -48,9 +48,12 @@ class InputPump(SerialEvents):
 
     def release(self) -> None:
         """It goes on: from any thread."""
-        since_ns, self._held_since_ns = self._held_since_ns, None
-        if since_ns is not None and self._serial is not None:
-            self._patience_ends_ns += self._loop.now_ns() - since_ns
+        since_ns = self._held_since_ns
+        if since_ns is None:
+            return
+        self._patience_ends_ns += self._loop.now_ns() - since_ns
+        self._held_since_ns = None  # after that: the loop may look in between
+        if self._serial is not None:
             self._loop.call_soon(self._feed)
 
     def check_connected(self) -> None:
