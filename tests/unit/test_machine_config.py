@@ -128,7 +128,9 @@ def test_bad_policy_is_refused(field: str) -> None:
     "serial", ["", "tty", "file", "file:", "unix:", "stdio:", "tcp:1", "null:x"]
 )
 def test_bad_serial_is_refused(serial: str) -> None:
-    with pytest.raises(ConfigError, match=r"^serial: .* is not stdio, null, file:PATH"):
+    with pytest.raises(
+        ConfigError, match=r"^serial: .* is not stdio, null, stdout, file:PATH"
+    ):
         MachineConfig(serial=serial)
 
 
