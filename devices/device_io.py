@@ -125,7 +125,7 @@ class DeviceIo(_Callbacks):
     One that keeps something says so by `state` and `restore`, and so is in a
     snapshot of its machine:
 
-    >>> from vmm.devices.state import Byte, State
+    >>> from vmm.devices import Byte, State
     >>> class LatchState(State):
     ...     value: Byte
     >>> class Latch(DeviceIo):
