@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from ..devices.buffered_sink import BufferedSink
-from ..devices.serial.uart import Serial, SerialEvents
+from ..devices.serial.events import SerialEvents
+from ..devices.serial.uart import Serial
 from ..errors import VmmError
 from ..event_loop import EventLoop
 from ..place import Place

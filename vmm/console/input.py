@@ -4,8 +4,9 @@ import threading
 from typing import Final
 
 from ..devices.errors import FullFifo
-from ..devices.serial.reg import UART_IER_RDI
-from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
+from ..devices.serial.events import SerialEvents
+from ..devices.serial.receiver import FIFO_SIZE
+from ..devices.serial.uart import Serial
 from ..errors import VmmError
 from ..event_loop import EventLoop
 from .endpoint import Endpoint
@@ -107,7 +108,7 @@ class InputPump(SerialEvents):
             self._awaiting = False
             return
         now = self._loop.now_ns()
-        listens = bool(self._serial.state().interrupt_enable & UART_IER_RDI)
+        listens = self._serial.listens
         if (listens and self._listened) or now > self._patience_ends_ns:
             self._holding = self._awaiting = False
             self._feed()

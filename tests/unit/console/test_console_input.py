@@ -14,8 +14,8 @@ from support.console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
 from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
 from vmm.console.input import PATIENCE_NS, TURN
+from vmm.devices.serial.receiver import FIFO_SIZE
 from vmm.devices.serial.reg import UART_LSR_OE
-from vmm.devices.serial.uart import FIFO_SIZE
 from vmm.errors import VmmError
 from vmm.event_loop import EventLoop
 
