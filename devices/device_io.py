@@ -114,7 +114,8 @@ class _Callbacks:
         fast ports that nothing has been written to.
 
         Raises InvalidState, with nothing changed, for what is no state of such a
-        device. Default: for all but None.
+        device. Default: for all but None. Raises TriggerError for an interrupt that
+        can't be delivered, with everything done but that.
         """
         refuse_state(self, state)
 
@@ -197,6 +198,7 @@ class Locked(DeviceIo):
         self, resources: "DeviceResources", interrupts: "Sequence[Interrupt]"
     ) -> None:
         with self.lock:
+            super().assign_resources(resources, interrupts)
             self.device.assign_resources(resources, interrupts)
 
     def get_assigned_resources(self) -> "DeviceResources":

@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.device_worlds import DEVICES, DRIVERS, Step, World
 from support.lengths import cases
+from support.serial_rig import FailingTrigger
 
 import vmm.devices
 from vmm.devices import device_io
 from vmm.devices.adapter import Adapter
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.device_io import DeviceIo
-from vmm.devices.errors import InvalidState
+from vmm.devices.errors import InvalidState, TriggerError
 from vmm.devices.pc.platform import (
     AcpiPmPio,
     CmosRtcPio,
@@ -286,15 +287,15 @@ def test_a_key_that_nothing_holds_back_must_be_latched() -> None:
     assert waiting.replace(ram=bytes(32), latched=5).latched == 5
 
 
-@pytest.mark.parametrize(
-    ("kind", "before"),
-    [
-        (SerialPio, [("drive", ((1, 1),), 1), ("tell", "type", b"x")]),
-        (I8042Pio, [("drive", ((4, 0x60), (0, 1), (0, 0xEE)), 1)]),
-        (CmosRtcPio, [("drive", ((0, 0x0B), (1, 0x12)), 1), ("wait", 10**9)]),
-        (RtcMmio, [("drive", DRIVERS[RtcMmio][1], 4)]),
-    ],
-)
+PENDING: list[tuple[type[DeviceIo], list[Step]]] = [
+    (SerialPio, [("drive", ((1, 1),), 1), ("tell", "type", b"x")]),
+    (I8042Pio, [("drive", ((4, 0x60), (0, 1), (0, 0xEE)), 1)]),
+    (CmosRtcPio, [("drive", ((0, 0x0B), (1, 0x12)), 1), ("wait", 10**9)]),
+    (RtcMmio, [("drive", DRIVERS[RtcMmio][1], 4)]),
+]
+
+
+@pytest.mark.parametrize(("kind", "before"), PENDING)
 def test_an_interrupt_that_was_pending_is_raised_once_again(
     kind: type[DeviceIo], before: list[Step]
 ) -> None:
@@ -310,6 +311,24 @@ def test_an_interrupt_that_was_pending_is_raised_once_again(
             count,
             *(0 for _ in copy.lines[1:]),
         ]
+
+
+@pytest.mark.parametrize(("kind", "before"), PENDING)
+def test_an_interrupt_that_can_not_be_delivered_is_all_that_is_missing(
+    kind: type[DeviceIo], before: list[Step]
+) -> None:
+    saved, copy = World(DEVICES[kind]), World(DEVICES[kind])
+    for step in before:
+        saved.do(step)
+    resources = copy.device.get_assigned_resources()
+    copy.device.assign_resources(resources, [FailingTrigger() for _ in copy.lines])
+    with pytest.raises(TriggerError):
+        copy.device.restore(saved.device.state())
+    copy.device.assign_resources(resources, copy.lines)
+    assert copy.device.state() == saved.device.state()
+    assert not any(line.edges for line in copy.lines)
+    for step in (("wait", 10**9), ("read", 0, 4), ("read", 1, 1), ("wait", 10**9)):
+        assert copy.do(step) == saved.do(step)
 
 
 @pytest.mark.parametrize(
