@@ -6,6 +6,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.device_examples import COMPUTED, EXAMPLES
 from support.device_worlds import DEVICES, DRIVERS, Step, World
 from support.lengths import cases
 from support.serial_rig import FailingTrigger
@@ -123,6 +125,58 @@ def test_a_restored_device_goes_on_like_the_one_that_was_saved(
         assert copy.do(step) == going.do(step)
     assert copy.device.state() == going.device.state()
     assert copy.sink.data[sent:] == going.sink.data[len(saved.sink.data) :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind, examples in EXAMPLES.items() for name in examples],
+    ids=lambda it: getattr(it, "__name__", it),
+)
+def test_no_field_is_forgotten(kind: type[DeviceIo], name: str) -> None:
+    before, after = EXAMPLES[kind][name]
+    going, saved = World(DEVICES[kind]), World(DEVICES[kind])
+    for step in before:
+        assert going.do(step) == saved.do(step)
+    state = cast("State", through_json(saved.device.state()))
+    without = forgotten(state, World(DEVICES[kind]).device.state(), name)
+    assert without != state
+    seen: list[object] = [going.do(step) for step in after]
+    assert shown(kind, state, after) == seen
+    with suppress(ValueError):  # in_buffer_errors of no in_buffer
+        assert shown(kind, without, after) != seen
+
+
+def shown(kind: type[DeviceIo], state: State, after: list[Step]) -> list[object]:
+    """What is seen of a device that goes on from `state`."""
+    copy = World(DEVICES[kind], start_ns=ELSEWHERE_NS)
+    copy.device.restore(state)
+    return [copy.do(step) for step in after]
+
+
+def forgotten(state: Any, fresh: Any, name: str) -> State:  # noqa: ANN401
+    """`state` with one field as it is in `fresh`, though no device can be in it."""
+    first, _, inner = name.partition(".")
+    value = getattr(fresh, first)
+    if inner:
+        value = forgotten(getattr(state, first), value, inner)
+    other: State = object.__new__(type(state))
+    for field, old in state.to_dict().items():
+        object.__setattr__(other, field, value if field == first else old)
+    return other
+
+
+def test_each_field_has_an_example() -> None:
+    fields = {(kind, name) for kind in STATEFUL for name in names_of(kind)}
+    named = {(kind, name) for kind, told in EXAMPLES.items() for name in told}
+    assert fields == named | COMPUTED
+
+
+def names_of(kind: type[DeviceIo]) -> Iterator[str]:
+    state = cast("State", World(DEVICES[kind]).device.state())
+    for name in state.field_names:
+        value = getattr(state, name)
+        inner = value.field_names if isinstance(value, State) else ()
+        yield from [f"{name}.{within}" for within in inner] or [name]
 
 
 @ANY_STATEFUL
