@@ -4,13 +4,17 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, Self
 
 from .errors import VmmError
+from .kvm._libc import is_zero
 
 PAGE_SIZE: Final = mmap.PAGESIZE
 _CHUNK: Final = 1 << 20
+_PIECE: Final = 64 << 10
+
+Run = tuple[int, int]
 
 # Documentation/admin-guide/mm/pagemap.rst: bits of each page's 64-bit entry, by the
 # byte that they are in, the highest.
@@ -46,11 +50,12 @@ class RamImage:
         """
         fd = new_memfd("guest-ram", len(view))
         try:
-            if base is not None:
-                for start, end in base.extents():
-                    _copy(base.fd, fd, start, end)
-            for start, end in own_pages(address, len(view)):
+            own = list(own_pages(address, len(view)))
+            for start, end in _nonzero(address, own):
                 _write(fd, view[start:end], start)
+            if base is not None:
+                for start, end in without(base.extents(), own):
+                    base.copy_to(fd, start, end)
             return cls(fd, len(view))
         except OSError as error:
             os.close(fd)
@@ -59,9 +64,16 @@ class RamImage:
             os.close(fd)
             raise
 
-    def extents(self) -> Iterator[tuple[int, int]]:
+    def extents(self) -> Iterator[Run]:
         """Start and end of each run that isn't a hole, in bytes."""
         return extents(self.fd, self.size)
+
+    def copy_to(self, fd: int, start: int, end: int) -> None:
+        """Write [start, end) to the same place of another file."""
+        # By a mapping, a sixth quicker than by sendfile.
+        part = mmap.mmap(self.fd, end - start, prot=mmap.PROT_READ, offset=start)
+        with part, memoryview(part) as data:
+            _write(fd, data, start)
 
     def allocated(self) -> int:
         """Bytes of memory that it takes."""
@@ -93,7 +105,7 @@ def new_memfd(name: str, size: int) -> int:
     return fd
 
 
-def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+def extents(fd: int, size: int) -> Iterator[Run]:
     """Start and end of each run of a file that isn't a hole, in bytes."""
     end = 0
     while end < size:
@@ -107,7 +119,7 @@ def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def own_pages(address: int, size: int) -> Iterator[tuple[int, int]]:
+def own_pages(address: int, size: int) -> Iterator[Run]:
     """Start and end of each run of pages that a private mapping has of its own.
 
     Those are the pages that somebody, guest or VMM, has written to. Offsets from
@@ -126,13 +138,32 @@ def own_pages(address: int, size: int) -> Iterator[tuple[int, int]]:
         yield start * PAGE_SIZE, end * PAGE_SIZE
 
 
-def _copy(source: int, target: int, start: int, end: int) -> None:
-    os.lseek(target, start, os.SEEK_SET)
-    while start < end:
-        count = os.sendfile(target, source, start, end - start)
-        if not count:
-            raise OSError(0, "the source has become shorter")
-        start += count
+def without(runs: Iterable[Run], others: Iterable[Run]) -> Iterator[Run]:
+    """What of `runs` isn't in `others`; each in order, and apart from each other."""
+    left = iter(others)
+    other = next(left, None)
+    for start, end in runs:
+        while other is not None and other[0] < end:
+            if start < other[0]:
+                yield start, other[0]
+            start = max(start, other[1])
+            if other[1] > end:
+                break
+            other = next(left, None)
+        if start < end:
+            yield start, end
+
+
+def _nonzero(address: int, runs: Iterable[Run]) -> Iterator[Run]:
+    """What of these runs has anything in it, as far as it is quick to tell.
+
+    A huge page of which the guest has used a part has zeros in the rest.
+    """
+    for start, end in runs:
+        for at in range(start, end, _PIECE):
+            size = min(_PIECE, end - at)
+            if not is_zero(address + at, size):
+                yield at, at + size
 
 
 def _write(fd: int, data: memoryview, offset: int) -> None:
