@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import KEYWORDS, MachineConfig
 from ..console.signals import handled
@@ -142,7 +142,7 @@ def _run_machine(
     signals: ExitStack,
 ) -> tuple[RunResult, Exception | None]:
     chosen = {n: value for n, value in vars(options).items() if value is not None}
-    settings = {name: chosen[name] for name in KEYWORDS & chosen.keys()}
+    settings: Any = {name: chosen[name] for name in KEYWORDS & chosen.keys()}
     if options.save_when is not None:
         settings["tee"] = [*settings.get("tee", ()), "capture"]
     if snapshot is None:
