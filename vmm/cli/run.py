@@ -156,8 +156,6 @@ def _run_machine(
         else:
             machine = stack.enter_context(snapshot.clone(start=False, **settings))
             snapshot.close()
-        if saver is not None:
-            saver.connect(machine)
         stack.enter_context(_keys_of_a_terminal(machine, options, saver))
         stopper = _Stopper(machine)
         stack.callback(stopper.disarm)
@@ -167,6 +165,8 @@ def _run_machine(
             say(f"no --kernel: booting our {kernel}, this host's default")
         for warning in () if options.quiet else machine.warnings:
             say(f"warning: {warning}")
+        if saver is not None:  # after what forks
+            saver.connect(machine)
         machine.start()
         gc.freeze()  # what is there now is no garbage: see __main__
         gc.enable()
