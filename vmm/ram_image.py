@@ -59,7 +59,16 @@ class RamImage:
 
     @classmethod
     def load(cls, file: int, size: int) -> Self:
-        """A copy of a file, which may change later. Raises OSError, VmmError."""
+        """A copy of a file, which may change later. Raises OSError, VmmError.
+
+        Not having the memory, the host would kill somebody rather than say so.
+        """
+        needed, left = os.fstat(file).st_blocks * 512, available_memory()
+        if needed > left:
+            raise VmmError(
+                f"the host has {left >> 20} MiB of memory left, and a guest's RAM "
+                f"takes {needed >> 20}"
+            )
 
         def fill(fd: int) -> None:
             for start, end in extents(file, size):
@@ -119,6 +128,13 @@ def no_memory(size: int, error: OSError) -> VmmError:
         f"the host has no memory for a copy of {size >> 20} MiB of guest RAM: "
         f"{error.strerror}"
     )
+
+
+def available_memory() -> int:
+    """Bytes that the host can still give, by proc_meminfo(5)."""
+    with open("/proc/meminfo", "rb", buffering=0) as file:
+        _, _, rest = file.read(4096).partition(b"MemAvailable:")
+    return int(rest.split()[0]) << 10
 
 
 def new_memfd(name: str, size: int) -> int:

@@ -213,6 +213,15 @@ def link_away(path: Path) -> None:
     path.symlink_to(path.parent.parent / "gone")
 
 
+def test_ram_that_the_host_has_not_got_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "s", contents(), ram(pages=600), compress=False)
+    monkeypatch.setattr("vmm.ram_image.available_memory", lambda: 2 << 20)
+    with pytest.raises(VmmError, match="has 2 MiB of memory left, and .* takes 2"):
+        load(tmp_path / "s")
+
+
 def test_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"snapshot '.*/s': No such file or directory"):
         load(tmp_path / "s")
