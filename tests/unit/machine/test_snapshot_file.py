@@ -218,7 +218,7 @@ def test_ram_that_the_host_has_not_got_is_refused(
 ) -> None:
     save(tmp_path / "s", contents(), ram(pages=600), compress=False)
     monkeypatch.setattr("vmm.ram_image.available_memory", lambda: 2 << 20)
-    with pytest.raises(VmmError, match="has 2 MiB of memory left, and .* takes 2"):
+    with pytest.raises(VmmError, match=r"has 2 MiB of memory left, and .* takes 2"):
         load(tmp_path / "s")
 
 
