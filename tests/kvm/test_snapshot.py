@@ -1,5 +1,6 @@
 """A guest that goes on from a snapshot, again and again, as if nothing had been."""
 
+import gc
 import random
 import threading
 import time
@@ -483,6 +484,7 @@ def test_a_device_can_not_take_a_snapshot_of_itself() -> None:
 def test_many_clones_leave_nothing_behind(snapshot: Snapshot) -> None:
     for _ in range(5):
         snapshot.clone().close()
+    gc.collect()
     threads, descriptors = threading.active_count(), open_fds()
     size = process_status("VmRSS")
     for _ in range(1000 if LONG else 50):

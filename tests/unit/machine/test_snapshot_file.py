@@ -51,7 +51,7 @@ def test_what_was_saved_is_loaded(saved: Path) -> None:
     got, image = load(saved)
     assert got.config == contents().config
     assert bytes_of(image) == bytes_of(ram())
-    assert image.allocated() <= 65 * 4096  # what was zero is a hole
+    assert image.allocated() <= 65 * 4096  # with the same holes
 
 
 def test_it_is_the_users_only(saved: Path) -> None:

@@ -11,7 +11,6 @@ from contextlib import closing
 import pytest
 from support.device_rig import CONSTRAINTS, PORT, Device, FakeVm, Rig
 from support.fake_vcpu import FakeVcpu, io
-from support.loop_fixtures import DEADLINE, OnLoop
 from support.open_fds import open_fds
 from support.scripted_entry import scripted_entry
 
@@ -35,6 +34,10 @@ from vmm.vcpu.control import End
 from vmm.vcpu.run_loop import RunLoop
 
 pytest_plugins = ("support.loop_fixtures",)
+
+DEADLINE = 10.0  # seconds; for what takes a millisecond when all is well
+
+OnLoop = Callable[[Callable[[], object]], None]
 
 RING_PAGE = 2
 
