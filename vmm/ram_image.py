@@ -104,8 +104,11 @@ class RamImage:
 
     def copy_to(self, fd: int, start: int, end: int) -> None:
         """Write [start, end) to the same place of another file."""
-        # By a mapping, a sixth quicker than by sendfile.
-        part = mmap.mmap(self.fd, end - start, prot=mmap.PROT_READ, offset=start)
+        # By a mapping, a sixth quicker than by sendfile. Private: before Linux 6.7 a
+        # file that is sealed can't be mapped shared, be it for reading alone.
+        part = mmap.mmap(
+            self.fd, end - start, mmap.MAP_PRIVATE, mmap.PROT_READ, offset=start
+        )
         with part, memoryview(part) as data:
             _write(fd, data, start)
 
