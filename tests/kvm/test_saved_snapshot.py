@@ -180,16 +180,20 @@ def test_the_users_devices_are_to_be_given(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
-def echo(*options: str | Path) -> list[str]:
+def echo(*options: object) -> list[str]:
     return ["run", "--kernel", str(bare("echo")), *map(str, options)]
 
 
 def test_saved_when_it_prints_a_text_and_restored(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    done = vmm(*echo("--save", path, "--save-when", "ready", "--timeout", "1"))
-    assert done.stdout == b"echo: ready\n"
-    assert f"vmm: saved; 'vmm restore {path}' goes on" in done.stderr.decode()
-    assert done.returncode == 124
+    command = [*VMM, *echo("--save", path, "--save-when", "ready", "--timeout", 600)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as run:
+        assert run.stderr is not None
+        said = run.stderr.readline().decode()
+        assert said == f"vmm: saved; 'vmm restore {path}' goes on from here\n"
+        assert run.communicate(b"typedq")[0] == b"echo: ready\ntyped"  # it runs on
+        assert run.returncode == 0
     out = tmp_path / "out"
     done = vmm("restore", path, "--serial", f"file:{out}", "--timeout", "0.2")
     assert (done.returncode, out.read_bytes()) == (124, b"")
