@@ -76,6 +76,7 @@ def test_it_goes_on_in_another_process(saved: tuple[Path, str], tmp_path: Path) 
 
 
 @pytest.mark.linux
+@pytest.mark.both
 def test_a_restored_one_is_saved_again_where_it_came_from(
     saved: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -157,6 +158,7 @@ class Own(DeviceIo):
         assert state is None
 
 
+@pytest.mark.both
 def test_the_users_devices_are_to_be_given(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with bare_machine("smp-pause", cpus=2, on_panic="pause") as machine:
