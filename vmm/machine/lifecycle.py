@@ -20,6 +20,7 @@ from .verdict import Verdict
 from .vm_instance import VmInstance, VmParts
 
 if TYPE_CHECKING:  # most runs don't import them
+    from ..agent.port import AgentPort
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
     from .guest_time import GuestTime
@@ -32,7 +33,7 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    port of a command and that of a debug console. `clock` is the loop's for the guest.
+    ports of a command and of an agent, and a debug console. `clock` is the loop's for the guest.
     """
 
     loop: EventLoop
@@ -40,6 +41,7 @@ class HostSide(Record):
     console: Console
     watch: PanicWatch
     command: "CommandPort | None"
+    agent: "AgentPort | None"
     debugcon: Console | None
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
@@ -50,6 +52,27 @@ class HostSide(Record):
         output = None if self.command is None else self.command.output
         consoles = (self.console, output, self.debugcon)
         return [console for console in consoles if console is not None]
+
+    def power_on(self, *, goes_on: bool = False) -> None:
+        """The guest is about to boot, for the first time or again; or to go on."""
+        for console in self.consoles:
+            console.power_on(goes_on=goes_on)
+        if self.agent is not None:
+            self.agent.power_on()
+
+    def end(self, result: RunResult) -> None:
+        """The run is over: nobody is to wait for more than there is."""
+        for console in self.consoles:
+            console.end(result)
+        if self.agent is not None:
+            self.agent.end(result)
+
+    def resume(self) -> None:
+        """It wasn't over: the guest was paused, and goes on."""
+        for console in self.consoles:
+            console.resume()
+        if self.agent is not None:
+            self.agent.end(None)
 
     def abandon(self) -> None:
         """Wait no longer for readers that take their time."""
@@ -65,6 +88,8 @@ class HostSide(Record):
         def hold() -> None:
             self.clock.stop()
             self.console.hold_input()
+            if self.agent is not None:
+                self.agent.hold()
 
         self.loop.settle(hold)
         self.console.flush()
@@ -73,6 +98,8 @@ class HostSide(Record):
         """Undo it."""
         self.clock.start()
         self.console.release_input()
+        if self.agent is not None:
+            self.agent.go_on()
 
 
 class Lifecycle:
@@ -128,16 +155,14 @@ class Lifecycle:
     def resume(self) -> None:
         """As Machine.resume."""
         with self._resuming:  # who comes second isn't to open a console that has ended
-            result, consoles = self._state.result, self._host_side.consoles
+            result = self._state.result
             if self._state.paused is not None and result is not None:
-                for console in consoles:  # before the guest, which may end soon
-                    console.resume()
+                self._host_side.resume()  # before the guest, which may end soon
             try:
                 self._state.resume()
             except VmmError:
                 if result is not None:
-                    for console in consoles:
-                        console.end(result)
+                    self._host_side.end(result)
                 raise
 
     def save(self) -> "SavedVm":
@@ -174,9 +199,8 @@ class Lifecycle:
     def _power_on(self) -> VmInstance:
         if self._parts.profile is not None:
             self._parts.profile.power_on()
+        self._host_side.power_on(goes_on=self._saved is not None)
         self._host_side.watch.restart(self._host_side.console.sink.accepted)
-        for console in self._host_side.consoles:
-            console.power_on(goes_on=self._saved is not None)
         instance = VmInstance(self._parts, self._saved)
         self._powered = True
         self._saved = None  # a boot again is one
@@ -199,7 +223,7 @@ class Lifecycle:
                 result = self._publish_result()
         except Exception as error:  # who waits gets a result, whatever happens
             result = self._result_of(failure(error))
-            self._tell_readers(result)
+            self._host_side.end(result)
         finally:
             assert result is not None
             self._state.ended(result)
@@ -350,12 +374,8 @@ class Lifecycle:
             console.finish(HURRY_S if hurried else None)
         end = self._with_failures(end)  # of which there may be more only now
         result = self._full_result(end, now_ns)
-        self._tell_readers(result)
+        self._host_side.end(result)
         return result
-
-    def _tell_readers(self, result: RunResult) -> None:
-        for console in self._host_side.consoles:
-            console.end(result)
 
     def _result_of(self, end: End) -> RunResult:
         """What is known whatever has failed: the reason, the exit code, the detail."""

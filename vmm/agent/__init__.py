@@ -1,0 +1,1 @@
+"""What runs commands inside a guest for the host: the agent's channel, and its users."""

@@ -1,0 +1,145 @@
+"""AgentLine: the host's side of COM2, no faster than the guest takes it.
+
+Everything happens on the thread that makes it possible: a guest that has emptied its
+FIFO finds the next bytes there when its access is over, and who waits for an answer is
+woken by the vCPU whose byte ended it. Nothing is collected, and no other thread has a
+turn in between.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from ..devices.errors import FullFifo
+from ..devices.pc.platform import SerialPio
+from ..devices.fast_port import FastPort
+from ..devices.serial.reg import UART_LSR
+from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
+from ..devices.trigger import InterruptLine
+
+COM2: Final = 0x2F8
+COM2_IRQ: Final = 3
+# Less than its receiver's trigger level waits for a timeout: the tail isn't shorter.
+TAIL: Final = 14
+PIECE: Final = 4096  # of output without an end of a frame, before it is looked at
+
+
+class AgentLine(SerialEvents):
+    """A Sink that hands on what the guest sends, and a queue of what it is to get.
+
+    `send`, `clear`, `hold` and `release` are for any thread. Lock order: whoever calls
+    `send` has the session's lock, then ours, then the Serial's, then that for output.
+    """
+
+    def __init__(self) -> None:
+        self.on_output: Callable[[], None] = lambda: None
+        """Called on a vCPU's thread when it is time to `take`."""
+        self.on_room: Callable[[], None] | None = None  # never called: it never refuses
+        self.is_due = False
+        """The guest has emptied its FIFO, or ended a frame: `serve` is to be called."""
+        self._serial: Serial | None = None
+        self._lock = threading.Lock()  # for what follows
+        self._queue = bytearray()
+        self._is_held = False
+        self._output_lock = threading.Lock()  # for the next
+        self._output = bytearray()
+
+    def connect(self, serial: Serial) -> None:
+        """Wire the device, which writes to this and tells it of its events."""
+        self._serial = serial
+
+    # The device's side, under its lock
+
+    def write(self, data: bytes, /) -> int:
+        """Take what the guest sends: what `take` leaves here is less than a frame."""
+        with self._output_lock:
+            self._output += data
+            if b"\0" in data or len(self._output) >= PIECE:
+                self.is_due = True
+        return len(data)
+
+    def in_buffer_empty(self) -> None:
+        """The guest has read all."""
+        self.is_due = True
+
+    def serve(self) -> None:
+        """After an access, on its thread: take and give what it made possible."""
+        self.is_due = False
+        if self._output:
+            self.on_output()
+        with self._lock:
+            self._feed()
+
+    # The session's side
+
+    def take(self) -> bytes:
+        """All that the guest has sent since the last call."""
+        with self._output_lock:
+            data = bytes(self._output)
+            self._output.clear()
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Send `data` as soon as the guest takes it."""
+        with self._lock:
+            self._queue += data
+            self._feed()
+
+    def clear(self) -> None:
+        """Forget what the guest hasn't got."""
+        with self._lock:
+            self._queue.clear()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the guest hasn't got."""
+        return len(self._queue)
+
+    def hold(self) -> None:
+        """The guest stands still: nothing is to reach its UART until `release`."""
+        with self._lock:
+            self._is_held = True
+
+    def release(self) -> None:
+        """It goes on."""
+        with self._lock:
+            self._is_held = False
+            self._feed()
+
+    def _feed(self) -> None:
+        while self._queue and not self._is_held and self._serial is not None:
+            count = min(len(self._queue), FIFO_SIZE)
+            if 0 < len(self._queue) - count < TAIL:
+                count -= TAIL
+            try:
+                taken = self._serial.enqueue_raw_bytes(self._queue[:count])
+            except FullFifo:
+                return
+            if not taken:  # loopback, the end of which is an event, too
+                return
+            del self._queue[:taken]
+
+
+class AgentSerialPio(SerialPio):
+    """COM2, which serves the line after each access; its THR is no fast port.
+
+    What is written to a fast port may be collected, and somebody waits for it.
+    """
+
+    def __init__(self, serial: Serial, irq_line: InterruptLine, line: AgentLine) -> None:
+        super().__init__(serial, irq_line, base=COM2, irq=COM2_IRQ)
+        self._line = line
+
+    def get_fast_ports(self) -> Mapping[int, FastPort]:
+        port = COM2 + UART_LSR
+        return {port: super().get_fast_ports()[port]}
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        super().pio_read(base, offset, data)
+        if self._line.is_due:
+            self._line.serve()
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        super().pio_write(base, offset, data)
+        if self._line.is_due:
+            self._line.serve()
