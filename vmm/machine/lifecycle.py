@@ -57,8 +57,13 @@ class HostSide(Record):
         """The guest is about to boot, for the first time or again; or to go on."""
         for console in self.consoles:
             console.power_on(goes_on=goes_on)
-        if self.agent is not None:
+        if self.agent is not None and not goes_on:
             self.agent.power_on()
+
+    def restored(self) -> None:
+        """The guest goes on from elsewhere, where its agent spoke with somebody else."""
+        if self.agent is not None:
+            self.agent.guest.reconnect()
 
     def end(self, result: RunResult) -> None:
         """The run is over: nobody is to wait for more than there is."""
@@ -175,6 +180,7 @@ class Lifecycle:
         from .guest_time import GuestTime
 
         self.instance.restore(saved)
+        self._host_side.restored()
         self._time = GuestTime(self.instance.vm, self.instance.vcpus)
 
     def join(self) -> None:
@@ -202,6 +208,8 @@ class Lifecycle:
         self._host_side.power_on(goes_on=self._saved is not None)
         self._host_side.watch.restart(self._host_side.console.sink.accepted)
         instance = VmInstance(self._parts, self._saved)
+        if self._saved is not None:
+            self._host_side.restored()
         self._powered = True
         self._saved = None  # a boot again is one
         return instance
