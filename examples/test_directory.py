@@ -1,4 +1,4 @@
-"""A directory of the guest's, against a model of it: `pytest examples/test_directory.py`.
+"""A directory of the guest's, against a model: `pytest examples/test_directory.py`.
 
 Hypothesis makes up what is done, each time in a fresh guest, and where the kernel and
 the model differ, it shows the shortest way to that.

@@ -132,7 +132,8 @@ class FileHashes:
         self._store = store
         self._known: dict[str, list[Any]] = {}  # [[size, times, inode], digest]
         if store is not None:
-            with suppress(OSError, ValueError):  # a damaged one is made anew
+            # A damaged one is made anew.
+            with suppress(OSError, ValueError, AttributeError):
                 known = json.loads(store.read_text())
                 self._known = {
                     path: entry

@@ -148,7 +148,8 @@ class GuestScope(Scope):
         if machine.result is not None:
             return []
         if not self._is_kept:
-            return [(title, "pytest --vmm-keep saves the guest as it is now")]
+            hint = [(title, "pytest --vmm-keep saves the guest as it is now")]
+            return hint if machine is self.machines[0] else []
         folder = _free(machine.folder / KEPT)
         try:
             with machine.picture() as snapshot:
