@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from .serial.state import SerialState
     from .serial.uart import Serial
     from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
-    from .state import Byte, State
+    from .state import Byte, State, Uint64
     from .trigger import Interrupt, InterruptLine, Trigger
 
 __all__ = [
@@ -147,6 +147,7 @@ __all__ = [
     "SerialState",
     "Sink",
     "State",
+    "Uint64",
     "SystemClock",
     "Timer",
     "TransactionConflict",
@@ -192,7 +193,7 @@ _NAMES = {
     "serial.state": "SerialState",
     "serial.uart": "Serial",
     "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
-    "state": "Byte State",
+    "state": "Byte State Uint64",
     "trigger": "Interrupt InterruptLine Trigger",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

@@ -169,6 +169,7 @@ class GuestMemory:
         if self._is_closed:
             return
         self._is_closed = True
+        self._image = None
         self._view.release()
         del self._export  # an exported buffer would make mmap.close() fail
         try:

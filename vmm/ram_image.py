@@ -1,5 +1,6 @@
 """RamImage: a guest's RAM as it was at one moment, which any number may go on from."""
 
+import errno
 import fcntl
 import mmap
 import os
@@ -27,8 +28,8 @@ _SEALS: Final = (
 class RamImage:
     """`size` bytes in a memfd that nobody can change any more: clean pages are shared.
 
-    Sealed, it can't be truncated under a mapping, which would be a SIGBUS there. Those
-    who have mapped it keep what they have when it is closed.
+    Sealed, it can't be truncated under a mapping, which would be a SIGBUS there. It is
+    there for as long as somebody has it: a snapshot, or a machine that goes on from it.
     """
 
     def __init__(self, fd: int, size: int) -> None:
@@ -66,13 +67,8 @@ class RamImage:
         """Bytes of memory that it takes."""
         return os.fstat(self.fd).st_blocks * 512
 
-    def close(self) -> None:
-        """Let go of it. Idempotent."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    __del__ = close
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 def no_memory(size: int, error: OSError) -> VmmError:
@@ -103,8 +99,10 @@ def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
     while end < size:
         try:
             start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole follows
-            return
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            return  # nothing but a hole follows
         end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
         yield start, end
 

@@ -144,7 +144,7 @@ class Machine:
             parts = VmParts(setup, memory, boot, self._devices, self._state, profile)
             self._cmdline = boot.cmdline
             self._own_devices = len(self._devices.plugged())
-            self._snapshot = snapshot
+            self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
             self._life = Lifecycle(
                 self.config,
                 parts,
@@ -257,8 +257,9 @@ class Machine:
         Raises VmmError if it doesn't run, or a device can't say what it is like.
         """
         with self._standing() as guest:
-            self._snapshot = guest.hold(self._take_snapshot)
-        return self._snapshot
+            snapshot = guest.hold(self._take_snapshot)
+        self._base = snapshot.saved, snapshot.ram
+        return snapshot
 
     def _take_snapshot(self) -> "Snapshot":
         from .saved_devices import class_of
@@ -283,10 +284,9 @@ class Machine:
         The same VM, and the same console, on which nothing that was typed before comes
         through any more. Raises VmmError if it has no snapshot, or doesn't run.
         """
-        snapshot = self._snapshot
-        if snapshot is None:
+        if self._base is None:
             raise VmmError("this machine has no snapshot to be put back to")
-        saved, ram = snapshot.saved, snapshot.ram
+        saved, ram = self._base
 
         def restore() -> None:
             self.console.drop_input()
@@ -377,6 +377,7 @@ class Machine:
             self.stop("the machine was closed")
             self.join()
             self._cleanup.close()
+            self._base = None  # whose RAM is kept for as long as anybody has it
         finally:
             unregister(self)
             self._state.closed()

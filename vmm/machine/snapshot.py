@@ -32,7 +32,7 @@ FREE: Final = frozenset(
 class Snapshot:
     """What `Machine.snapshot` gives; its clones don't need it any more once they run.
 
-    `config` is that of the machine; `saved` all but its RAM, which is `ram`.
+    `config` is that of the machine; `saved` all but its RAM.
     """
 
     def __init__(
@@ -47,11 +47,18 @@ class Snapshot:
     ) -> None:
         """`devices` are the classes of those that the user has plugged in, in order."""
         self.config = config
-        self.ram = ram
+        self._ram: RamImage | None = ram
         self.saved = saved
         self.cmdline = cmdline
         self.is_ring3 = is_ring3
         self.devices = tuple(devices)
+
+    @property
+    def ram(self) -> RamImage:
+        """Raises VmmError once it is closed."""
+        if self._ram is None:
+            raise VmmError("the snapshot is closed: take another")
+        return self._ram
 
     def clone(
         self,
@@ -72,8 +79,6 @@ class Snapshot:
         """
         from .machine import Machine
 
-        if self.ram.fd < 0:
-            raise VmmError("the snapshot is closed: take another")
         given = self._made() if devices is None else list(devices)
         machine = Machine(self.config_of_clone(settings), snapshot=self)
         try:
@@ -114,7 +119,7 @@ class Snapshot:
 
     def close(self) -> None:
         """Let go of the RAM: no more clones. Those that there are go on. Idempotent."""
-        self.ram.close()
+        self._ram = None
 
     def __enter__(self) -> Self:
         return self
