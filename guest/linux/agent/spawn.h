@@ -25,7 +25,6 @@
 #define ORDER_MAX 65536
 #define WORDS 1024
 #define SHELL "/bin/sh"
-#define BUSYBOX "/bin/busybox"
 #define PATHS "/bin:/sbin:/usr/bin:/usr/sbin"
 #define OOM_SCORE "self/oom_score_adj"
 
@@ -146,10 +145,7 @@ static int try_exec(const char *file)
 	return error;
 }
 
-/*
- * Look for the command along its PATH as execvp(3) does; return an errno.  A busybox
- * knows commands that nothing in PATH leads to, its shell runs them, too.
- */
+/* Look for the command along its PATH as execvp(3) does; return an errno. */
 static int exec_along_path(void)
 {
 	const char *path = variable((char **)environment, "PATH");
@@ -177,7 +173,7 @@ static int exec_along_path(void)
 		}
 		path += path[n] ? n + 1 : n;
 	}
-	return found == ENOENT && *arguments[0] ? try_exec(BUSYBOX) : found;
+	return found;
 }
 
 /* As the kernel's struct sigaction has it. */
