@@ -20,11 +20,13 @@
 
 #include "agent/commands.h"
 #include "agent/files.h"
+#include "agent/ports.h"
 #include "agent/start.h"
 
 #define VERSION 1
 #define ENTROPY 32
-#define HELLO_SIZE (2 + 8 + ENTROPY + 8)
+#define HELLO_SIZE (1 + 4 + ENTROPY + 8)
+#define PATIENCE_NS 20000000 /* with a command whose streams have ended, for its exit */
 #define TAKEN_STEP 8192 /* bytes of ours that the host may have to wait for */
 
 struct entropy {
@@ -37,7 +39,7 @@ static unsigned char wire[WIRE_MAX]; /* a frame of the host's, as far as it has 
 static size_t wire_size;
 static int wire_is_bad; /* too long to be a frame: skip it */
 static int in_session;
-static unsigned long session;
+static unsigned int session;
 static unsigned char in_sequence;
 static unsigned int taken, taken_told; /* bytes from the host, since its HELLO */
 
@@ -69,9 +71,9 @@ static void hello(const unsigned char *data, size_t size)
 	if (size < HELLO_SIZE)
 		return;
 	/* Said twice, for the host couldn't know that the first one is on its way. */
-	if (in_session && get64(data + 2) == session)
+	if (in_session && get32(data + 1) == session)
 		return;
-	session = get64(data + 2);
+	session = get32(data + 1);
 	for (struct command *c = commands; c < commands + COMMANDS; c++)
 		if (c->pid)
 			disown(c);
@@ -83,13 +85,11 @@ static void hello(const unsigned char *data, size_t size)
 	in_sequence = 1;
 	taken = taken_told = 0;
 	order_size = 0;
-	take_entropy(data + 10);
-	set_clock(get64(data + 10 + ENTROPY));
+	take_entropy(data + 5);
+	set_clock(get64(data + 5 + ENTROPY));
 	payload[0] = VERSION;
-	payload[1] = 0;
-	for (int i = 0; i < 8; i++)
-		payload[2 + i] = data[2 + i];
-	send(WELCOME, 0, 10);
+	put32(payload + 1, session);
+	send(WELCOME, 0, 5);
 }
 
 static void add_to_order(const unsigned char *data, size_t size)
@@ -155,6 +155,22 @@ static void take_frame(unsigned char *frame, size_t size)
 	}
 }
 
+static void take_bytes(const unsigned char *data, size_t size)
+{
+	for (size_t i = 0; i < size; i++) {
+		taken++;
+		if (!data[i]) {
+			if (wire_size && !wire_is_bad)
+				take_frame(wire, wire_size);
+			wire_size = wire_is_bad = 0;
+		} else if (wire_size < sizeof(wire)) {
+			wire[wire_size++] = data[i];
+		} else {
+			wire_is_bad = 1;
+		}
+	}
+}
+
 /* Take what the line has; 0 when it has hung up. */
 static int receive(void)
 {
@@ -165,17 +181,16 @@ static int receive(void)
 		return 1;
 	if (n <= 0)
 		return 0;
-	for (long i = 0; i < n; i++) {
-		taken++;
-		if (!some[i]) {
-			if (wire_size && !wire_is_bad)
-				take_frame(wire, wire_size);
-			wire_size = wire_is_bad = 0;
-		} else if (wire_size < sizeof(wire)) {
-			wire[wire_size++] = some[i];
-		} else {
-			wire_is_bad = 1;
-		}
+	if (has_ports) {
+		unsigned int piece;
+
+		do {
+			piece = fetch();
+			if (piece != NOBODY)
+				take_bytes(inbox + 2, piece & ~MORE);
+		} while (piece != NOBODY && piece & MORE);
+	} else {
+		take_bytes(some, n);
 	}
 	if (in_session && taken - taken_told >= TAKEN_STEP) {
 		put32(payload, taken_told = taken);
@@ -186,6 +201,8 @@ static int receive(void)
 
 static int flush(void)
 {
+	if (has_ports)
+		flush_by_port();
 	while (out_start < out_end) {
 		long n = sys3(__NR_write, line, out + out_start, out_end - out_start);
 
@@ -258,6 +275,8 @@ __asm__("restore_rt:\n"
 static void serve(int ignore_term)
 {
 	unsigned long none = 0, child = 1ul << (SIGCHLD - 1);
+	long patience[2] = { 0, PATIENCE_NS };
+	int late = 0;
 
 	set_action(SIGPIPE, SIG_IGN, NULL);
 	set_action(SIGHUP, SIG_IGN, NULL);
@@ -272,8 +291,8 @@ static void serve(int ignore_term)
 		if (!flush())
 			return;
 		watch_all();
-		sys(__NR_ppoll, (long)watched, 1 + 3 * COMMANDS, 0, (long)&none,
-		    sizeof(none));
+		sys(__NR_ppoll, (long)watched, 1 + 3 * COMMANDS,
+		    late ? (long)patience : 0, (long)&none, sizeof(none));
 		if (watched[0].revents & ~POLLOUT && !receive())
 			return;
 		serve_all();
@@ -281,7 +300,7 @@ static void serve(int ignore_term)
 			child_died = 0;
 			bury();
 		}
-		tell();
+		late = tell(late);
 	}
 }
 
@@ -305,6 +324,8 @@ static int open_line(const char *path)
 	settings.c_cc[VMIN] = 1;
 	settings.c_cc[VTIME] = 0;
 	sys3(__NR_ioctl, line, TCSETS, &settings);
+	if (is_uart)
+		open_ports();
 	return 1;
 }
 

@@ -20,7 +20,7 @@ _ERR_ENDED: Final = 2
 _EXITED: Final = 4
 _IN_BROKEN: Final = 8
 
-_CHANGED: Final = struct.Struct("<BI")
+_CHANGED: Final = struct.Struct("<BH")
 _CREDIT: Final = struct.Struct("<BI")
 _NUMBER: Final = struct.Struct("<I")
 

@@ -131,6 +131,7 @@ class Guest:
             has_input=has_input,
             err_is_out=err_is_out,
             size=pty,
+            tells_start=True,
             **settings,
         )
         try:

@@ -7,20 +7,30 @@ turn in between.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from ..devices.device_io import DeviceIo
 from ..devices.errors import FullFifo
-from ..devices.pc.platform import SerialPio
 from ..devices.fast_port import FastPort
-from ..devices.serial.reg import UART_LSR
+from ..devices.pc.platform import SerialPio
+from ..devices.resources import PioAddressConstraint, ResourceConstraint
+from ..devices.serial.reg import UART_LSR, UART_SCR
 from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
+from ..devices.state import State, refuse_state
 from ..devices.trigger import InterruptLine
 
 COM2: Final = 0x2F8
 COM2_IRQ: Final = 3
 # Less than its receiver's trigger level waits for a timeout: the tail isn't shorter.
 TAIL: Final = 14
+# The short way, as agent/ports.h has it
+INBOX: Final = 0x2F0
+OUTBOX: Final = 0x2F4
+FETCHES: Final = 0xA6  # in SCR: the guest fetches, and is to be rung for
+FETCH_FIRST: Final = 128
+FETCH_MAX: Final = 4096
+MORE: Final = 0x8000
 PIECE: Final = 4096  # of output without an end of a frame, before it is looked at
 
 
@@ -41,6 +51,8 @@ class AgentLine(SerialEvents):
         self._lock = threading.Lock()  # for what follows
         self._queue = bytearray()
         self._is_held = False
+        self._has_rung = False  # and nobody has come to fetch
+        self._piece, self._at = b"", 0  # what is being fetched
         self._output_lock = threading.Lock()  # for the next
         self._output = bytearray()
 
@@ -70,6 +82,24 @@ class AgentLine(SerialEvents):
         with self._lock:
             self._feed()
 
+    # The guest's side, for AgentPorts
+
+    def fetch(self) -> int:
+        """The next byte that the guest fetches: of a piece, its size in front."""
+        if self._at >= len(self._piece):
+            with self._lock:
+                self._cut_piece()
+        self._at += 1
+        return self._piece[self._at - 1]
+
+    def _cut_piece(self) -> None:
+        size = min(len(self._queue), FETCH_MAX)
+        more = MORE if len(self._queue) > size else 0
+        piece = (size | more).to_bytes(2, "little") + self._queue[:size]
+        del self._queue[:size]
+        self._piece, self._at = piece.ljust(FETCH_FIRST, b"\0"), 0
+        self._has_rung = False
+
     # The session's side
 
     def take(self) -> bytes:
@@ -89,6 +119,8 @@ class AgentLine(SerialEvents):
         """Forget what the guest hasn't got."""
         with self._lock:
             self._queue.clear()
+            self._piece, self._at = b"", 0
+            self._has_rung = False
 
     @property
     def waiting(self) -> int:
@@ -107,17 +139,27 @@ class AgentLine(SerialEvents):
             self._feed()
 
     def _feed(self) -> None:
-        while self._queue and not self._is_held and self._serial is not None:
-            count = min(len(self._queue), FIFO_SIZE)
-            if 0 < len(self._queue) - count < TAIL:
-                count -= TAIL
-            try:
-                taken = self._serial.enqueue_raw_bytes(self._queue[:count])
-            except FullFifo:
-                return
-            if not taken:  # loopback, the end of which is an event, too
-                return
-            del self._queue[:taken]
+        serial = self._serial
+        if serial is None or self._is_held or not self._queue:
+            return
+        if serial.read(UART_SCR) == FETCHES:
+            if not self._has_rung:
+                self._has_rung = serial.inject_break()
+            return
+        while self._queue and self._feed_some(serial):
+            pass
+
+    def _feed_some(self, serial: Serial) -> bool:
+        """Fill its FIFO; False if it takes no more."""
+        count = min(len(self._queue), FIFO_SIZE)
+        if 0 < len(self._queue) - count < TAIL:
+            count -= TAIL
+        try:
+            taken = serial.enqueue_raw_bytes(self._queue[:count])
+        except FullFifo:
+            return False
+        del self._queue[:taken]
+        return taken > 0  # loopback, the end of which is an event, too
 
 
 class AgentSerialPio(SerialPio):
@@ -143,3 +185,35 @@ class AgentSerialPio(SerialPio):
         super().pio_write(base, offset, data)
         if self._line.is_due:
             self._line.serve()
+
+
+class AgentPorts(DeviceIo):
+    """The short way beside COM2: see guest/linux/agent/ports.h.
+
+    They keep nothing: what the guest hasn't fetched is the host's, as what stands in
+    the queue of a UART is, and goes when another host says HELLO.
+    """
+
+    def __init__(self, line: AgentLine) -> None:
+        self._line = line
+
+    def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
+        return [PioAddressConstraint.at(INBOX, 1), PioAddressConstraint.at(OUTBOX, 4)]
+
+    def pio_read(self, base: int, offset: int, data: memoryview) -> None:
+        if base == INBOX and len(data) == 1:
+            data[0] = self._line.fetch()
+        else:
+            super().pio_read(base, offset, data)
+
+    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
+        if base == OUTBOX:
+            self._line.write(bytes(data))
+            if self._line.is_due:
+                self._line.serve()
+
+    def state(self) -> None:
+        return None
+
+    def restore(self, state: State | None) -> None:
+        refuse_state(self, state)

@@ -21,8 +21,7 @@ _HAS_ENV: Final = 8
 _AS_USER: Final = 16
 _OWN_TOOL: Final = 32
 _NOBODY: Final = 0xFFFFFFFF  # no uid, no gid
-# flags, rows, columns, uid, gid, number of arguments, of variables
-_HEAD: Final = struct.Struct("<BHHIIHH")
+_TELL_START: Final = 64
 
 Size = tuple[int, int]
 
@@ -38,8 +37,11 @@ def order(
     err_is_out: bool = False,
     size: Size | None = None,
     is_tool: bool = False,
+    tells_start: bool = False,
 ) -> bytes:
     """The payload of RUN. `size`, rows and columns, gives the command a terminal.
+
+    With `tells_start` the agent says when it runs, and its pid.
 
     Raises TypeError and ValueError, as subprocess does, for what no command can have.
     """
@@ -52,19 +54,17 @@ def order(
         | _HAS_ENV * (env is not None)
         | _AS_USER * (user is not None or group is not None)
         | _OWN_TOOL * is_tool
+        | _TELL_START * tells_start
     )
-    rows, columns = checked_size(size or (0, 0))
-    head = _HEAD.pack(
-        flags,
-        rows,
-        columns,
-        _number("user", user),
-        _number("group", group),
-        len(argv),
-        len(variables),
-    )
-    texts = [b"" if cwd is None else _text("cwd", cwd), *argv, *variables]
-    payload = head + b"".join(text + b"\0" for text in texts)
+    payload = bytes((flags,))
+    if size is not None:
+        payload += struct.pack("<HH", *checked_size(size))
+    if flags & _AS_USER:
+        payload += struct.pack("<II", _number("user", user), _number("group", group))
+    if env is not None:
+        payload += struct.pack("<H", len(variables))
+    texts = [b"" if cwd is None else _text("cwd", cwd), *variables, *argv]
+    payload += b"".join(text + b"\0" for text in texts)
     if len(payload) > SIZE_MAX or max(len(argv), len(variables)) > WORDS_MAX:
         raise ValueError(
             f"args, env and cwd have {len(payload)} bytes and more than {WORDS_MAX} "

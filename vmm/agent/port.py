@@ -1,11 +1,11 @@
-"""AgentPort: the device by which the agent speaks, and what speaks with it."""
+"""AgentPort: the devices by which the agent speaks, and what speaks with it."""
 
 from ..devices.clock import Clock
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
 from ..result import RunResult
 from .guest import Guest
-from .line import AgentLine, AgentSerialPio
+from .line import AgentLine, AgentPorts, AgentSerialPio
 from .session import Session
 
 
@@ -17,7 +17,10 @@ class AgentPort:
         irq_line = InterruptLine()
         serial = Serial(irq_line, self._line, clock=clock, events=self._line)
         self._line.connect(serial)
-        self.device = AgentSerialPio(serial, irq_line, self._line)
+        self.devices = (
+            AgentSerialPio(serial, irq_line, self._line),
+            AgentPorts(self._line),
+        )
         self._session = Session(self._line)
         self._line.on_output = self._receive
         self.guest = Guest(self._session)

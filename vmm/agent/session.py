@@ -18,8 +18,8 @@ UNASKED_MAX: Final = 64  # frames behind a HELLO that wasn't answered yet
 WIRE_WINDOW: Final = 48 << 10  # bytes that the guest may not have taken yet; ttys lose
 OOPS_LINES: Final = 20  # of a kernel's last words, in a message
 
-_HELLO: Final = struct.Struct("<HQ32sQ")
-_WELCOME: Final = struct.Struct("<HQ")
+_HELLO: Final = struct.Struct("<BI32sQ")
+_WELCOME: Final = struct.Struct("<BI")
 _NUMBER: Final = struct.Struct("<I")
 
 _LOST: Final = (
@@ -65,7 +65,7 @@ class Session:
         self._begin()
 
     def _begin(self) -> None:
-        self._id = int.from_bytes(os.urandom(8), "little")
+        self._id = int.from_bytes(os.urandom(4), "little")
         self._is_greeted = self._is_welcome = False
         self._queue: list[tuple[int, int, bytes]] = []  # what hasn't gone to the wire
         self._queued = 0

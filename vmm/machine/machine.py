@@ -431,7 +431,8 @@ class Machine:
         from ..agent.port import AgentPort
 
         agent = AgentPort(self._clock)
-        self._add("agent", agent.device)
+        for device in agent.devices:
+            self._add("agent", device)
         return agent
 
     def _plug_debugcon(self, stack: ExitStack) -> Console | None:

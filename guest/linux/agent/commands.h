@@ -169,29 +169,37 @@ static void bury(void)
 			}
 }
 
-/* Tell the host what is new of each command, and forget those that are through. */
-static void tell(void)
+/*
+ * Tell the host what is new of each command, and forget those that are through.  That
+ * streams have ended waits for the exit, which mostly follows: one frame will do.  Gives
+ * back whether something waits; `late` says that it has waited long enough.
+ */
+static int tell(int late)
 {
 	const unsigned int all = OUT_ENDED | ERR_ENDED | EXITED;
+	int waits = 0;
 
 	for (struct command *c = commands; c < commands + COMMANDS; c++) {
 		if (!c->pid)
 			continue;
-		if ((c->state & all) == (OUT_ENDED | ERR_ENDED)) {
-			/* It is about to exit: one frame will do. */
-			sys0(__NR_sched_yield);
+		if ((c->state & all) == (OUT_ENDED | ERR_ENDED) && c->state != c->told)
 			bury();
-		}
 		if (c->is_ours && c->state != c->told) {
+			if (!late && !(c->state & EXITED)) {
+				waits = 1;
+				continue;
+			}
 			payload[0] = c->told = c->state;
-			put32(payload + 1, c->status);
-			send(CHANGED, c->channel, 5);
+			payload[1] = c->status;
+			payload[2] = c->status >> 8;
+			send(CHANGED, c->channel, 3);
 		}
 		if ((c->state & all) == all) {
 			close_fd(&c->in);
 			c->pid = 0;
 		}
 	}
+	return waits;
 }
 
 /* RUN: what is to be run is in `order`. */
@@ -221,8 +229,10 @@ static void start(unsigned int channel)
 	c->credit[0] = c->credit[1] = OUTPUT_WINDOW;
 	c->state = c->told = fds[2] < 0 ? ERR_ENDED : 0;
 	c->status = c->first = c->waiting = c->input_ends = 0;
-	put32(payload, c->pid);
-	send(STARTED, channel, 4);
+	if (wanted.flags & TELL_START) {
+		put32(payload, c->pid);
+		send(STARTED, channel, 4);
+	}
 }
 
 /* Signal its process, or all of its group. One that has exited isn't there any more. */

@@ -2,6 +2,9 @@
 /*
  * How a command is started: its descriptors, its session, its root, its user; then exec.
  *
+ * An order: flags u8, what they say that follows, cwd, the variables, the arguments, each
+ * with its NUL.
+ *
  * The child borrows our memory until it is another program, as after vfork(2): nothing
  * is copied, and what it finds wrong it leaves in `spawn_failure`.
  */
@@ -22,7 +25,6 @@
 #define ORDER_MAX 65536
 #define WORDS 1024
 #define SHELL "/bin/sh"
-#define BUSYBOX "/bin/busybox"
 #define PATHS "/bin:/sbin:/usr/bin:/usr/sbin"
 #define OOM_SCORE "self/oom_score_adj"
 
@@ -30,9 +32,10 @@
 #define ON_TERMINAL 1	/* rows u16, columns u16 follow */
 #define ERR_IS_OUT 2
 #define HAS_INPUT 4	/* else stdin is /dev/null */
-#define HAS_ENV 8	/* else it has ours */
+#define HAS_ENV 8	/* a number u16 of variables follows; else it has ours */
 #define AS_USER 16	/* uid u32, gid u32 follow */
 #define OWN_TOOL 32	/* one of files.h: it is our own program that runs */
+#define TELL_START 64	/* that it runs, and its pid */
 
 /* Where it failed: what an errno is about. */
 enum stage { AT_START, AT_CHDIR, AT_USER, AT_EXEC, AT_INTERPRETER, AT_TERMINAL };
@@ -60,37 +63,56 @@ static struct {
 	int slave;
 } child;
 
+/* Take `count` numbers of 16 bits; 0 if there aren't so many. */
+static int take16(const unsigned char **at, const unsigned char *end,
+		  unsigned int *to, int count)
+{
+	if (end - *at < 2 * count)
+		return 0;
+	for (; count; count--, *at += 2)
+		*to++ = get16(*at);
+	return 1;
+}
+
 /* Take the order apart; return an errno. */
 static int parse_order(struct order *to)
 {
-	const unsigned char *at = order + 1, *end = order + order_size;
-	unsigned int argc, envc, n = 0;
+	const unsigned char *at = order, *end = order + order_size;
+	unsigned int numbers[4], variables = 0, n = 0, v = 0;
 
 	spawn_failure.stage = AT_START;
-	if (order_size < 16 || order_size >= ORDER_MAX || end[-1])
+	if (order_size < 3 || order_size >= ORDER_MAX || end[-1])
 		return E2BIG;
-	to->flags = order[0];
-	to->rows = get16(at);
-	to->columns = get16(at + 2);
-	to->uid = get32(at + 4);
-	to->gid = get32(at + 8);
-	argc = get16(at + 12);
-	envc = get16(at + 14);
-	at += 16;
-	if (!argc || argc > WORDS || envc > WORDS || at >= end)
-		return E2BIG;
-	to->cwd = (const char *)at;
-	for (; at < end && n < argc + envc; n++) {
-		at += length((const char *)at) + 1;
-		if (at >= end)
+	to->flags = *at++;
+	to->rows = to->columns = 0;
+	to->uid = to->gid = ~0u;
+	if (to->flags & ON_TERMINAL) {
+		if (!take16(&at, end, numbers, 2))
 			return EINVAL;
-		if (n < argc)
-			arguments[n] = (const char *)at;
-		else
-			environment[n - argc] = (const char *)at;
+		to->rows = numbers[0];
+		to->columns = numbers[1];
 	}
-	arguments[argc] = NULL;
-	environment[envc] = NULL;
+	if (to->flags & AS_USER) {
+		if (!take16(&at, end, numbers, 4))
+			return EINVAL;
+		to->uid = numbers[0] | numbers[1] << 16;
+		to->gid = numbers[2] | numbers[3] << 16;
+	}
+	if (to->flags & HAS_ENV && !take16(&at, end, &variables, 1))
+		return EINVAL;
+	to->cwd = (const char *)at;
+	while ((at += length((const char *)at) + 1) < end) {
+		if (v < variables && v < WORDS)
+			environment[v++] = (const char *)at;
+		else if (n < WORDS)
+			arguments[n++] = (const char *)at;
+		else
+			return E2BIG;
+	}
+	arguments[n] = NULL;
+	environment[v] = NULL;
+	if (!n || v < variables)
+		return EINVAL;
 	if (!(to->flags & HAS_ENV))
 		for (n = 0; n < 8; n++)
 			environment[n] = own_env[n];
@@ -123,10 +145,7 @@ static int try_exec(const char *file)
 	return error;
 }
 
-/*
- * Look for the command along its PATH as execvp(3) does; return an errno.  A busybox
- * knows commands that nothing in PATH leads to, its shell runs them, too.
- */
+/* Look for the command along its PATH as execvp(3) does; return an errno. */
 static int exec_along_path(void)
 {
 	const char *path = variable((char **)environment, "PATH");
@@ -154,7 +173,7 @@ static int exec_along_path(void)
 		}
 		path += path[n] ? n + 1 : n;
 	}
-	return found == ENOENT && *arguments[0] ? try_exec(BUSYBOX) : found;
+	return found;
 }
 
 /* As the kernel's struct sigaction has it. */

@@ -132,6 +132,7 @@ static void begin_as_first(char **argv, char **envp)
 	self_fd = sys2(__NR_open, "/proc/self/exe", O_PATH | O_CLOEXEC);
 	init = find_init(take_asked(envp));
 	if (!init) {
+		sys2(__NR_umount2, "/proc", MNT_DETACH); /* once is enough */
 		mount_kernel_file_systems();
 		furnish();
 		return;
