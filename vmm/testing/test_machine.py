@@ -67,11 +67,11 @@ class TestMachine(Machine):
 
     def picture(self) -> "Snapshot":
         """As `snapshot`, without a change to what `reset` goes back to."""
-        before = self._snapshot
+        before = self._base
         try:
             return self.snapshot()
         finally:
-            self._snapshot = before
+            self._base = before
 
     def describe(self) -> str:
         """How it ended, or that it runs, and the last lines of its console."""
