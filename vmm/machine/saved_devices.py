@@ -59,7 +59,13 @@ def class_of(device: DeviceIo) -> type:
 
 def kind_of(device: DeviceIo) -> str:
     """The name of a device's class, with that of its module."""
-    kind = class_of(device)
+    return class_name(class_of(device))
+
+
+def class_name(kind: type | str) -> str:
+    """Likewise, of a class; a name is one already."""
+    if isinstance(kind, str):
+        return kind
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
