@@ -1,4 +1,4 @@
-"""The fixtures `guest`, `guest_class`, `guest_session`, as a stranger's tests use them."""
+"""The fixtures guest, guest_class and guest_session, as a stranger's tests use them."""
 
 import subprocess
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from support.guests import DEADLINE, bare
+
+from vmm.machine.snapshot import Snapshot
 
 ROOT = Path(__file__).parents[2]
 
@@ -115,7 +117,7 @@ def test_a_guest_that_does_not_come_up_is_booted_once(suite: pytest.Pytester) ->
     result = run(suite)
     result.assert_outcomes(errors=2)
     text = result.stdout.str()
-    assert text.count("the guest doesn't come up: no 'never' on the console") == 4
+    assert text.count("the guest doesn't come up: no 'never' on the console") == 2
     assert text.count("  hello from the bare guest") == 2
     assert "During handling" not in text
     assert boots(suite) == 1
@@ -181,6 +183,50 @@ def test_devices_and_a_pattern_without_an_agent(suite: pytest.Pytester) -> None:
         """
     )
     run(suite, "-p", "no:cacheprovider").assert_outcomes(passed=3)
+
+
+def test_workers_and_later_runs_share_one_boot(suite: pytest.Pytester) -> None:
+    tests = [
+        f"def test_{number}(guest):\n    assert guest.run('true').returncode == 0\n"
+        for number in range(4)
+    ]
+    suite.makepyfile("\n".join(tests))
+    run(suite, "-n", "2").assert_outcomes(passed=4)
+    assert boots(suite) == 1
+    run(suite).assert_outcomes(passed=4)
+    assert boots(suite) == 1
+    [state] = suite.path.glob(".pytest_cache/d/minivmm/*/snapshot/state.json")
+    state.write_text(state.read_text()[:-100])
+    result = run(suite, "-W", "error")
+    result.assert_outcomes(passed=4, warnings=1)
+    result.stdout.fnmatch_lines(["*vmm: a kept guest can't be used, and is booted anew: *"])
+    assert boots(suite) == 2
+    run(suite, "-n", "2", "--vmm-fresh").assert_outcomes(passed=4)
+    assert boots(suite) == 3
+    assert [*suite.path.glob(".pytest_cache/d/minivmm/*/snapshot")] == [state.parent]
+
+
+def test_vmm_keep_leaves_the_guest_as_it_was(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        def test_it(guest_class):
+            guest_class.write_text("/nonce", "4711")
+            assert guest_class.exists("/nowhere")
+
+        def test_later(guest_class):
+            guest_class.reset()  # to what it was at first, though it was saved since
+            assert not guest_class.exists("/nonce")
+        """
+    )
+    result = run(suite, "-p", "no:cacheprovider", "--vmm-keep")
+    result.assert_outcomes(passed=1, failed=1)
+    words = next(
+        line for line in result.stdout.lines if line.startswith("vmm restore ")
+    )
+    folder = Path(words.removeprefix("vmm restore "))
+    assert suite.path / "kept" in folder.parents
+    with Snapshot.load(folder) as snapshot, snapshot.clone() as machine:
+        assert machine.guest.read_text("/nonce") == "4711"
 
 
 def test_the_deadline_ends_a_guests_command(suite: pytest.Pytester) -> None:

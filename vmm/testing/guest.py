@@ -198,7 +198,7 @@ def _kernel_log(machine: TestMachine) -> list[tuple[str, str]]:
         return []
     log = ""
     with suppress(VmmError, OSError, SubprocessError):  # there may be no dmesg
-        done = machine.guest.run(["dmesg"], timeout=_DMESG_S, errors="replace")
+        done = machine.guest.run("dmesg", timeout=_DMESG_S, errors="replace")
         log = printable(done.stdout).rpartition(KERNEL_MARK)[2]
     lines = log[-LAST_BYTES:].splitlines()[-LAST_LINES:]
     if not lines:

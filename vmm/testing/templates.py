@@ -127,7 +127,7 @@ class Templates:
                 return machine.snapshot()
             except (VmmError, TimeoutError) as error:
                 machine.close()
-                why = str(error).splitlines()[0]
+                why = str(error).splitlines()[0].removesuffix("; it ends:")
                 text = f"the guest doesn't come up: {why}\n{machine.describe()}"
                 raise self._failed(key, text) from None
 

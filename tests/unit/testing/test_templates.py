@@ -126,7 +126,7 @@ def test_one_that_does_not_come_up_is_booted_once_a_run(world: World) -> None:
         with pytest.raises(NotReady) as raised:
             world.get(process)
         assert str(raised.value).splitlines() == [
-            "the guest doesn't come up: no 'up' within 60 s; it ends:",
+            "the guest doesn't come up: no 'up' within 60 s",
             "console: Kernel panic",
         ]
     assert FakeMachine.boots == 1
