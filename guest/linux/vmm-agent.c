@@ -78,7 +78,7 @@ static void hello(const unsigned char *data, size_t size)
 		if (c->pid)
 			disown(c);
 	out_start = out_end = 0;
-	sys2(__NR_ioctl, line, TCFLSH | 0);
+	sys3(__NR_ioctl, line, TCFLSH, 1); /* output */
 	out[out_end++] = 0; /* ends what was cut off */
 	out_sequence = 0;
 	in_session = 1;
