@@ -185,7 +185,9 @@ class AgentSerialPio(SerialPio):
     What is written to a fast port may be collected, and somebody waits for it.
     """
 
-    def __init__(self, serial: Serial, irq_line: InterruptLine, line: AgentLine) -> None:
+    def __init__(
+        self, serial: Serial, irq_line: InterruptLine, line: AgentLine
+    ) -> None:
         super().__init__(serial, irq_line, base=COM2, irq=COM2_IRQ)
         self._line = line
 

@@ -14,8 +14,7 @@ import pytest
 from vmm import memory
 from vmm.boot import bootparam, bzimage
 from vmm.kvm import _libc, abi
-from vmm.vcpu import fatal_exit
-from vmm.vcpu import run_loop
+from vmm.vcpu import fatal_exit, run_loop
 
 HEADERS = """
 #define _GNU_SOURCE
