@@ -97,8 +97,8 @@ class MachineConfig(Checked):
     PVM host the one that runs in ring 3."""
     initrd: StrPath | None = None
     """initramfs or initrd image. None: the tiny guest's, where the kernel is; with a
-    command or an agent busybox's of `scripts/build-guest`, without its init, or, where that isn't built, its files
-    alone."""
+    command or an agent busybox's of `scripts/build-guest`, without its init, or, where
+    that isn't built, its files alone."""
     cmdline: str | None = None
     """The kernel's command line. None: "console=ttyS0 reboot=k panic=-1"."""
     append: str = ""
@@ -138,8 +138,8 @@ class MachineConfig(Checked):
     quirks: WhichQuirks = "auto"
     """Work-arounds for the host's kind of KVM. "auto": those that it needs."""
     agent: bool = False
-    """Have an agent in the guest, by which `machine.guest` runs commands: it is put into
-    the initramfs, is started before the guest's init, and speaks by ttyS1."""
+    """Have an agent in the guest, by which `machine.guest` runs commands: it is put
+    into the initramfs, is started before the guest's init, and speaks by ttyS1."""
     acpi: bool = True
     """Give the guest ACPI tables, by which it finds devices, and powers off; there is
     an MP table either way."""

@@ -34,7 +34,7 @@ struct entropy {
 	unsigned char data[ENTROPY];
 };
 
-static int line = -1;
+static int line = -1, random_fd = -1;
 static unsigned char wire[WIRE_MAX]; /* a frame of the host's, as far as it has come */
 static size_t wire_size;
 static int wire_is_bad; /* too long to be a frame: skip it */
@@ -46,15 +46,11 @@ static unsigned int taken, taken_told; /* bytes from the host, since its HELLO *
 static void take_entropy(const unsigned char *data)
 {
 	struct entropy entropy = { .bits = 8 * ENTROPY, .size = ENTROPY };
-	long fd = open_device("/dev/urandom", 9, 1, O_WRONLY | O_CLOEXEC);
 
 	for (int i = 0; i < ENTROPY; i++)
 		entropy.data[i] = data[i];
-	if (fd < 0)
-		return;
-	sys3(__NR_ioctl, fd, RNDADDENTROPY, &entropy);
-	sys2(__NR_ioctl, fd, RNDRESEEDCRNG);
-	sys1(__NR_close, fd);
+	sys3(__NR_ioctl, random_fd, RNDADDENTROPY, &entropy);
+	sys2(__NR_ioctl, random_fd, RNDRESEEDCRNG);
 }
 
 static void set_clock(unsigned long ns)
@@ -78,7 +74,8 @@ static void hello(const unsigned char *data, size_t size)
 		if (c->pid)
 			disown(c);
 	out_start = out_end = 0;
-	sys2(__NR_ioctl, line, TCFLSH | 0);
+	if (!has_ports)
+		sys3(__NR_ioctl, line, TCFLSH, 1); /* output */
 	out[out_end++] = 0; /* ends what was cut off */
 	out_sequence = 0;
 	in_session = 1;
@@ -278,12 +275,9 @@ static void serve(int ignore_term)
 	long patience[2] = { 0, PATIENCE_NS };
 	int late = 0;
 
-	set_action(SIGPIPE, SIG_IGN, NULL);
-	set_action(SIGHUP, SIG_IGN, NULL);
-	if (ignore_term) {
-		set_action(SIGTERM, SIG_IGN, NULL);
-		set_action(SIGINT, SIG_IGN, NULL);
-	}
+	for (unsigned int i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+		if (ignore_term || (ignored[i] != SIGTERM && ignored[i] != SIGINT))
+			set_action(ignored[i], SIG_IGN, NULL);
 	sys(__NR_rt_sigprocmask, SIG_BLOCK, (long)&child, 0, sizeof(child), 0);
 	set_action(SIGCHLD, on_child, restore_rt);
 	send(READY, 0, 0);
@@ -350,7 +344,10 @@ static void make_own_env(char **envp)
 	own_env[3] = tunables;
 }
 
-/* Descriptors 0 to 2 are to be something, or ours would take their numbers. */
+/*
+ * Descriptors 0 to 2 are to be something, or ours would take their numbers; 0 is what
+ * commands read that have no input.
+ */
 static void open_standard(void)
 {
 	long fd;
@@ -358,9 +355,12 @@ static void open_standard(void)
 	do
 		fd = open_device("/dev/null", 3, 1, O_RDWR);
 	while (fd >= 0 && fd < 3);
-	if (fd > 2)
+	if (fd > 2) {
+		sys2(__NR_dup2, fd, STDIN);
 		sys1(__NR_close, fd);
-	null_fd = open_device("/dev/null", 3, 1, O_RDWR | O_CLOEXEC);
+	}
+	random_fd = open_device("/dev/urandom", 9, 1, O_WRONLY | O_CLOEXEC);
+	sys1(__NR_chdir, "/");
 }
 
 int main(int argc, char **argv, char **envp)

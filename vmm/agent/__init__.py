@@ -1,1 +1,1 @@
-"""What runs commands inside a guest for the host: the agent's channel, and its users."""
+"""The agent that runs commands in a guest for us: its channel, and who uses it."""

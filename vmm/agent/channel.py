@@ -24,6 +24,7 @@ _CHANGED: Final = struct.Struct("<BH")
 _CREDIT: Final = struct.Struct("<BI")
 _NUMBER: Final = struct.Struct("<I")
 
+
 class Outlet(Protocol):
     """What takes a channel's frames."""
 
@@ -41,7 +42,9 @@ class Channel:
     it was allowed to, or what makes no sense, loses the channel by `fail`.
     """
 
-    def __init__(self, number: int, changed: threading.Condition, outlet: Outlet) -> None:
+    def __init__(
+        self, number: int, changed: threading.Condition, outlet: Outlet
+    ) -> None:
         self.number = number
         self.changed = changed
         self.pid: int | None = None

@@ -67,7 +67,8 @@ def decode(wire: bytes) -> Frame | None:
     body, check = body[: -_CHECK.size], body[-_CHECK.size :]
     if _CHECK.pack(zlib.crc32(body)) != check:
         return None
-    return Frame(*_HEAD.unpack_from(body), body[_HEAD.size :])
+    kind, sequence, channel = _HEAD.unpack_from(body)
+    return Frame(kind, sequence, channel, body[_HEAD.size :])
 
 
 def _stuffed(body: bytes) -> bytes:

@@ -143,7 +143,10 @@ class Guest:
         return process
 
     def shell(
-        self, size: Size = (24, 80), args: Args = ("/bin/sh", "-i"), **settings: Any  # noqa: ANN401
+        self,
+        size: Size = (24, 80),
+        args: Args = ("/bin/sh", "-i"),
+        **settings: Any,  # noqa: ANN401
     ) -> GuestProcess:
         """Start an interactive shell on a terminal of so many rows and columns."""
         return self.popen(args, pty=size, **settings)

@@ -51,10 +51,15 @@ class AgentLine(SerialEvents):
         self._lock = threading.Lock()  # for what follows
         self._queue = bytearray()
         self._is_held = False
+        self._has_ports = False  # the guest has used its port
         self._has_rung = False  # and nobody has come to fetch
         self._piece, self._at = b"", 0  # what is being fetched
         self._output_lock = threading.Lock()  # for the next
         self._output = bytearray()
+
+    def power_on(self) -> None:
+        """The guest is about to boot: it may be another."""
+        self._has_ports = False
 
     def connect(self, serial: Serial) -> None:
         """Wire the device, which writes to this and tells it of its events."""
@@ -63,12 +68,19 @@ class AgentLine(SerialEvents):
     # The device's side, under its lock
 
     def write(self, data: bytes, /) -> int:
-        """Take what the guest sends: what `take` leaves here is less than a frame."""
+        """Take what the guest sends by its UART, unless it has a shorter way.
+
+        Then it is somebody else's.
+        """
+        if not self._has_ports:
+            self._add(data)
+        return len(data)
+
+    def _add(self, data: bytes) -> None:
         with self._output_lock:
             self._output += data
             if b"\0" in data or len(self._output) >= PIECE:
                 self.is_due = True
-        return len(data)
 
     def in_buffer_empty(self) -> None:
         """The guest has read all."""
@@ -83,6 +95,11 @@ class AgentLine(SerialEvents):
             self._feed()
 
     # The guest's side, for AgentPorts
+
+    def put(self, data: bytes) -> None:
+        """Take what the guest sends by its port."""
+        self._has_ports = True
+        self._add(data)
 
     def fetch(self) -> int:
         """The next byte that the guest fetches: of a piece, its size in front."""
@@ -168,7 +185,9 @@ class AgentSerialPio(SerialPio):
     What is written to a fast port may be collected, and somebody waits for it.
     """
 
-    def __init__(self, serial: Serial, irq_line: InterruptLine, line: AgentLine) -> None:
+    def __init__(
+        self, serial: Serial, irq_line: InterruptLine, line: AgentLine
+    ) -> None:
         super().__init__(serial, irq_line, base=COM2, irq=COM2_IRQ)
         self._line = line
 
@@ -208,7 +227,7 @@ class AgentPorts(DeviceIo):
 
     def pio_write(self, base: int, offset: int, data: memoryview) -> None:
         if base == OUTBOX:
-            self._line.write(bytes(data))
+            self._line.put(bytes(data))
             if self._line.is_due:
                 self._line.serve()
 

@@ -26,7 +26,7 @@ _TELL_START: Final = 64
 Size = tuple[int, int]
 
 
-def order(
+def order(  # noqa: PLR0913, as subprocess has them
     args: Args,
     *,
     env: Env | None = None,

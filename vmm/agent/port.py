@@ -30,6 +30,7 @@ class AgentPort:
 
     def power_on(self) -> None:
         """The guest is about to boot, for the first time or again."""
+        self._line.power_on()
         self._session.power_on()
         self.guest.is_started = True
 

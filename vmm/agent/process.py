@@ -11,7 +11,7 @@ from typing import IO, Any, Final, Self
 
 from ..errors import VmmError
 from .channel import CAPTURE_LIMIT, STDERR, STDOUT, Channel
-from .order import Args, Size, checked_size
+from .order import Args, checked_size
 from .session import Session
 
 # Stages of a start that has failed; the agent's
@@ -224,11 +224,7 @@ class GuestProcess:
         """Wait for output; b"" is its end."""
         channel = self._channel
         self._wait_for(
-            lambda: (
-                channel.output[stream]
-                or channel.ended[stream]
-                or channel.is_over
-            ),
+            lambda: channel.output[stream] or channel.ended[stream] or channel.is_over,
             None,
         )
         with self._changed:
@@ -279,7 +275,9 @@ class GuestProcess:
         if stage == _AT_INTERPRETER:
             return OSError(number, f"{text}: {_NO_INTERPRETER}", name)
         if stage == _AT_USER:
-            return OSError(number, f"its user can't be changed to: {text.lower()}", name)
+            return OSError(
+                number, f"its user can't be changed to: {text.lower()}", name
+            )
         if stage == _AT_TERMINAL:
             return VmmError(
                 f"guest: it has no terminal for the command: {text.lower()} "

@@ -163,11 +163,11 @@ class Session:
         self._wire.clear()
         entropy, now = os.urandom(32), self._wall_clock()
         payload = _HELLO.pack(VERSION, self._id, entropy, now)
-        self._wire.send(frames.END + frames.encode(frames.HELLO, 0, 0, payload))
+        hello = frames.END + frames.encode(frames.HELLO, 0, 0, payload)
         self._sent = self._taken = 0
-        for data in self._unasked:
-            self._sent += len(data)
-            self._wire.send(data)
+        again = b"".join(self._unasked)
+        self._sent += len(again)
+        self._wire.send(hello + again)
         self._flush()
 
     def send(self, kind: int, channel: int, payload: bytes) -> None:

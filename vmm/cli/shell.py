@@ -77,8 +77,7 @@ class _Session:
                     on_help=lambda: show(HELP.format(x="quit the VMM")),
                     on_break=self._machine.console.send_break,
                 )
-                on_resize = {signal.SIGWINCH: lambda *_: self._tell(_RESIZED)}
-                stack.enter_context(handled(on_resize))
+                stack.enter_context(handled({signal.SIGWINCH: self._on_resize}))
                 self._process.resize(*_size())  # it may have changed just before
                 if not self._quiet:
                     say("Ctrl-A x quits, Ctrl-A h helps")
@@ -88,6 +87,9 @@ class _Session:
             thread.join()
         if self._error is not None:
             raise self._error
+
+    def _on_resize(self, *_: object) -> None:
+        self._tell(_RESIZED)
 
     def _tell(self, what: bytes) -> None:
         try:

@@ -49,7 +49,9 @@ def initramfs_segment(command: CommandConfig, limit: int, build_dir: str) -> byt
     if argv is not None:
         files.entries.extend(nodes())
         output = OUTPUT if command.capture is not None else ""
-        files.entries.append(cpio.file(HELPER, program(HELPER, "command", build_dir), 0o755))
+        files.entries.append(
+            cpio.file(HELPER, program(HELPER, "command", build_dir), 0o755)
+        )
         words = joined((output, *argv))
         files.entries.append(cpio.file(f"{HELPER}.argv", words, 0o600))
     return cpio.write(files.entries)

@@ -35,7 +35,8 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    ports of a command and of an agent, and a debug console. `clock` is the loop's for the guest.
+    ports of a command and of an agent, and a debug console. `clock` is the loop's for
+    the guest.
     """
 
     loop: EventLoop

@@ -49,7 +49,7 @@ static unsigned char order[ORDER_MAX]; /* of RUN, and the RUN_MOREs before it */
 static size_t order_size;
 static const char *own_env[8], *words[WORDS + 4], *environment[WORDS + 2];
 static const char **const arguments = words + 1; /* a shell fits before them */
-static int proc_fd = -1, null_fd = -1, self_fd = -1;
+static int proc_fd = -1, self_fd = -1;
 static int follow_init; /* commands have the root of process 1, which may move */
 static char child_stack[16384] __attribute__((aligned(16)));
 static char file_name[4096];
@@ -213,6 +213,8 @@ static void become_user(const struct order *wanted)
 		fail(-error, AT_USER);
 }
 
+static const int ignored[] = { SIGPIPE, SIGHUP, SIGTERM, SIGINT };
+
 /* The child's side, on a stack of its own; never returns. */
 static void become_command(void)
 {
@@ -220,12 +222,12 @@ static void become_command(void)
 	unsigned long none = 0;
 	int error;
 
-	for (int number = 1; number < 32; number++)
-		if (number != SIGKILL && number != SIGSTOP)
-			set_action(number, SIG_DFL, NULL);
+	/* Those that we ignore; what has a handler loses it by exec. */
+	for (unsigned int i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+		set_action(ignored[i], SIG_DFL, NULL);
 	sys(__NR_rt_sigprocmask, SIG_SETMASK, (long)&none, 0, sizeof(none), 0);
 	sys0(__NR_setsid);
-	for (int i = 0; i < 3; i++)
+	for (int i = child.fds[0] == STDIN; i < 3; i++)
 		sys2(__NR_dup2, child.fds[i], i);
 	if (child.slave >= 0)
 		sys3(__NR_ioctl, STDIN, TIOCSCTTY, 0);
@@ -238,7 +240,9 @@ static void become_command(void)
 	}
 	if (follow_init)
 		enter_root();
-	error = -sys1(__NR_chdir, *wanted->cwd ? wanted->cwd : "/");
+	error = 0; /* our own is / */
+	if (*wanted->cwd || follow_init)
+		error = -sys1(__NR_chdir, *wanted->cwd ? wanted->cwd : "/");
 	if (error)
 		fail(error, AT_CHDIR);
 	if (wanted->flags & AS_USER)
@@ -307,7 +311,8 @@ static int make_pipe(int *theirs, int *ours, int they_read)
 		return -error;
 	*theirs = ends[!they_read];
 	*ours = ends[they_read];
-	sys3(__NR_fcntl, *ours, F_SETFL, O_NONBLOCK);
+	if (they_read) /* we read nothing that poll hasn't told of */
+		sys3(__NR_fcntl, *ours, F_SETFL, O_NONBLOCK);
 	return 0;
 }
 
@@ -327,7 +332,7 @@ static int open_streams(const struct order *wanted, int fds[3])
 			child.fds[i] = child.slave;
 		return 0;
 	}
-	child.fds[0] = null_fd;
+	child.fds[0] = STDIN; /* ours is /dev/null */
 	if (wanted->flags & HAS_INPUT)
 		error = make_pipe(&child.fds[0], &fds[0], 1);
 	if (!error)
@@ -358,7 +363,7 @@ static int spawn(const struct order *wanted, int fds[3])
 	for (int i = 0; i < 3; i++) {
 		int is_first = i == 0 || child.fds[i] != child.fds[i - 1];
 
-		if (child.fds[i] >= 0 && child.fds[i] != null_fd && is_first)
+		if (child.fds[i] > 2 && is_first)
 			sys1(__NR_close, child.fds[i]);
 		if (error && fds[i] >= 0)
 			sys1(__NR_close, fds[i]);

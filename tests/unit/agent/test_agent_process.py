@@ -1,4 +1,4 @@
-"""The real vmm-agent, as a process of this host's, and the Guest that speaks with it."""
+"""The real vmm-agent, as a process of this host's, and a Guest that speaks with it."""
 
 import errno
 import os
@@ -58,9 +58,11 @@ def test_timeout_kills_the_whole_group_and_tells_what_was_printed(
     pids = tmp_path / "pids"
     with pytest.raises(subprocess.TimeoutExpired) as caught:
         guest.run(
-            f"sleep 1000 & echo $! $$ > {pids}; echo begun; wait", timeout=0.3, text=True
+            f"sleep 1000 & echo $! $$ > {pids}; echo begun; wait",
+            timeout=0.3,
+            text=True,
         )
-    assert caught.value.stdout == "begun\n"
+    assert str(caught.value.stdout) == "begun\n"
     guest.run(["true"])  # all that was sent before is done
     end = time.monotonic() + 5
     for pid in pids.read_text().split():
@@ -105,8 +107,8 @@ def test_what_cant_be_started_is_an_oserror(
     guest: Guest, args: list[str], settings: dict[str, str], number: int, name: str
 ) -> None:
     for start in (guest.run, guest.popen):
-        with pytest.raises(OSError) as caught:
-            start(args, **settings)  # type: ignore[operator]
+        with pytest.raises(OSError, match="No such|denied") as caught:
+            start(args, **settings)  # type: ignore[arg-type]
         assert (caught.value.errno, caught.value.filename) == (number, name)
 
 
@@ -180,7 +182,9 @@ def test_popen_and_signals(guest: Guest) -> None:
     process.terminate()
     assert process.wait(10) == -signal.SIGTERM
     process.kill()  # of one that has ended: nothing
-    caught = guest.popen("trap 'echo usr1; exit 0' USR1; echo on; while :; do sleep 0.01; done")
+    caught = guest.popen(
+        "trap 'echo usr1; exit 0' USR1; echo on; while :; do sleep 0.01; done"
+    )
     assert caught.stdout is not None
     assert caught.stdout.readline() == b"on\n"
     caught.send_signal(signal.SIGUSR1)
@@ -204,11 +208,13 @@ def test_slow_reader_holds_its_own_command_alone(guest: Guest) -> None:
 def test_command_that_doesnt_read_holds_nobody(guest: Guest) -> None:
     with guest.popen(["sleep", "1000"]) as deaf:
         assert deaf.stdin is not None
-        writer = threading.Thread(
-            target=lambda: pytest.raises(
-                (BrokenPipeError, VmmError), deaf.stdin.write, bytes(1 << 20)
-            )
-        )
+        write = deaf.stdin.write
+
+        def write_much() -> None:
+            with pytest.raises(BrokenPipeError):
+                write(bytes(1 << 20))
+
+        writer = threading.Thread(target=write_much)
         writer.start()
         assert guest.run(["cat"], input=b"x").stdout == b"x"
         deaf.kill()
@@ -383,7 +389,7 @@ def test_failed_get_leaves_nothing(guest: Guest, tree: Path, tmp_path: Path) -> 
     deep.mkdir(parents=True)
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="Too many levels") as caught:
         guest.get(tree, out / "x")
     assert caught.value.errno == errno.ELOOP
     assert "d6" in str(caught.value.filename)
@@ -406,9 +412,10 @@ def test_lost_frame_fails_what_runs_and_nothing_else(rig: Rig, guest: Guest) -> 
     process = guest.popen(["sleep", "1000"])
     with session.changed:
         session._out_sequence += 1  # as if one had been sent
+    with session.changed:
+        process._channel.signal(0, group=False)
     with pytest.raises(VmmError, match="was damaged on the way"):
         process.communicate()
-        guest.run(["true"])
     assert guest.run(["echo", "x"]).stdout == b"x\n"
     assert session.lost
 
