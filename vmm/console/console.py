@@ -67,7 +67,7 @@ class Console:
             tees = None
             if config.tee:
                 endpoint, tees = self._open_tees(endpoint, config.tee)
-                fills_a_disk |= tees.has_file
+                fills_a_disk |= tees is not None and tees.has_file
             self._cleanup = self._cleanup.pop_all()
         limit = FILE_LIMIT if fills_a_disk else None
         self._capacity = config.serial_buffer
@@ -111,13 +111,16 @@ class Console:
 
     def _open_tees(
         self, endpoint: Endpoint, places: Sequence[Place]
-    ) -> "tuple[Endpoint, Tees]":
+    ) -> "tuple[Endpoint, Tees | None]":
         from .tee import Teed, Tees
 
         capture = self._capture
         if capture is None:
             capture = self._make_capture(awaits_reader=False)
             endpoint = Teed(endpoint, capture)
+        places = [where for where in places if where.kind != "capture"]
+        if not places:
+            return endpoint, None
         tees = Tees(
             capture,
             self._loop,
