@@ -15,7 +15,7 @@ from vmm.config import MachineConfig
 from vmm.devices.device_io import DeviceIo
 from vmm.errors import ConfigError
 from vmm.expect.search import Pattern
-from vmm.host.report import host_kind
+from vmm.host.identity import HostIdentity
 from vmm.installation import ROOT, is_checkout
 from vmm.machine.builder import added_files
 from vmm.machine.saved_devices import kind_of
@@ -27,7 +27,6 @@ Factory = Callable[[], DeviceIo]
 
 _FILES: Final = 256  # whose hashes are kept
 _RACY_NS: Final = 2 * 10**9  # a file so young may change again with the same times
-_CPU: Final = ("vendor_id", "cpu family", "model", "stepping", "microcode", "flags")
 
 
 class Description(NamedTuple):
@@ -109,17 +108,11 @@ def _sources() -> tuple[str, ...]:
 
 @cache
 def _host() -> tuple[str, ...]:
-    """What a snapshot needs to go on: the same CPU, kernel and, on PVM, boot."""
-    kind = host_kind()
-    found = [kind, os.uname().release, *_cpu()]
-    if kind == "pvm":  # the TSC can't be set there
-        found.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-    return tuple(found)
-
-
-def _cpu() -> list[str]:
-    first = Path("/proc/cpuinfo").read_text().split("\n\n", 1)[0]
-    return [line for line in first.splitlines() if line.split("\t")[0] in _CPU]
+    """What a snapshot needs to go on, as its own check has it."""
+    here = HostIdentity.here().to_dict()
+    if here["kvm"] != "pvm":
+        del here["boot_id"]
+    return tuple(f"{name}={value}" for name, value in here.items())
 
 
 class FileHashes:
