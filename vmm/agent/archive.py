@@ -7,10 +7,8 @@ is whole.
 
 import errno
 import os
-import shutil
 import stat
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from typing import IO, Final, NamedTuple
 
@@ -139,6 +137,8 @@ class ArchiveReader:
             local = os.path.join(local, name)
         if top.kind == _DIRECTORY and os.path.lexists(local):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), local)
+        import tempfile  # most users of a guest get no files
+
         folder = os.path.dirname(os.path.abspath(local))
         work = tempfile.mkdtemp(prefix=".vmm-get-", dir=folder)
         try:
@@ -231,6 +231,8 @@ def _adopt(fd: int, entry: _Record) -> None:
 
 def _remove(folder: str) -> None:
     """Whatever permissions are in it."""
+    import shutil
+
     for path, _, _ in os.walk(folder):
         os.chmod(path, 0o700)
     shutil.rmtree(folder)

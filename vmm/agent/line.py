@@ -102,10 +102,17 @@ class AgentLine(SerialEvents):
         self._add(data)
 
     def fetch(self) -> int:
-        """The next byte that the guest fetches: of a piece, its size in front."""
-        if self._at >= len(self._piece):
+        """The next byte of a piece's beginning, its size in front."""
+        if self._at >= FETCH_FIRST or not self._piece:
             with self._lock:
                 self._cut_piece()
+        self._at += 1
+        return self._piece[self._at - 1]
+
+    def fetch_rest(self) -> int:
+        """The next byte of its rest; 0: there is none, for another host had cut it."""
+        if self._at >= len(self._piece):
+            return 0
         self._at += 1
         return self._piece[self._at - 1]
 
@@ -169,14 +176,16 @@ class AgentLine(SerialEvents):
     def _feed_some(self, serial: Serial) -> bool:
         """Fill its FIFO; False if it takes no more."""
         count = min(len(self._queue), FIFO_SIZE)
-        if 0 < len(self._queue) - count < TAIL:
+        leaves_tail = 0 < len(self._queue) - count < TAIL
+        if leaves_tail:
             count -= TAIL
         try:
             taken = serial.enqueue_raw_bytes(self._queue[:count])
         except FullFifo:
             return False
         del self._queue[:taken]
-        return taken > 0  # loopback, the end of which is an event, too
+        # Nothing in loopback, the end of which is an event, too.
+        return taken > 0 and not leaves_tail
 
 
 class AgentSerialPio(SerialPio):
@@ -217,11 +226,11 @@ class AgentPorts(DeviceIo):
         self._line = line
 
     def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
-        return [PioAddressConstraint.at(INBOX, 1), PioAddressConstraint.at(OUTBOX, 4)]
+        return [PioAddressConstraint.at(INBOX, 2), PioAddressConstraint.at(OUTBOX, 4)]
 
     def pio_read(self, base: int, offset: int, data: memoryview) -> None:
         if base == INBOX and len(data) == 1:
-            data[0] = self._line.fetch()
+            data[0] = self._line.fetch_rest() if offset else self._line.fetch()
         else:
             super().pio_read(base, offset, data)
 
@@ -231,7 +240,7 @@ class AgentPorts(DeviceIo):
             if self._line.is_due:
                 self._line.serve()
 
-    def state(self) -> None:
+    def state(self) -> State | None:
         return None
 
     def restore(self, state: State | None) -> None:

@@ -10,8 +10,9 @@
  * to fetch: a BREAK, whose zero byte is an empty frame.  That we fetch stands in its
  * scratch register, where the host finds it, the host of a clone, too.
  *
- *	INBOX	its first FIRST bytes: size u16, with MORE if there is another piece,
- *		and as much of it as fits; then the rest
+ *	INBOX	FIRST bytes: the size of a piece, u16, with MORE if there is another,
+ *		and as much of it as fits
+ *	REST	what didn't; zeros if the host knows of none, being another by now
  *	OUTBOX	the line's bytes, four at a time; zeros between frames are nothing
  */
 #ifndef AGENT_PORTS_H
@@ -20,6 +21,7 @@
 #include "frame.h"
 
 #define INBOX 0x2f0
+#define REST 0x2f1
 #define OUTBOX 0x2f4
 #define SCRATCH 0x2ff
 #define FETCHES 0xa6
@@ -31,9 +33,9 @@
 static unsigned char inbox[2 + PIECE_MAX];
 static int has_ports;
 
-static void in_bytes(unsigned char *to, unsigned long count)
+static void in_bytes(unsigned short port, unsigned char *to, unsigned long count)
 {
-	__asm__ volatile("rep insb" : "+D"(to), "+c"(count) : "d"(INBOX) : "memory");
+	__asm__ volatile("rep insb" : "+D"(to), "+c"(count) : "d"(port) : "memory");
 }
 
 static void out_words(const unsigned char *from, unsigned long count)
@@ -53,13 +55,13 @@ static unsigned int fetch(void)
 	for (size_t i = 0; i < sizeof(inbox); i += 1024)
 		((volatile unsigned char *)inbox)[i] = 0;
 	((volatile unsigned char *)inbox)[sizeof(inbox) - 1] = 0;
-	in_bytes(inbox, FIRST);
+	in_bytes(INBOX, inbox, FIRST);
 	head = get16(inbox);
 	size = head & ~MORE;
 	if (head == NOBODY || size > PIECE_MAX)
 		return NOBODY;
 	if (size > FIRST - 2)
-		in_bytes(inbox + FIRST, size - (FIRST - 2));
+		in_bytes(REST, inbox + FIRST, size - (FIRST - 2));
 	return head;
 }
 

@@ -107,7 +107,7 @@ def test_what_cant_be_started_is_an_oserror(
     guest: Guest, args: list[str], settings: dict[str, str], number: int, name: str
 ) -> None:
     for start in (guest.run, guest.popen):
-        with pytest.raises(OSError, match="No such|denied") as caught:
+        with pytest.raises(OSError, match=r"No such|denied") as caught:
             start(args, **settings)  # type: ignore[arg-type]
         assert (caught.value.errno, caught.value.filename) == (number, name)
 

@@ -1,7 +1,6 @@
 """The host's side of the agent's channel, against guests of every kind."""
 
 import struct
-import zlib
 from collections.abc import Callable
 
 import pytest
@@ -257,9 +256,3 @@ def test_another_session_ends_the_commands_of_this(
     restart(agent)
     assert why in str(channel.error)
     assert not agent.session.is_ready
-
-
-def test_check_is_zlibs() -> None:
-    body = struct.pack("<BBH", 1, 2, 3) + b"x"
-    wire = encode(1, 2, 3, b"x")
-    assert wire.endswith(struct.pack("<I", zlib.crc32(body))[-2:] + b"\0")
