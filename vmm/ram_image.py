@@ -79,8 +79,7 @@ class RamImage:
             raise
 
     def save(self, file: int) -> None:
-        """Write it to an empty file, with holes where there are zeros. Raises OSError.
-        """
+        """Write it to an empty file; zeros are holes there. Raises OSError."""
         os.truncate(file, self.size)
         for start, end in self._written():
             _copy(self.fd, file, start, end)

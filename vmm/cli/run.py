@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import KEYWORDS, MachineConfig
 from ..console.signals import handled
@@ -155,7 +155,7 @@ def _run_machine(
     signals: ExitStack,
 ) -> tuple[RunResult, Exception | None]:
     chosen = {n: value for n, value in vars(options).items() if value is not None}
-    settings = {name: chosen[name] for name in KEYWORDS & chosen.keys()}
+    settings: Any = {name: chosen[name] for name in KEYWORDS & chosen.keys()}
     if options.save_when is not None:
         settings["tee"] = [*settings.get("tee", ()), "capture"]
     if snapshot is None:
@@ -169,8 +169,6 @@ def _run_machine(
         else:
             machine = stack.enter_context(snapshot.clone(start=False, **settings))
             snapshot.close()
-        if saver is not None:
-            saver.connect(machine)
         stack.enter_context(_keys_of_a_terminal(machine, options, saver))
         stopper = _Stopper(machine)
         stack.callback(stopper.disarm)
@@ -180,6 +178,8 @@ def _run_machine(
             say(f"no --kernel: booting our {kernel}, this host's default")
         for warning in () if options.quiet else machine.warnings:
             say(f"warning: {warning}")
+        if saver is not None:  # after what forks
+            saver.connect(machine)
         machine.start()
         gc.freeze()  # what is there now is no garbage: see __main__
         gc.enable()

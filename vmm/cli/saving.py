@@ -59,8 +59,8 @@ class Saver:
 
     def _begin(self, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name="vmm-save", daemon=True)
-        self._threads.append(thread)
         thread.start()
+        self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
     def _wait_and_save(self) -> None:
         assert self._machine is not None
@@ -80,16 +80,15 @@ class Saver:
 
     def _save(self) -> None:
         assert self._machine is not None
-        with self._saving:
-            try:
-                with self._machine.snapshot() as snapshot:
-                    snapshot.save(self._path)
-            except Exception as error:  # it is to be said, whatever it is
-                self._fail(str(error))
-            else:
-                self.error = ""
-                if not self._is_quiet:
-                    say(f"saved; 'vmm restore {self._path}' goes on from here")
+        try:
+            with self._saving, self._machine.snapshot() as snapshot:
+                snapshot.save(self._path)
+        except Exception as error:  # it is to be said, whatever it is
+            self._fail(str(error))
+            return
+        self.error = ""
+        if not self._is_quiet:
+            say(f"saved; 'vmm restore {self._path}' goes on from here")
 
     def _fail(self, detail: str) -> None:
         self.error = f"not saved: {detail}"

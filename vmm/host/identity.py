@@ -72,7 +72,6 @@ class HostIdentity(State):
         return None
 
 
-
 def _cpu() -> dict[str, str]:
     found = dict.fromkeys(_CPUINFO.values(), "unknown")
     with open("/proc/cpuinfo", "rb", buffering=0) as file:

@@ -11,7 +11,7 @@ from ..console.console import Console
 from ..console.output import HURRY_S
 from ..devices.errors import InvalidState
 from ..devices.record import Record
-from ..errors import ImageError, VmmError
+from ..errors import ConfigError, ImageError, VmmError
 from ..event_loop import EventLoop, GuestClock
 from ..result import DEBUG_EXIT_SUCCESS, EXIT_CODES, ExitReason, RunResult
 from ..vcpu.control import LOOK, PAUSE, End, failure
@@ -156,8 +156,10 @@ class Lifecycle:
         """Make the first VM. Raises VmmError, KvmError."""
         try:
             self.instance = self._power_on()
-        except InvalidState as error:  # as a file says it
-            raise ImageError(f"snapshot {self._snapshot!r}: {error}") from None
+        except (InvalidState, ConfigError) as error:
+            if self._snapshot:  # it is the file that says so
+                raise ImageError(f"snapshot {self._snapshot!r}: {error}") from None
+            raise
         self._state.started_ns = self._host_side.loop.now_ns()
 
     def begin(self) -> None:

@@ -82,13 +82,11 @@ class Snapshot:
         Raises ConfigError if something else is there, and VmmError.
         """
         from .saved_devices import class_name
-        from .snapshot_form import Contents
         from .snapshot_file import save
+        from .snapshot_form import Contents
 
         names = tuple(map(class_name, self.devices))
-        contents = Contents(
-            self.config, self.saved, self.cmdline, self.is_ring3, names
-        )
+        contents = Contents(self.config, self.saved, self.cmdline, self.is_ring3, names)
         save(path, contents, self.ram, compress=compress)
 
     @property

@@ -26,9 +26,8 @@ from .snapshot_form import SIZE_MAX, START, Contents, from_text, to_text
 STATE: Final = "state.json"
 MEMORY: Final = "memory"
 COMPRESSED: Final = "memory.zst"
-_FILES: Final = {STATE, MEMORY, COMPRESSED}
+_FILES: Final = (MEMORY, COMPRESSED, STATE)
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_LEVEL: Final = 3  # of compression, zstd's own choice
 _TRIES: Final = 10  # against others who save there at the same time
 
 
@@ -110,24 +109,32 @@ def _replacing(path: StrPath) -> Iterator[int]:
 
 
 def _check_replaceable(parent: int, name: str, path: StrPath) -> None:
-    try:
-        folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
-    except FileNotFoundError:
-        return
-    except NotADirectoryError:
-        raise _not_replaced(path) from None
-    try:
-        found = set(os.listdir(folder))
-        if found and (found - _FILES or not _has_state(folder)):
-            raise _not_replaced(path)
-    finally:
-        os.close(folder)
+    """Raises ConfigError unless nothing is there, an empty folder, or a snapshot."""
+    with suppress(FileNotFoundError):
+        if not _is_replaceable(parent, name):
+            raise ConfigError(
+                f"save: {os.fspath(path)!r} is there, is no snapshot, and isn't "
+                "replaced by one"
+            )
 
 
-def _not_replaced(path: StrPath) -> ConfigError:
-    return ConfigError(
-        f"save: {os.fspath(path)!r} is there, is no snapshot, and isn't replaced by one"
-    )
+def _is_replaceable(parent: int, name: str) -> bool:
+    """Raises FileNotFoundError if there is nothing."""
+    while True:
+        try:
+            folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)
+        except NotADirectoryError:
+            return False
+        try:
+            found = set(os.listdir(folder))
+            if not found - set(_FILES) and (not found or _has_state(folder)):
+                return True
+            there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if os.path.samestat(os.fstat(folder), there):
+                return False
+        finally:
+            os.close(folder)
+        # Another has replaced it, and removes what we have looked at.
 
 
 def _has_state(folder: int) -> bool:
@@ -144,10 +151,11 @@ def _new_folder(parent: int, prefix: str, stack: ExitStack) -> tuple[str, int]:
         scratch = prefix + os.urandom(8).hex()
         stack.callback(_remove, parent, scratch)
         os.mkdir(scratch, 0o700, dir_fd=parent)
-        folder = os.open(scratch, _FOLDER, dir_fd=parent)
-        stack.callback(os.close, folder)
-        if _lock(folder) and os.fstat(folder).st_nlink:
-            return scratch, folder
+        with suppress(FileNotFoundError):
+            folder = os.open(scratch, _FOLDER, dir_fd=parent)
+            stack.callback(os.close, folder)
+            if _lock(folder) and os.fstat(folder).st_nlink:
+                return scratch, folder
         # Somebody has taken it for a leftover, between two lines of ours.
 
 
@@ -257,9 +265,10 @@ def _opened(path: StrPath) -> "Iterator[tuple[IO[bytes], IO[bytes], bool]]":
 def _open_file(folder: int, name: str) -> "Iterator[IO[bytes]]":
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(name, flags, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ImageError(f"its {name} is no file")
     with open(fd, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ImageError(f"its {name} is no file")
         yield file
 
 

@@ -5,15 +5,13 @@
 
 import os
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 from ..errors import ImageError
 from ..ram_image import PAGE_SIZE, RamImage
 
 try:
-    if TYPE_CHECKING:  # which has no types for it
-        raise ImportError
-    from compression import zstd
+    from compression import zstd  # type: ignore[import-not-found, unused-ignore]
 
     ZstdError: Any = zstd.ZstdError
     _OPTIONS: Final = {
