@@ -157,6 +157,20 @@ def test_another_host_in_the_middle_of_it(machine: Machine) -> None:
     guest.run(["busybox", "killall", "sh"])
 
 
+def test_clock_and_entropy_of_another_host(guest: Guest) -> None:
+    guest.run(["date", "-s", "@1000"], check=True)
+    guest.reconnect()
+    assert int(guest.run(["date", "+%s"]).stdout) < 2000
+    guest.reconnect(set_clock=True)
+    assert abs(int(guest.run(["date", "+%s"]).stdout) - time.time()) < 60
+
+
+def test_when_memory_is_short(guest: Guest) -> None:
+    """The kernel kills the command, not the agent."""
+    assert guest.run(["tail", "/dev/zero"], timeout=DEADLINE).returncode == -9
+    assert guest.run(["echo", "x"]).stdout == b"x\n"
+
+
 def test_who_else_writes_to_the_line(guest: Guest) -> None:
     guest.run("head -c 3000 /dev/urandom > /dev/ttyS1", check=True)
     assert guest.run(["echo", "x"]).stdout == b"x\n"

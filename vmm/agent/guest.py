@@ -54,12 +54,13 @@ class Guest:
                     )
                 session.changed.wait(left)
 
-    def reconnect(self) -> None:
+    def reconnect(self, *, set_clock: bool = False) -> None:
         """Begin anew with the agent, whoever it has spoken with before.
 
-        For the clone of a machine. Commands of the time before run on, unheard.
+        For the clone of a machine: commands of the time before run on, unheard, and
+        the guest gets new entropy. With `set_clock` its real time becomes ours.
         """
-        self._session.greet()
+        self._session.greet(tells_time=set_clock)
         self.is_started = True
 
     def run(

@@ -3,6 +3,7 @@
 import os
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -51,13 +52,12 @@ class Session:
     does nothing twice.
     """
 
-    def __init__(self, wire: Wire, wall_clock: Callable[[], int] | None = None) -> None:
-        """`wall_clock` gives what the guest's real time is to be, in ns, or 0."""
+    def __init__(self, wire: Wire) -> None:
         self.changed = threading.Condition()
         self.lost = 0
         """Gaps in what came, or went."""
         self._wire = wire
-        self._wall_clock = wall_clock or (lambda: 0)
+        self._tells_time = False
         self._decoder = Decoder()
         self._channels: dict[int, Channel] = {}
         self._next_channel = 0
@@ -82,9 +82,13 @@ class Session:
         with self.changed:
             self._restart("guest: it has booted anew since the command was started")
 
-    def greet(self) -> None:
-        """Say HELLO now, to an agent that may be in a session with somebody else."""
+    def greet(self, *, tells_time: bool = False) -> None:
+        """Say HELLO now, to an agent that may be in a session with somebody else.
+
+        With `tells_time` the guest's real time is to be ours.
+        """
         with self.changed:
+            self._tells_time = tells_time
             self._restart("guest: the connection to its agent was made anew")
             self._say_hello()
 
@@ -161,7 +165,7 @@ class Session:
         """HELLO, and again what has followed it before."""
         self._is_greeted = True
         self._wire.clear()
-        entropy, now = os.urandom(32), self._wall_clock()
+        entropy, now = os.urandom(32), time.time_ns() if self._tells_time else 0
         payload = _HELLO.pack(VERSION, self._id, entropy, now)
         hello = frames.END + frames.encode(frames.HELLO, 0, 0, payload)
         self._sent = self._taken = 0
