@@ -64,7 +64,7 @@ class HostSide(Record):
             self.agent.power_on()
 
     def restored(self) -> None:
-        """The guest goes on from elsewhere, where its agent spoke with somebody else."""
+        """The guest goes on from elsewhere; its agent spoke with another host there."""
         if self.agent is not None:
             self.agent.guest.reconnect()
 
