@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from .serial.state import SerialState
     from .serial.uart import Serial
     from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
-    from .state import Byte, State, Uint64
+    from .state import Byte, Nanoseconds, State, Uint64
     from .trigger import Interrupt, InterruptLine, Trigger
 
 __all__ = [
@@ -122,6 +122,7 @@ __all__ = [
     "MmioAddressRange",
     "MsiIrq",
     "MsiIrqType",
+    "Nanoseconds",
     "NoDevice",
     "PciMsiIrqConstraint",
     "PciMsixIrqConstraint",
@@ -193,7 +194,7 @@ _NAMES = {
     "serial.state": "SerialState",
     "serial.uart": "Serial",
     "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
-    "state": "Byte State Uint64",
+    "state": "Byte Nanoseconds State Uint64",
     "trigger": "Interrupt InterruptLine Trigger",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .machine.run import run
     from .machine.snapshot import Snapshot
     from .machine.state import MachineState
+    from .place import Place
     from .result import ExitReason, RunResult
     from .version import __version__ as __version__
 
@@ -48,6 +49,7 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MachineState",
+    "Place",
     "RunFailed",
     "RunResult",
     "Snapshot",
@@ -62,6 +64,7 @@ _HOMES = {
     "CommandConfig": "guest.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
+    "Place": "place",
     "Snapshot": "machine.snapshot",
     "ExitReason": "result",
     "RunResult": "result",

@@ -89,7 +89,7 @@ def test_a_failure_shows_what_came_since_the_clone(suite: pytest.Pytester) -> No
         [
             "*CalledProcessError: *exit status 3*",
             "*- vmm: guest 1, vmlinux*",
-            "result: none: it runs",
+            "result: none: it is running",
             "console, its last 1 lines:",
             "  told",
             "*- vmm: guest 1, kernel log since it was cloned -*",

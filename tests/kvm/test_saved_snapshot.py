@@ -61,6 +61,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.linux
+@pytest.mark.both
 def test_it_goes_on_in_another_process(saved: tuple[Path, str], tmp_path: Path) -> None:
     path, nonce = saved
     result = tmp_path / "r.json"

@@ -1,5 +1,6 @@
 """A guest that goes on from a snapshot, again and again, as if nothing had been."""
 
+import gc
 import random
 import threading
 import time
@@ -14,11 +15,11 @@ from support.guests import (
     bare_machine,
     built,
     kernel,
-    open_descriptors,
     process_status,
     wait_until,
 )
 from support.lengths import LONG
+from support.open_fds import open_fds
 
 from vmm import ConfigError, ExitReason, Machine, MachineConfig, MachineState, VmmError
 from vmm.devices import (
@@ -483,12 +484,13 @@ def test_a_device_can_not_take_a_snapshot_of_itself() -> None:
 def test_many_clones_leave_nothing_behind(snapshot: Snapshot) -> None:
     for _ in range(5):
         snapshot.clone().close()
-    threads, descriptors = threading.active_count(), open_descriptors()
+    gc.collect()
+    threads, descriptors = threading.active_count(), open_fds()
     size = process_status("VmRSS")
     for _ in range(1000 if LONG else 50):
         snapshot.clone().close()
     assert threading.active_count() == threads
-    assert open_descriptors() == descriptors
+    assert open_fds() == descriptors
     assert process_status("VmRSS") < size + (20 << 10)
 
 

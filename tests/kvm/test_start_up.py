@@ -17,7 +17,8 @@ OURS = """
     boot.cpuid_time boot.elf boot.elf_kernel boot.firmware boot.image boot.kernel
     boot.layout boot.linux boot.mptable boot.pic boot.placement cli cli.main
     cli.messages cli.options cli.plain cli.run config console console.config
-    console.console console.endpoint console.input console.output console.signals
+    console.console console.endpoint console.input console.opening console.output
+    console.signals
     devices devices.acpi_device devices.adapter devices.buffered_sink devices.bus
     devices.bus.io_manager devices.bus.resource_manager devices.clock
     devices.device_io devices.doorbell devices.errors devices.fast_port devices.pc

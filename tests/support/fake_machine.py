@@ -71,12 +71,15 @@ class FakeInstance:
 
     vm = None
 
-    def __init__(self, parts: VmParts) -> None:
+    def __init__(self, parts: VmParts, saved: object = None) -> None:
         assert isinstance(parts.control, WatchedState)
         self._state = parts.control
         self.vcpus = [FakeVcpu() for _ in range(parts.boot.cpus)]
-        self.exits = {"io": 0, "intr": 0}
         self.insn_emulation = 0
+
+    @property
+    def exits(self) -> dict[str, int]:
+        return {"io": 0, "intr": 0}
 
     def run(self) -> None:
         others = [
@@ -121,7 +124,7 @@ def replace_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedState]:
     """A machine that was made, and its state; wants `replace_kvm`."""
-    settings |= {"kernel": "none", "serial": "null", "cpus": cpus}
+    settings = {"serial": "null"} | settings | {"kernel": "none", "cpus": cpus}
     config = MachineConfig(**settings)  # type: ignore[arg-type]
     machine = Machine.__new__(Machine)
     machine.config, machine._is_disowned, machine._pokes = config, False, False
@@ -148,15 +151,15 @@ def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedSta
         counts={},
         io_manager=SimpleNamespace(unclaimed_accesses=0),
     )
-    parts: Any = SimpleNamespace(
-        setup=SimpleNamespace(quirks=nothing),
-        memory=nothing,
-        boot=SimpleNamespace(cpus=cpus, cmdline=b""),
-        devices=nothing,
-        control=state,
-        profile=None,
-    )
-    machine._life = Lifecycle(config, parts, state, host_side, None)
+    made: Any = {
+        "setup": SimpleNamespace(quirks=nothing),
+        "memory": nothing,
+        "boot": SimpleNamespace(cpus=cpus, cmdline=b""),
+        "devices": nothing,
+        "control": state,
+        "profile": None,
+    }
+    machine._life = Lifecycle(config, VmParts(**made), state, host_side, None)
     with ExitStack() as stack:
         stack.callback(loop.close)
         stack.callback(machine.console.close)

@@ -82,7 +82,7 @@ def test_forgotten_unit_gets_a_hint(value: int | str) -> None:
         MachineConfig(memory=value)
 
 
-@pytest.mark.parametrize("value", ["512K", 0, "0", -512])
+@pytest.mark.parametrize("value", ["512K", 0, "0", -512, 1, "1", "1048576"])
 def test_no_hint_where_no_unit_was_forgotten(value: int | str) -> None:
     with pytest.raises(ConfigError, match=r"less than 2M$"):
         MachineConfig(memory=value)
@@ -128,7 +128,9 @@ def test_bad_policy_is_refused(field: str) -> None:
     "serial", ["", "tty", "file", "file:", "unix:", "stdio:", "tcp:1", "null:x"]
 )
 def test_bad_serial_is_refused(serial: str) -> None:
-    with pytest.raises(ConfigError, match=r"^serial: .* is not stdio, null, file:PATH"):
+    with pytest.raises(
+        ConfigError, match=r"^serial: .* is not stdio, null, stdout, file:PATH"
+    ):
         MachineConfig(serial=serial)
 
 
@@ -213,8 +215,8 @@ def test_tee_may_be_one_or_several(tee: str | Sequence[str]) -> None:
 @pytest.mark.parametrize(
     ("tee", "complaint"),
     [
-        ("stdio", "tee: 'stdio' is not capture, file:PATH or unix:PATH"),
-        (["file:"], "tee: 'file:' is not capture, file:PATH or unix:PATH"),
+        ("stdio", "tee: 'stdio' is not file:PATH or unix:PATH"),
+        (["file:"], "tee: 'file:' is not file:PATH or unix:PATH"),
         (["unix:a", "unix:a"], "tee: 'unix:a' is where tee goes, too: each needs a"),
         ("file:log", "tee: 'file:log' is where serial goes, too: each needs a"),
     ],

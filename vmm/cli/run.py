@@ -173,11 +173,8 @@ def _run_machine(
         stopper = _Stopper(machine)
         stack.callback(stopper.disarm)
         signals.enter_context(handled(dict.fromkeys(_STOPPING, stopper)))
-        if config.kernel is None and snapshot is None and not options.quiet:
-            kernel = os.path.basename(config.images()[0])
-            say(f"no --kernel: booting our {kernel}, this host's default")
-        for warning in () if options.quiet else machine.warnings:
-            say(f"warning: {warning}")
+        if not options.quiet:
+            _say_what_to_expect(machine, boots=snapshot is None)
         if saver is not None:  # after what forks
             saver.connect(machine)
         machine.start()
@@ -187,11 +184,7 @@ def _run_machine(
             return _shell(machine, options), machine.error
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
-        if (
-            machine.console.mid_line
-            and options.serial.kind == "stdio"
-            and _on_terminal()
-        ):
+        if machine.console.mid_line and _shares_our_screen(options):
             show("\n")  # so that what we say starts on a line of its own
         if machine.paused is not None:
             _hold(machine, result, options)
@@ -199,6 +192,14 @@ def _run_machine(
         if saver is not None:
             result = saver.finish(result)
     return result, machine.error
+
+
+def _say_what_to_expect(machine: Machine, *, boots: bool) -> None:
+    if boots and machine.config.kernel is None:
+        kernel = os.path.basename(machine.config.images()[0])
+        say(f"no --kernel: booting our {kernel}, this host's default")
+    for warning in machine.warnings:
+        say(f"warning: {warning}")
 
 
 def _shell(machine: Machine, options: Options) -> RunResult:
@@ -241,17 +242,19 @@ def _hold(machine: Machine, result: RunResult, options: Options) -> None:
     """Keep a paused guest until somebody has seen enough of it."""
     if not options.quiet:
         _tell(result)
-        ours = options.serial.kind != "stdio" or not os.isatty(
-            0
-        )  # else it is the guest's
-        keys = "Ctrl-C" if ours else "Ctrl-A x"
+        keys = "Ctrl-A x" if _has_our_keys(options) else "Ctrl-C"
         say(f"paused; {keys} or SIGTERM ends it")
     machine.join()
 
 
-def _on_terminal() -> bool:
-    """Whether the guest's output and our messages go to the same place: a screen."""
-    return os.isatty(1) and os.isatty(2)
+def _shares_our_screen(options: Options) -> bool:
+    """Whether the guest's output and our messages go to the same place."""
+    return options.serial.is_standard and os.isatty(1) and os.isatty(2)
+
+
+def _has_our_keys(options: Options) -> bool:
+    """Whether ttyS0 is on our terminal, whose keys are the guest's."""
+    return options.serial.kind == "stdio" and os.isatty(0)
 
 
 @contextmanager
@@ -259,7 +262,7 @@ def _keys_of_a_terminal(
     machine: Machine, options: Options, saver: "Saver | None"
 ) -> Iterator[None]:
     """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
-    if options.serial.kind != "stdio" or not os.isatty(0):
+    if not _has_our_keys(options):
         yield
         return
     from ..console.terminal import HELP, SAVE_HELP, EscapeFilter, raw_terminal

@@ -83,6 +83,15 @@ def exchange(folder: int, one: str, other: str) -> None:
         raise OSError(code, os.strerror(code))
 
 
+_libc.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
+
+
+def is_zero(address: int, size: int) -> bool:
+    """Whether memory of ours, two bytes or more, is nothing but zeros."""
+    same = _libc.memcmp(address, address + 1, size - 1) == 0  # each as the one before
+    return same and ctypes.c_char.from_address(address).value == b"\0"
+
+
 def address_of(buffer: ctypes.Array[ctypes.c_char]) -> int:
     """The host virtual address at which `buffer` starts."""
     return ctypes.addressof(buffer)

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from vmm.config import MachineConfig
+from vmm.config import MachineConfig, merged
 from vmm.devices.device_io import DeviceIo
 from vmm.errors import ConfigError
 from vmm.expect.search import Pattern
@@ -70,7 +70,7 @@ def described(marked: dict[str, Any], defaults: dict[str, Any]) -> Description:
 
     There is an agent, unless something else is said to be ready, or it is left out.
     """
-    chosen = {**defaults, **marked}
+    chosen = merged(defaults, marked)
     ready = chosen.pop("ready", None)
     devices = tuple(chosen.pop("devices", ()))
     chosen.setdefault("agent", ready is None)

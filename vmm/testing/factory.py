@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vmm.config import MachineConfig
+from vmm.config import MachineConfig, merged
 from vmm.devices.device_io import DeviceIo
 from vmm.errors import VmmError
 from vmm.machine.run import capturing
@@ -114,6 +114,6 @@ class VmFactory(Scope):
         VmmError after the fixture's end.
         """
         check_names(settings, f"{self.name}()")
-        chosen = capturing({**self._defaults, **settings})
+        chosen = capturing(merged(self._defaults, settings))
         given = [make() for make in self._devices] if devices is None else devices
         return self._make(MachineConfig(**chosen), given)

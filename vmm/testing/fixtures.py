@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from vmm.config import merged
 from vmm.errors import VmmError
 
 from .artifacts import folder_for
@@ -58,7 +59,7 @@ def _serve(
     marked = _marked(request.node)
     marked.pop("ready", None)  # a guest's
     devices = marked.pop("devices", ())
-    defaults = session.settings.machine | marked
+    defaults = merged(session.settings.machine, marked)
     folder = _folder(name, request, tmp_path_factory)
     with _scoped(session, VmFactory(name, defaults, folder, devices)) as factory:
         yield factory
@@ -186,9 +187,9 @@ def _warn(text: str) -> None:
 
 def _marked(node: pytest.Collector | pytest.Item) -> dict[str, Any]:
     """What `vmm` markers say; the closest one wins."""
-    merged: dict[str, Any] = {}
-    for mark in node.iter_markers("vmm"):  # the closest first
-        merged = {**mark.kwargs, **merged}
-    merged.pop("deadline", None)
-    check_names(merged.keys() - {"ready", "devices"}, "pytest.mark.vmm")
-    return merged
+    settings: dict[str, Any] = {}
+    for mark in reversed([*node.iter_markers("vmm")]):  # the closest is the first
+        settings = merged(settings, mark.kwargs)
+    settings.pop("deadline", None)
+    check_names(settings.keys() - {"ready", "devices"}, "pytest.mark.vmm")
+    return settings

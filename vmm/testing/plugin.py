@@ -1,4 +1,4 @@
-"""pytest plugin: fixtures that build machines, with deadlines, reports and artefacts.
+"""pytest plugin: fixtures that build machines, with deadlines, reports and artifacts.
 
 Installed with the package (entry point `minivmm`); `pytest --help` lists the options.
 """

@@ -74,7 +74,7 @@ class TestMachine(Machine):
             self._base = before
 
     def describe(self) -> str:
-        """How it ended, or that it runs, and the last lines of its console."""
+        """How it ended, or what its state is, and the last lines of its console."""
         return printable("\n".join(self._lines()))
 
     def _lines(self) -> list[str]:
@@ -96,7 +96,7 @@ class TestMachine(Machine):
 def _outcome(machine: Machine) -> str:
     result = machine.result
     if result is None:
-        return "none: it runs" if machine.is_started else "none: it was never started"
+        return f"none: it is {machine.state.value}"
     detail = f": {result.detail}" if result.detail else ""
     return (
         f"{result.reason.value}, exit code {result.exit_code}{detail} "
