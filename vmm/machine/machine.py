@@ -13,7 +13,7 @@ from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
-from ..errors import ConfigError, VmmError
+from ..errors import ConfigError, KvmError, VmmError
 from ..event_loop import EventLoop, GuestClock
 from ..kvm._libc import install_kick_handler
 from ..kvm.kvm import Kvm
@@ -84,6 +84,7 @@ class Machine:
             setup = probe_kvm(kvm, self.quirks, self.config.cpus)
             memory = GuestMemory(boot.ram)
             stack.callback(memory.close)
+            self._memory = memory
             self.memory: GuestRam = memory
             """The guest's RAM, for a device that does DMA, and for tests."""
             self._loop = EventLoop(outcomes.loop_failed)
@@ -299,7 +300,9 @@ class Machine:
         self._is_disowned = True
         self._cleanup.pop_all()
         gone: Any = Elsewhere(os.getppid())
-        self.console = self.memory = self._state = self._life = self._outcomes = gone
+        self.console = self.memory = self._memory = self._state = self._life = (
+            self._outcomes
+        ) = gone
         self._devices = self._loop = self._legacy = gone
         if self.debugcon is not None:
             self.debugcon = gone
@@ -336,10 +339,22 @@ class Machine:
             return None
         from ..agent.port import AgentPort
 
-        agent = AgentPort(self._clock)
+        agent = AgentPort(self._clock, self._read_caller)
         for device in agent.devices:
             self._add("agent", device)
         return agent
+
+    def _read_caller(self, size: int) -> bytes:
+        """Up to `size` bytes where rsi points, for a device, in an access to it."""
+        from ..vcpu.virtual_memory import read_virtual
+
+        vcpu = self._state.own_vcpu()
+        if vcpu is None:
+            return b""
+        try:
+            return read_virtual(vcpu, self._memory, vcpu.get_regs().rsi, size)
+        except KvmError:
+            return b""
 
     def _plug_debugcon(self, stack: ExitStack) -> Console | None:
         where = self.config.debugcon
