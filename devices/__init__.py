@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from .serial.state import SerialState
     from .serial.uart import Serial
     from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
-    from .state import Byte, State
+    from .state import Byte, Nanoseconds, State
     from .trigger import Interrupt, InterruptLine, Trigger
 
 __all__ = [
@@ -122,6 +122,7 @@ __all__ = [
     "MmioAddressRange",
     "MsiIrq",
     "MsiIrqType",
+    "Nanoseconds",
     "NoDevice",
     "PciMsiIrqConstraint",
     "PciMsixIrqConstraint",
@@ -192,7 +193,7 @@ _NAMES = {
     "serial.state": "SerialState",
     "serial.uart": "Serial",
     "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
-    "state": "Byte State",
+    "state": "Byte Nanoseconds State",
     "trigger": "Interrupt InterruptLine Trigger",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

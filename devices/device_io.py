@@ -114,7 +114,8 @@ class _Callbacks:
         fast ports that nothing has been written to.
 
         Raises InvalidState, with nothing changed, for what is no state of such a
-        device. Default: for all but None.
+        device. Default: for all but None. Raises TriggerError for an interrupt that
+        can't be delivered, with everything done but that.
         """
         refuse_state(self, state)
 
@@ -125,7 +126,7 @@ class DeviceIo(_Callbacks):
     One that keeps something says so by `state` and `restore`, and so is in a
     snapshot of its machine:
 
-    >>> from vmm.devices.state import Byte, State
+    >>> from vmm.devices import Byte, State
     >>> class LatchState(State):
     ...     value: Byte
     >>> class Latch(DeviceIo):
@@ -197,6 +198,7 @@ class Locked(DeviceIo):
         self, resources: "DeviceResources", interrupts: "Sequence[Interrupt]"
     ) -> None:
         with self.lock:
+            super().assign_resources(resources, interrupts)
             self.device.assign_resources(resources, interrupts)
 
     def get_assigned_resources(self) -> "DeviceResources":

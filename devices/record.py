@@ -84,11 +84,12 @@ class Record:
         own = [
             name
             for name, kind in cls.__annotations__.items()
-            if not str(kind).startswith("typing.ClassVar")
+            if str(kind).removeprefix("typing.").partition("[")[0] != "ClassVar"
         ]
-        cls.field_names += tuple(own)
+        new = tuple(name for name in own if name not in cls.field_names)
+        cls.field_names += new
         cls._kinds = cls._kinds | {name: cls.__annotations__[name] for name in own}
-        cls._positional += () if kw_only else tuple(own)
+        cls._positional += () if kw_only else new
         cls.__match_args__ = cls._positional  # type: ignore[attr-defined, misc, unused-ignore]
         cls._defaults = cls._defaults | {
             name: cls.__dict__[name] for name in own if name in cls.__dict__

@@ -1,6 +1,16 @@
 """State: what a device keeps of itself over a snapshot, in a form that JSON has."""
 
-from typing import Annotated, Any, Final, Self, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Self,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from .errors import InvalidState
 from .record import Record
@@ -9,6 +19,7 @@ Byte = Annotated[int, range(1 << 8)]
 Nanoseconds = Annotated[int, range(1 << 63)]
 """A time that has passed or is left; never one on a clock, which ends with its host."""
 
+_PLAIN: Final = (int, bool, str, bytes, tuple)
 _MOST_SHOWN: Final = 60  # characters of a value in a message
 
 
@@ -16,18 +27,21 @@ class State(Record):
     """Base of what `state()` of a device gives and its `restore` takes.
 
     Fields are int, bool, str, bytes, tuples of these, and other States, or one of them
-    `| None`; the range of an int, and the length of the others, come as
-    ``Annotated[int, range(5)]``. A value that doesn't fit its field raises
-    InvalidState, which names the field. What fields say together, heirs check by
-    `require` in their `__post_init__`: so that each State of a device's class is one
-    that such a device can be in.
+    `| None`; others are a TypeError when the first is made. The range of an int, and
+    the length of the others, come as ``Annotated[int, range(5)]``. A value that doesn't
+    fit its field raises InvalidState, which names the field. What fields say together,
+    heirs check by `require` in their `__post_init__`: so that each State of a device's
+    class is one that such a device can be in.
     """
 
     def __post_init__(self) -> None:
         for name, kind in _kinds(type(self)).items():
             value = getattr(self, name)
             if not kind.fits(value):
-                shown = repr(value)
+                try:
+                    shown = repr(value)
+                except ValueError:  # an int of more than 4,300 digits
+                    shown = f"a huge {type(value).__name__}"
                 if len(shown) > _MOST_SHOWN:
                     shown = f"{shown[:_MOST_SHOWN]}..."
                 where = f"{type(self).__name__}.{name}"
@@ -79,15 +93,19 @@ class _Kind:
     """What the annotation of a field says of its values."""
 
     def __init__(self, annotation: object) -> None:
-        options = get_args(annotation)
-        self._may_be_none = type(None) in options
-        if self._may_be_none:
-            annotation = next(kind for kind in options if kind is not type(None))
-        self._limit: range | None = None
-        if get_origin(annotation) is Annotated:
-            annotation, self._limit = get_args(annotation)
-        self._type: Any = get_origin(annotation) or annotation
-        items = get_args(annotation)
+        kind, self._may_be_none = annotation, False
+        if get_origin(kind) in (Union, UnionType):
+            others = [option for option in get_args(kind) if option is not NoneType]
+            if len(others) == 1:
+                kind, self._may_be_none = others[0], True
+        limits: list[Any] = []
+        if get_origin(kind) is Annotated:
+            kind, *limits = get_args(kind)
+        self._type: Any = get_origin(kind) or kind
+        if not _is_kept(self._type) or [type(it) for it in limits] not in ([], [range]):
+            raise TypeError(f"a State can't have a field of {annotation}: see State")
+        self._limit: range | None = limits[0] if limits else None
+        items = get_args(kind)
         self._is_any_number = ... in items
         self._items = [_Kind(item) for item in items if item is not ...]
 
@@ -133,6 +151,10 @@ class _Kind:
             else:
                 text += f", {first}..{last} of them" if first < last else f", {last}"
         return f"{text} or None" if self._may_be_none else text
+
+
+def _is_kept(kind: object) -> bool:
+    return kind in _PLAIN or (isinstance(kind, type) and issubclass(kind, State))
 
 
 _KINDS: Final[dict[type, dict[str, _Kind]]] = {}

@@ -59,11 +59,13 @@ class InterruptLine:
 
     def trigger(self) -> None:
         """Pass the edge on, or drop it while nothing is connected."""
-        if self._target is not None:
-            self._target.trigger()
+        target = self._target  # which an unplug may take away meanwhile
+        if target is not None:
+            target.trigger()
 
     def set_level(self, high: bool) -> None:
         """Pass the level on, now and to what is connected later."""
         self._high = high
-        if self._target is not None:
-            self._target.set_level(high)
+        target = self._target
+        if target is not None:
+            target.set_level(high)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .machine.machine import Machine
     from .machine.run import run
     from .machine.state import MachineState
+    from .place import Place
     from .result import ExitReason, RunResult
     from .version import __version__ as __version__
 
@@ -47,6 +48,7 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MachineState",
+    "Place",
     "RunFailed",
     "RunResult",
     "VmmError",
@@ -60,6 +62,7 @@ _HOMES = {
     "CommandConfig": "guest.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
+    "Place": "place",
     "ExitReason": "result",
     "RunResult": "result",
     "run": "machine.run",

@@ -6,7 +6,7 @@ here (several of a kind: a tuple, by `setting`), and a line in `vmm.settings`.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self, get_args
 
 from .boot.layout import GIB, MEMORY_MIN, MIB, PAGE_SIZE
@@ -53,6 +53,7 @@ _COMMAND: Final[dict[str, object]] = {
     "files": (),
     "capture": None,
 }
+_RUN: Final = ("command", "script")  # either
 
 
 def _memory(_: str, value: int | str) -> int:
@@ -89,7 +90,8 @@ class MachineConfig(Checked):
 
     The fields of its parts may be given here as well: `MachineConfig(serial="null")` is
     `MachineConfig(console=ConsoleConfig(serial="null"))`, and `command="ls"` with
-    `files`, `script` and `capture` a CommandConfig. They are kept in the part.
+    `files`, `script` and `capture` a CommandConfig. They are kept in the part;
+    `replace` takes them, too, `dataclasses.replace` the parts alone.
     """
 
     kernel: StrPath | None = None
@@ -205,17 +207,8 @@ class MachineConfig(Checked):
         return found
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401, fitting refuses
-        """Another one, with other values for some fields, those of its parts, too."""
-        console = {name: changes[name] for name in _CONSOLE if name in changes}
-        if console and "console" not in changes:
-            changes = _without(changes, console)
-            changes["console"] = self.console.replace(**console)
-        command = {name: changes[name] for name in _COMMAND if name in changes}
-        if command and not isinstance(command.get("command"), Checked):
-            kept = {} if self.command is None else self.command.to_dict()
-            changes = _without(changes, command)
-            changes["command"] = _command_part(_COMMAND | kept | command)
-        return super().replace(**changes)
+        """Another one, with other values for some fields: see `merged`."""
+        return type(self)(**merged(self.to_dict(), changes))
 
     @classmethod
     def parameters(cls) -> dict[str, tuple[object, ...]]:
@@ -298,6 +291,34 @@ def _command_part(given: dict[str, Any]) -> "CommandConfig | None":
     return part if part.runs or part.files else None
 
 
+def merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a MachineConfig, with those of `changes` in place of others.
+
+    A part takes the place of all its fields, and a field its own in a part. A command
+    takes a script's place and a script a command's; where neither is left, there is
+    nothing to capture.
+    """
+    values = dict(settings)
+    for part, fields in (("console", _CONSOLE), ("command", tuple(_COMMAND))):
+        if isinstance(changes.get(part), Checked):
+            values = _without(values, fields)
+        elif not changes.keys().isdisjoint(fields):
+            whole = values.get(part)
+            if isinstance(whole, Checked):
+                del values[part]
+                kept = {n: v for n, v in whole.to_dict().items() if v is not None}
+                values = kept | values
+    if "command" in changes:  # None: nothing is run
+        values = _without(values, ("script",))
+    elif changes.get("script") is not None:
+        values = _without(values, ("command",))
+    if not changes.keys().isdisjoint(_RUN):
+        told = {**values, **changes}
+        if all(told.get(name) is None for name in _RUN):
+            values = _without(values, ("capture",))
+    return {**values, **changes}
+
+
 def _without(values: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: values[name] for name in values.keys() - names}
 
@@ -325,8 +346,9 @@ def parse_memory(value: int | str) -> int:
     """Bytes of RAM from 536870912, "512M" or "2G". Raises ConfigError."""
     size = value if isinstance(value, int) else parse_size("memory", value)
     if size < MEMORY_MIN:
-        bare = str(value).strip().isdecimal()  # no unit, which one then forgets
-        hint = f"; did you mean {size}M?" if bare and 0 < size < MIB else ""
+        bare = str(value).strip().isdecimal()  # the unit was forgotten, maybe
+        likely = bare and MEMORY_MIN // MIB <= size < MIB
+        hint = f"; did you mean {size}M?" if likely else ""
         raise ConfigError(f"memory: {value} is less than {MEMORY_MIN // MIB}M{hint}")
     if size > MEMORY_MAX:
         raise ConfigError(f"memory: {value} is more than {MEMORY_MAX // GIB}G")

@@ -4,18 +4,21 @@ import heapq
 import select
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import Final
 
 from . import threads
 from .devices.clock import Timer
+from .errors import VmmError
 from .eventfd import EventFd
 
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 PURGE_MIN: Final = 256  # timers in the heap before we look for cancelled ones
 END_LOOK_S: Final = 0.1  # between two looks whether a callback has ended the thread
+POLL_MAX_S: Final = 86_400.0  # of 25 days, in milliseconds, epoll knows nothing
 
 Callback = Callable[[], None]
 
@@ -35,7 +38,8 @@ class EventLoop:
 
     `call_at` and `call_soon` may be used from any thread; descriptors are
     watched and unwatched on the loop's own thread, or before it starts. What a
-    callback raises stops the loop and is handed to `on_error`.
+    callback raises stops the loop and is handed to `on_error`; timers are lost then,
+    what `call` was given is not. It may be started again when it was stopped.
     """
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
@@ -48,12 +52,15 @@ class EventLoop:
         self._lock = threading.Lock()  # for what follows
         self._timers: list[tuple[int, int, _Timer]] = []
         self._purge_at = PURGE_MIN
+        self._calls: deque[Callback] = deque()
+        self._runs = False  # the thread takes what is put into _calls
         self._stopping = False
         self._order = count()
+        self._thread = self._new_thread()
+
+    def _new_thread(self) -> threading.Thread:
         # A daemon, as a vCPU's: see lifecycle.py.
-        self._thread = threading.Thread(
-            target=self._main, name="vmm-events", daemon=True
-        )
+        return threading.Thread(target=self._main, name="vmm-events", daemon=True)
 
     # The Clock protocol
 
@@ -85,11 +92,16 @@ class EventLoop:
         self.call_at(0, callback)
 
     def call(self, callback: Callback) -> None:
-        """As `call_soon`; but if the loop doesn't run, in this call."""
-        if self._thread.is_alive():
-            self.call_soon(callback)
-        else:
-            callback()
+        """As `call_soon`; but if the loop doesn't run, in this call.
+
+        It is called whatever becomes of the loop.
+        """
+        with self._lock:
+            if self._runs:
+                self._calls.append(callback)
+                self._wake.signal()
+                return
+        callback()
 
     def is_own_thread(self) -> bool:
         """Whether the calling thread is the loop's."""
@@ -130,8 +142,15 @@ class EventLoop:
     # The thread
 
     def start(self) -> None:
-        """Start the thread."""
-        threads.start(self._thread)
+        """Start the thread. Raises VmmError if there can't be another."""
+        self._thread = self._new_thread()
+        with self._lock:
+            self._runs, self._stopping = True, False
+        try:
+            threads.start(self._thread)
+        except VmmError:
+            self._end()
+            raise
 
     @property
     def ident(self) -> int:
@@ -181,6 +200,20 @@ class EventLoop:
             self._run_due()
         except Exception as error:
             self._on_error(error)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        """Do what `call` was given; from here on it does that itself."""
+        while True:
+            with self._lock:
+                if not self._calls:
+                    self._runs = False
+                    return
+            try:
+                self._calls.popleft()()
+            except Exception as error:
+                self._on_error(error)
 
     def _turn(self) -> None:
         ready = self._epoll.poll(self._timeout())
@@ -199,7 +232,8 @@ class EventLoop:
         with self._lock:
             if not self._timers:
                 return None
-            return max(0, self._timers[0][0] - self.now_ns()) / 1e9
+            left_ns = max(0, self._timers[0][0] - self.now_ns())
+            return min(left_ns / 1e9, POLL_MAX_S)
 
     def _run_due(self) -> None:
         """Run what is due now; what these callbacks add waits for its turn."""
@@ -208,10 +242,13 @@ class EventLoop:
         with self._lock:
             while self._timers and self._timers[0][0] <= now:
                 due.append(heapq.heappop(self._timers)[2])
+            calls = len(self._calls)  # after all that was due before them
         for timer in due:
             callback, timer.callback = timer.callback, None
             if callback is not None:
                 callback()
+        for _ in range(calls):
+            self._calls.popleft()()
 
 
 class _GuestTimer:

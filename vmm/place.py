@@ -45,12 +45,13 @@ class Place(Record):
 def parse_place(text: str, plain: Sequence[str]) -> Place:
     """The place that a text names: one of `plain`, a file or a socket.
 
-    Raises ValueError, which lists the first two of `plain`: others are for programs.
+    Raises ValueError, which lists them but for "capture", which is for programs.
     """
     kind, colon, path = text.partition(":")
     known = not colon if kind in plain else kind in PATHS and path
     if not known:
-        words = ", ".join([*plain[:2], "file:PATH or unix:PATH"])
+        named = [word for word in plain if word != "capture"]
+        words = ", ".join([*named, "file:PATH or unix:PATH"])
         raise ValueError(f"{text!r} is not {words}")
     return Place(kind, path)
 

@@ -4,6 +4,7 @@ import signal
 import threading
 from typing import Final
 
+from .errors import VmmError
 from .kvm._libc import KICK_SIGNAL
 
 # What is for one thread alone: its own faults, and our kick.
@@ -25,13 +26,15 @@ def start(thread: threading.Thread) -> None:
     Python's handlers run on the main thread, which sleeps on if another one takes
     the signal: the kernel wakes it, but whoever is first has it, and a vCPU often is.
     One Ctrl-C in 25 was lost like that on a PVM host. A program that a device starts
-    from such a thread inherits what is blocked. Raises RuntimeError if there can't be
+    from such a thread inherits what is blocked. Raises VmmError if there can't be
     another thread.
     """
     # Blocked before, as the thread inherits it; a signal that comes now waits.
     before = block_signals()
     try:
         thread.start()
+    except RuntimeError as error:
+        raise VmmError(f"{thread.name}: {error}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

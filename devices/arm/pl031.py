@@ -166,15 +166,16 @@ class Rtc:
             )
 
     def restore(self, state: State | None) -> None:
-        """Go on from `state`: the time from when it was saved. Raises InvalidState.
+        """Go on from `state`: the time from when it was saved.
 
-        An interrupt that was pending is raised again.
+        An interrupt that was pending is raised again. Raises InvalidState, and
+        TriggerError with everything done but that.
         """
         new = RtcState.of(state)
         with self._lock:
             self._load(new)
-            self._raise()
             self._set_timer()
+            self._raise()
 
     def _power_on(self) -> None:
         self._load(RtcState())
@@ -211,10 +212,9 @@ class Rtc:
             self._ris = 1
 
     def _raise(self) -> None:
-        mis = self._ris & self._imsc
-        if mis > self._mis:
+        before, self._mis = self._mis, self._ris & self._imsc
+        if self._mis > before:
             self._interrupt_line.trigger()
-        self._mis = mis
 
     def _set_timer(self) -> None:
         if self._ris or not self._imsc:

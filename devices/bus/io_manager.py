@@ -114,6 +114,7 @@ class _Table:
                 f"{device!r} is not a DeviceIo: derive from it, or wrap a DeviceIoMut "
                 "in Locked"
             )
+        fast_ports = device.get_fast_ports()  # a user's code: it may raise
         done: list[_Span] = []
         try:
             for bus, base, end in self._trapped(resources):
@@ -127,7 +128,7 @@ class _Table:
             if bus is self.pio:
                 entry = bus.entries[bus.index(base, end)]
                 self.ports.update(dict.fromkeys(range(base, end), entry))
-        for port, fast in device.get_fast_ports().items():
+        for port, fast in fast_ports.items():
             if port in self.ports and self.ports[port][4] is device:
                 self.fast[port] = fast
 

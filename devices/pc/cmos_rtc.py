@@ -168,16 +168,17 @@ class CmosRtc:
             )
 
     def restore(self, state: State | None) -> None:
-        """Go on from `state`: the time from when it was saved. Raises InvalidState.
+        """Go on from `state`: the time from when it was saved.
 
-        An interrupt that was pending is raised again.
+        An interrupt that was pending is raised again. Raises InvalidState, and
+        TriggerError with everything done but that.
         """
         new = CmosRtcState.of(state)
         with self._lock:
             self._load(new)
+            self._set_timer()
             if self._ram[RTC_REG_C] & RTC_IRQF:
                 self._interrupt_line.trigger()
-            self._set_timer()
 
     def _power_on(self) -> None:
         ram = bytearray(CMOS_SIZE)

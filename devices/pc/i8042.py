@@ -188,9 +188,10 @@ class I8042Device:
             )
 
     def restore(self, state: State | None) -> None:
-        """Go on from `state`. Raises InvalidState.
+        """Go on from `state`.
 
-        If a byte waits to be read, its interrupt is raised again.
+        If a byte waits to be read, its interrupt is raised again. Raises InvalidState,
+        and TriggerError with everything done but that.
         """
         new = I8042State.of(state)
         with self._lock:

@@ -26,7 +26,7 @@ class SerialEvents:
 
         Called whenever the RX FIFO becomes empty, by the guest reading its
         last byte or clearing it, whenever loopback is left, and at every
-        reset. So a host whose `enqueue_raw_bytes` took less than all of its
+        reset and restore. So a host whose `enqueue_raw_bytes` took less than all of its
         bytes, or raised FullFifo, may wait for this call: it can't be missed.
         """
 

@@ -3,14 +3,23 @@
 from typing import Final
 
 from ..trigger import Trigger
+from .modem import ModemStatus
+from .receiver import Receiver
 from .reg import (
+    UART_IER_MSI,
+    UART_IER_RDI,
+    UART_IER_RLSI,
+    UART_IER_THRI,
     UART_IIR_MSI,
     UART_IIR_NO_INT,
     UART_IIR_RDI,
     UART_IIR_RLSI,
     UART_IIR_RX_TIMEOUT,
     UART_IIR_THRI,
+    UART_LSR_BRK_ERROR_BITS,
+    UART_MSR_ANY_DELTA,
 )
+from .transmitter import Transmitter
 
 # Highest priority first: the lowest bit that is set is the one that IIR reports.
 LINE_STATUS: Final = 0x01
@@ -51,11 +60,25 @@ class Interrupts:
         self.iir = UART_IIR_NO_INT
         """Bits 0 to 3 of IIR."""
 
-    def update(self, causes: int) -> None:
-        """These are the causes now; pull the trigger if one has come up.
+    def update(
+        self, ier: int, rx: Receiver, tx: Transmitter, modem: ModemStatus
+    ) -> None:
+        """Look what the causes are now; pull the trigger if one has come up.
 
         Raises TriggerError, with everything done but that.
         """
+        causes = 0
+        if ier & UART_IER_RDI:
+            if len(rx.fifo) >= rx.trigger_level:
+                causes = RX_DATA
+            if rx.timeout_pending:
+                causes |= RX_TIMEOUT
+        if ier & UART_IER_THRI and tx.empty_pending:
+            causes |= THR_EMPTY
+        if ier & UART_IER_RLSI and rx.lsr & UART_LSR_BRK_ERROR_BITS:
+            causes |= LINE_STATUS
+        if ier & UART_IER_MSI and modem.msr & UART_MSR_ANY_DELTA:
+            causes |= MODEM_STATUS
         arose = causes & ~self._causes
         self._causes = causes
         self.iir = _IIR_OF_CAUSES[causes]

@@ -22,9 +22,9 @@ _Fifo = Annotated[tuple[Byte, ...], range(FIFO_SIZE + 1)]
 class SerialState(State, kw_only=True):
     """What `Serial.state()` gives and `restore` takes.
 
-    The first ten fields are those of vm-superio's SerialState; a state that
-    has only them is accepted. `interrupt_identification`, and the bits of
-    `line_status` that mirror the FIFOs, are told for the reader's sake and
+    The first ten fields are those of vm-superio's SerialState, and the only ones that
+    `SerialState(...)` needs; `from_json` wants all. `interrupt_identification`, and the
+    bits of `line_status` that mirror the FIFOs, are told for the reader's sake and
     computed anew on restoring.
     """
 

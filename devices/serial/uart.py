@@ -18,14 +18,11 @@ from ..fast_port import FastPort
 from ..sink import BinaryFile, Sink, as_sink
 from ..state import State
 from ..trigger import Trigger
-from .events import SerialEvents, SerialMetrics
+from .events import SerialEvents
 from .interrupts import (
     LINE_STATUS,
     MODEM_STATUS,
     RECEIVER,
-    RX_DATA,
-    RX_TIMEOUT,
-    THR_EMPTY,
     Interrupts,
 )
 from .modem import ModemStatus
@@ -36,9 +33,7 @@ from .reg import (
     UART_FCR_CLEAR_XMIT,
     UART_FCR_ENABLE_FIFO,
     UART_IER,
-    UART_IER_MSI,
     UART_IER_RDI,
-    UART_IER_RLSI,
     UART_IER_THRI,
     UART_IIR,
     UART_IIR_FIFO_ENABLED,
@@ -49,7 +44,6 @@ from .reg import (
     UART_LCR_WLEN8,
     UART_LSR,
     UART_LSR_BI,
-    UART_LSR_BRK_ERROR_BITS,
     UART_LSR_FE,
     UART_LSR_OE,
     UART_LSR_PE,
@@ -57,7 +51,6 @@ from .reg import (
     UART_MCR_LOOP,
     UART_MCR_OUT2,
     UART_MSR,
-    UART_MSR_ANY_DELTA,
     UART_MSR_CTS,
     UART_MSR_DCD,
     UART_MSR_DSR,
@@ -69,8 +62,6 @@ from .reg import (
 from .state import FCR_STORED, IER_VALID, MCR_VALID, SerialState
 from .timeout import timeout_ns
 from .transmitter import Transmitter
-
-__all__ = ["FIFO_SIZE", "Serial", "SerialEvents", "SerialMetrics", "SerialState"]
 
 _RESET_DIVISOR: Final = 0x000C  # 9600 baud
 
@@ -87,7 +78,7 @@ class Serial:
     lock; under it `trigger`, `events` and the sink's `write` are called. The
     order is Serial's lock, then the sink's; the sink calls `on_room` holding
     neither. Only a TriggerError comes out of a guest's access, after the
-    access has had its whole effect.
+    access has had its whole effect, and what a file that is `out` raises.
 
     >>> import io
     >>> from vmm.devices import InterruptLine, Serial
@@ -274,6 +265,11 @@ class Serial:
                 self._interrupts.forget(MODEM_STATUS)
             self._update()
 
+    @property
+    def listens(self) -> bool:
+        """Whether the guest would be interrupted for received bytes: IER.RDI."""
+        return bool(self._ier & UART_IER_RDI)
+
     def fifo_capacity(self) -> int:
         """Bytes that still fit into the RX FIFO, 0..64."""
         with self._lock:
@@ -340,9 +336,9 @@ class Serial:
         new = SerialState.of(state)
         with self._lock:
             self._power_on()
-            self._load(new)
             if self._events is not None:
                 self._events.in_buffer_empty()
+            self._load(new)
 
     # -- everything below wants the lock held -------------------------------
 
@@ -381,19 +377,7 @@ class Serial:
         self._lsr_port.answer(None if lsr & CLEARED_BY_LSR_READ else lsr)
         plain = not (self._lcr & UART_LCR_DLAB or self._mcr & UART_MCR_LOOP)
         tx.allow_fast_writes(plain and not ier & UART_IER_THRI)
-        causes = 0
-        if ier & UART_IER_RDI:
-            if len(rx.fifo) >= rx.trigger_level:
-                causes = RX_DATA
-            if rx.timeout_pending:
-                causes |= RX_TIMEOUT
-        if ier & UART_IER_THRI and tx.empty_pending:
-            causes |= THR_EMPTY
-        if ier & UART_IER_RLSI and rx.lsr & UART_LSR_BRK_ERROR_BITS:
-            causes |= LINE_STATUS
-        if ier & UART_IER_MSI and self._modem.msr & UART_MSR_ANY_DELTA:
-            causes |= MODEM_STATUS
-        self._interrupts.update(causes)  # last, because it may raise
+        self._interrupts.update(ier, rx, tx, self._modem)  # last, because it may raise
 
     # Receiver
 

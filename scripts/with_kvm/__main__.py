@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))  # run by path and isolated: nothing else finds us
 from scripts.with_kvm.host_kvm import host_kvm  # noqa: E402
 from scripts.with_kvm.qemu import Machine, MachineOptions  # noqa: E402
 from scripts.with_kvm.supervisor import (  # noqa: E402
+    FORWARDED,
     MachineError,
     Stopped,
     Supervisor,
@@ -80,6 +81,8 @@ def run_in_machine(command: list[str], memory_mib: int, out: str | None) -> int:
         return CANNOT_RUN
     directory = Path(os.fsdecode(built.stdout.strip()))
     options = MachineOptions(directory, memory_mib, Path(out) if out else None)
+    # One that comes while the machine is started waits for who can end it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     machine = Machine(options)
     try:
         return Supervisor(machine).run(command, out)
@@ -122,4 +125,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # no machine runs yet
+        sys.exit(128 + signal.SIGINT)

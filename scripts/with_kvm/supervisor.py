@@ -233,6 +233,7 @@ class Supervisor:
         saved = {n: signal.signal(n, self._on_signal) for n in numbers}
         saved[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, self._on_resize)
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
             yield
         finally:
             for number, handler in saved.items():

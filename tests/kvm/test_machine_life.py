@@ -13,10 +13,10 @@ from support.guests import (
     DEADLINE,
     bare,
     bare_machine,
-    open_descriptors,
     process_status,
     wait_until,
 )
+from support.open_fds import open_fds
 
 from vmm import (
     ExitReason,
@@ -37,12 +37,12 @@ def test_restart_boots_again_without_growth() -> None:
     with bare_machine("echo", on_reset="restart") as machine:
         machine.start()
         machine.console.expect("echo: ready", timeout=DEADLINE)
-        descriptors, threads = open_descriptors(), threading.active_count()
+        descriptors, threads = open_fds(), threading.active_count()
         size = process_status("VmSize")
         for _ in range(3):
             machine.console.send("q")
             machine.console.expect("echo: ready", timeout=DEADLINE)
-            assert len(open_descriptors()) == len(descriptors)
+            assert len(open_fds()) == len(descriptors)
             assert threading.active_count() == threads
             assert process_status("VmSize") <= size + GROWTH
         machine.stop()
@@ -112,11 +112,11 @@ def run_to_end(results: list[RunResult]) -> None:
 def test_fifty_machines_leave_nothing_behind() -> None:
     results: list[RunResult] = []
     run_to_end(results)  # what is opened once stays open: warm up
-    descriptors, threads = open_descriptors(), threading.active_count()
+    descriptors, threads = open_fds(), threading.active_count()
     size = process_status("VmSize")
     for _ in range(50):
         run_to_end(results)
-    assert open_descriptors() == descriptors
+    assert open_fds() == descriptors
     assert threading.active_count() == threads
     assert process_status("VmSize") <= size + GROWTH
     assert {result.reason for result in results} == {ExitReason.RESET}
@@ -232,7 +232,7 @@ def test_who_waits_gets_a_result_whatever_fails_and_no_vm_is_left(
         raise ValueError("out of order")
 
     def kvm_descriptors() -> int:
-        return sum("kvm" in link for link in open_descriptors())
+        return sum("kvm" in link for link in open_fds().values())
 
     before = kvm_descriptors()
     monkeypatch.setattr(f"vmm.{part}", fail)

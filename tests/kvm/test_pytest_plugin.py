@@ -323,6 +323,45 @@ def test_devices_and_commands_are_taken_too(suite: pytest.Pytester) -> None:
     run(suite).assert_outcomes(passed=1)
 
 
+def test_parts_and_flat_settings_are_merged(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        """
+        import pytest
+        from vmm import CommandConfig, ConsoleConfig
+
+        @pytest.mark.vmm(console=ConsoleConfig(serial="null", serial_rate=9600))
+        class TestX:
+            @pytest.mark.vmm(serial="capture", files=["/etc/passwd"])
+            def test_marker(self, vm):
+                console = vm(serial_rate=None).config.console
+                assert console == ConsoleConfig()
+                part = CommandConfig(command="ls")
+                command = vm(command=part).config.command
+                assert command == part.replace(capture="capture")
+
+            def test_part(self, vm):
+                part = ConsoleConfig(serial_rate=1)
+                assert vm(console=part).config.console == part
+        """
+    )
+    run(suite).assert_outcomes(passed=2)
+
+
+def test_a_machine_is_described_as_it_is(suite: pytest.Pytester) -> None:
+    suite.makepyfile(
+        f"""
+        def test_it(vm):
+            machine = vm(kernel={str(bare("spin"))!r})
+            assert machine.describe().startswith("result: none: it is created")
+            machine.start()
+            assert machine.describe().startswith("result: none: it is running")
+            machine.pause()
+            assert machine.describe().startswith("result: none: it is paused")
+        """
+    )
+    run(suite).assert_outcomes(passed=1)
+
+
 def test_a_failing_fixture_of_the_users_is_shown_with_the_machine(
     suite: pytest.Pytester,
 ) -> None:

@@ -10,6 +10,7 @@ from vmm.devices.bus.io_manager import IoManager
 from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.doorbell import Doorbell
+from vmm.devices.errors import ResourceError
 from vmm.devices.resources import (
     DeviceResources,
     LegacyIrqConstraint,
@@ -118,6 +119,7 @@ class Rig:
     """A DeviceManager with what it manages."""
 
     def __init__(self, loop: EventLoop) -> None:
+        self.loop = loop
         self.resources = ResourceManager()
         self.bus = IoManager()
         self.control = RunControl()
@@ -133,6 +135,9 @@ class Rig:
     @property
     def is_empty(self) -> bool:
         """Whether the whole of CONSTRAINTS can be had, and nobody is on the bus."""
-        given = self.resources.allocate_device_resources(CONSTRAINTS)
+        try:
+            given = self.resources.allocate_device_resources(CONSTRAINTS)
+        except ResourceError:
+            return False
         self.resources.free_device_resources(given)
         return self.bus == IoManager()

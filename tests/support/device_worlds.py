@@ -224,13 +224,18 @@ def _serial(world: World) -> DeviceIo:
 def _i8042(world: World) -> DeviceIo:
     keyboard, aux = InterruptLine(), InterruptLine()
     chip = I8042Device(world.line("reset"), keyboard, aux)
-    world.host["press"] = chip.send_scancodes
+    world.host |= {
+        "press": chip.send_scancodes,
+        "leds": lambda _: chip.keyboard.leds,
+        "typematic": lambda _: chip.keyboard.typematic,
+    }
     return I8042Pio(chip, keyboard, aux)
 
 
 def _cmos_rtc(world: World) -> DeviceIo:
     line = InterruptLine()
     rtc = CmosRtc(world.clock, line, wall_ns=world.wall_ns, setup={0x40: 7})
+    world.host["nmi disabled"] = lambda _: rtc.nmi_disabled
     return CmosRtcPio(rtc, line)
 
 
@@ -298,6 +303,7 @@ DRIVERS: Final[dict[type[DeviceIo], tuple[tuple[tuple[int, int], ...], ...]]] = 
         ((RTCLR, NOW - 1),),
         ((RTCLR, 0xFFFF_FFFF), (RTCMR, 1), (RTCIMSC, 1)),
     ),
+    PciConfigPorts: (((1, 0x02),), ((1, 0x0C),)),
     AcpiPmPio: (((4, 0x05), (5, 0x34)), ((2, 0xFF), (3, 0xFF))),
     CrtcPio: (((0, 0x11), (1, 0x80)), ((0, 0x07), (1, 0xFF)), ((0, 0x0E), (1, 3))),
 }

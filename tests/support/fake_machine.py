@@ -75,8 +75,11 @@ class FakeInstance:
         assert isinstance(parts.control, WatchedState)
         self._state = parts.control
         self.vcpus = [FakeVcpu() for _ in range(parts.boot.cpus)]
-        self.exits = {"io": 0, "intr": 0}
         self.insn_emulation = 0
+
+    @property
+    def exits(self) -> dict[str, int]:
+        return {"io": 0, "intr": 0}
 
     def run(self) -> None:
         others = [
@@ -121,7 +124,7 @@ def replace_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedState]:
     """A machine that was made, and its state; wants `replace_kvm`."""
-    settings |= {"kernel": "none", "serial": "null", "cpus": cpus}
+    settings = {"serial": "null"} | settings | {"kernel": "none", "cpus": cpus}
     config = MachineConfig(**settings)  # type: ignore[arg-type]
     machine = Machine.__new__(Machine)
     machine.config, machine._is_disowned, machine._pokes = config, False, False

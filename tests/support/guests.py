@@ -79,17 +79,6 @@ def with_script(folder: Path, script: str) -> Path:
     return image
 
 
-def open_descriptors() -> list[str]:
-    """What every descriptor of this process points to."""
-    links = []
-    for link in Path("/proc/self/fd").iterdir():
-        try:
-            links.append(str(link.readlink()))
-        except FileNotFoundError:  # the one that listed them
-            continue
-    return sorted(links)
-
-
 def thread_status(thread: int | None, field: str) -> str:
     """A field's first word in a thread's status: SigBlk, ..."""
     lines = Path(f"/proc/self/task/{thread}/status").read_text().splitlines()

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from support.uart_oracle import UartOracle
 from vmm.devices.clock import VirtualClock
-from vmm.devices.errors import FullFifo
+from vmm.devices.errors import FullFifo, TriggerError
+from vmm.devices.serial.events import SerialMetrics
 from vmm.devices.serial.reg import (
     UART_FCR,
     UART_IER,
@@ -18,9 +19,20 @@ from vmm.devices.serial.reg import (
     UART_RX,
     UART_TX,
 )
-from vmm.devices.serial.uart import Serial, SerialMetrics, SerialState
+from vmm.devices.serial.state import SerialState
+from vmm.devices.serial.uart import Serial
 
 TX_LOAD = 16  # what Linux's driver writes per THRE of a 16550A
+
+
+class FailingTrigger:
+    """An interrupt that can't be delivered any more."""
+
+    def trigger(self) -> None:
+        raise TriggerError("the line is cut")
+
+    def set_level(self, high: bool) -> None:
+        raise TriggerError("the line is cut")
 
 
 class CountingTrigger:

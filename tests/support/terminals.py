@@ -50,6 +50,11 @@ class Terminal:
         lflag: int = termios.tcgetattr(self.fd)[3]
         return not lflag & termios.ICANON
 
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped the program: it takes no other but SIGCONT."""
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "T"
+
 
 @contextmanager
 def on_terminal(command: Sequence[str]) -> Iterator[Terminal]:

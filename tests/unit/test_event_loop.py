@@ -12,6 +12,7 @@ import pytest
 from support.open_fds import open_fds
 
 from vmm.devices.errors import TriggerError
+from vmm.errors import VmmError
 from vmm.event_loop import PURGE_MIN, READ, WRITE, EventLoop, GuestClock
 from vmm.eventfd import EventFd, EventFdTrigger
 
@@ -324,6 +325,88 @@ def test_callback_that_raises_ends_the_loop_and_is_told() -> None:
         loop.call_soon(fail)
         assert told.wait(DEADLINE)
     assert [str(error) for error in errors] == ["broken"]
+
+
+def test_what_call_was_given_is_called_though_the_loop_fails() -> None:
+    errors: list[str] = []
+    called: list[str] = []
+    is_inside, may_fail = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        is_inside.set()
+        assert may_fail.wait(DEADLINE)
+        raise ValueError("broken")
+
+    def fail_too() -> None:
+        called.append("first")
+        raise ValueError("this one too")
+
+    with closing(EventLoop(lambda error: errors.append(str(error)))) as loop:
+        loop.start()
+        loop.call_soon(fail)
+        assert is_inside.wait(DEADLINE)
+        loop.call(fail_too)
+        loop.call(lambda: called.append("second"))
+        assert called == []
+        may_fail.set()
+        loop.stop()
+        assert called == ["first", "second"]
+        loop.call(lambda: called.append("later"))
+        assert called == ["first", "second", "later"]
+    assert errors == ["broken", "this one too"]
+
+
+def test_what_call_was_given_comes_after_what_was_due_before_it(
+    loop: EventLoop, on_loop: OnLoop
+) -> None:
+    ran: list[str] = []
+    loop.start()
+
+    def ask() -> None:
+        loop.call_soon(lambda: ran.append("soon"))
+        loop.call(lambda: ran.append("call"))
+
+    on_loop(ask)
+    loop.stop()
+    assert ran == ["soon", "call"]
+
+
+def test_a_timer_may_be_further_ahead_than_epoll_can_wait(
+    loop: EventLoop, on_loop: OnLoop
+) -> None:
+    loop.call_at(loop.now_ns() + 2**31 * 1_000_000, lambda: None)
+    loop.start()
+    on_loop(lambda: None)
+    on_loop(lambda: None)  # it has waited for the timer in between
+
+
+def test_a_loop_that_was_stopped_may_be_started_again(
+    loop: EventLoop, on_loop: OnLoop
+) -> None:
+    loop.start()
+    loop.stop()
+    loop.start()
+    on_loop(lambda: None)
+
+
+def test_a_loop_that_gets_no_thread_may_be_started_again(
+    loop: EventLoop, on_loop: OnLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+
+    def refuse(thread: threading.Thread) -> None:
+        loop.call(lambda: called.append("meanwhile"))
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(VmmError, match="vmm-events: can't start new thread"):
+            loop.start()
+    assert called == ["meanwhile"]
+    loop.call(lambda: called.append("later"))
+    assert called == ["meanwhile", "later"]
+    loop.start()
+    on_loop(lambda: None)
 
 
 # EventFd

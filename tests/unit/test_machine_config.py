@@ -82,7 +82,7 @@ def test_forgotten_unit_gets_a_hint(value: int | str) -> None:
         MachineConfig(memory=value)
 
 
-@pytest.mark.parametrize("value", ["512K", 0, "0", -512])
+@pytest.mark.parametrize("value", ["512K", 0, "0", -512, 1, "1", "1048576"])
 def test_no_hint_where_no_unit_was_forgotten(value: int | str) -> None:
     with pytest.raises(ConfigError, match=r"less than 2M$"):
         MachineConfig(memory=value)
@@ -128,7 +128,9 @@ def test_bad_policy_is_refused(field: str) -> None:
     "serial", ["", "tty", "file", "file:", "unix:", "stdio:", "tcp:1", "null:x"]
 )
 def test_bad_serial_is_refused(serial: str) -> None:
-    with pytest.raises(ConfigError, match=r"^serial: .* is not stdio, null, file:PATH"):
+    with pytest.raises(
+        ConfigError, match=r"^serial: .* is not stdio, null, stdout, file:PATH"
+    ):
         MachineConfig(serial=serial)
 
 

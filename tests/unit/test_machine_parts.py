@@ -10,8 +10,9 @@ from typing import Any, get_type_hints
 import pytest
 
 import vmm
+import vmm.config as config_module
 from vmm import CommandConfig, ConfigError, ConsoleConfig, MachineConfig
-from vmm.config import KEYWORDS
+from vmm.config import KEYWORDS, merged
 from vmm.console.settings import ConsoleSettings
 from vmm.field_types import Checked
 from vmm.guest.settings import CommandSettings
@@ -98,6 +99,63 @@ def test_replace_changes_a_part_by_its_flat_keyword() -> None:
     assert config.replace() == config
     with pytest.raises(ConfigError, match=r"^serial: it is given beside console="):
         config.replace(console=ConsoleConfig(), serial="null")
+
+
+def test_replace_runs_another_command_or_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.touch(0o755)
+    config = MachineConfig(command="a", capture="capture", files=["a:/a"])
+    scripted = MachineConfig(script=script, capture="capture", files=["a:/a"])
+    assert config.replace(script=script) == scripted
+    assert scripted.replace(command="a") == config
+    for one in (config.replace(command=None), scripted.replace(script=None)):
+        assert one == MachineConfig(files=["a:/a"])
+    assert config.replace(script=None) == config
+    with pytest.raises(ConfigError, match=r"^script: it excludes command"):
+        config.replace(command="b", script=script)
+    with pytest.raises(ConfigError, match=r"^capture: there is no command"):
+        config.replace(command=None, capture="null")
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "both"),
+    [
+        (
+            {"serial": "null"},
+            {"console": ConsoleConfig(tee="file:a")},
+            {"tee": "file:a"},
+        ),
+        (
+            {"console": ConsoleConfig(tee="file:a")},
+            {"serial": "null"},
+            {"serial": "null", "tee": "file:a"},
+        ),
+        (
+            {"files": ["a:/a"]},
+            {"command": CommandConfig(command="b")},
+            {"command": "b"},
+        ),
+        (
+            {"command": CommandConfig(command="b", capture="null")},
+            {"files": ["a:/a"]},
+            {"command": "b", "capture": "null", "files": ["a:/a"]},
+        ),
+        ({"capture": "null"}, {"command": "b"}, {"command": "b", "capture": "null"}),
+    ],
+)
+def test_a_part_takes_the_place_of_its_fields_and_a_field_its_own_in_a_part(
+    settings: dict[str, Any], changes: dict[str, Any], both: dict[str, Any]
+) -> None:
+    once = merged({"cpus": 2, **settings}, changes)
+    assert MachineConfig(**once) == MachineConfig(cpus=2, **both)
+    later = merged(merged({}, settings | {"cpus": 2}), changes | {"cpus": 1})
+    assert MachineConfig(**later) == MachineConfig(**both)
+
+
+def test_what_a_run_has_without_a_command_is_that_of_a_command_config() -> None:
+    """Most runs don't import it, and have its defaults written down once more."""
+    told = {n: how[1] for n, how in CommandConfig.parameters().items()}
+    assert told == config_module._COMMAND
 
 
 def test_a_configuration_goes_to_another_process_as_it_is() -> None:

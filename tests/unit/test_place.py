@@ -8,7 +8,7 @@ import pytest
 from vmm.errors import ConfigError
 from vmm.place import Place, check_apart, parse_place, place
 
-PLAIN = ("stdio", "null", "capture")
+PLAIN = ("stdio", "null", "on", "capture")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_text_is_a_place_and_the_other_way_round(text: str, found: Place) -> Non
     "text", ["", "tty", "file", "file:", "unix:", "null:", "null:x", "stdout", "tcp:1"]
 )
 def test_what_is_no_place_is_refused(text: str) -> None:
-    words = "is not stdio, null, file:PATH or unix:PATH"
+    words = "is not stdio, null, on, file:PATH or unix:PATH"
     with pytest.raises(ValueError, match=f"^'{text}' {words}$"):
         parse_place(text, PLAIN)
     with pytest.raises(ConfigError, match=f"^serial: '{text}' {words}$"):

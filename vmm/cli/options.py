@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 from ..config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
-from ..console.config import PLAIN
+from ..console.config import PLAIN, SERIAL_POLICIES
 from ..place import Place, parse_place
 
 
@@ -117,8 +117,8 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             {
                 "metavar": "WHERE",
                 "type": _serial,
-                "help": "ttyS0: stdio, null, file:P, or unix:P to listen on (stdio; "
-                "with --capture null)",
+                "help": "ttyS0: stdio, stdout (no input), null, file:P, or unix:P to "
+                "listen on (stdio; with --capture null)",
             },
         ),
         (
@@ -142,7 +142,7 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
         (
             "--serial-policy",
             {
-                "choices": ("block", "drop"),
+                "choices": SERIAL_POLICIES,
                 "help": "a slow reader holds the guest, or loses output (block)",
             },
         ),
@@ -232,7 +232,7 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
                 "metavar": "PORT",
                 "type": _port,
                 "nargs": "?",
-                "const": 0x501,
+                "const": 0x501,  # COMMAND_EXIT_PORT, which most runs don't import
                 "help": "end when the guest writes to PORT (0x501): exit code and "
                 "guest_status are then value << 1 | 1, as with QEMU's isa-debug-exit",
             },

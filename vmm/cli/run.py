@@ -153,11 +153,7 @@ def _run_machine(
             return _shell(machine, options), machine.error
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
-        if (
-            machine.console.mid_line
-            and options.serial.kind == "stdio"
-            and _on_terminal()
-        ):
+        if machine.console.mid_line and _shares_our_screen(options):
             show("\n")  # so that what we say starts on a line of its own
         if machine.paused is not None:
             _hold(machine, result, options)
@@ -205,23 +201,25 @@ def _hold(machine: Machine, result: RunResult, options: Options) -> None:
     """Keep a paused guest until somebody has seen enough of it."""
     if not options.quiet:
         _tell(result)
-        ours = options.serial.kind != "stdio" or not os.isatty(
-            0
-        )  # else it is the guest's
-        keys = "Ctrl-C" if ours else "Ctrl-A x"
+        keys = "Ctrl-A x" if _has_our_keys(options) else "Ctrl-C"
         say(f"paused; {keys} or SIGTERM ends it")
     machine.join()
 
 
-def _on_terminal() -> bool:
-    """Whether the guest's output and our messages go to the same place: a screen."""
-    return os.isatty(1) and os.isatty(2)
+def _shares_our_screen(options: Options) -> bool:
+    """Whether the guest's output and our messages go to the same place."""
+    return options.serial.is_standard and os.isatty(1) and os.isatty(2)
+
+
+def _has_our_keys(options: Options) -> bool:
+    """Whether ttyS0 is on our terminal, whose keys are the guest's."""
+    return options.serial.kind == "stdio" and os.isatty(0)
 
 
 @contextmanager
 def _keys_of_a_terminal(machine: Machine, options: Options) -> Iterator[None]:
     """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
-    if options.serial.kind != "stdio" or not os.isatty(0):
+    if not _has_our_keys(options):
         yield
         return
     from ..console.terminal import HELP, EscapeFilter, raw_terminal

@@ -1,7 +1,7 @@
 """ConsoleConfig: what a user may choose for ttyS0's host side."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 from ..errors import ConfigError
 from ..field_types import Checked, SerialPolicy, setting, size
@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for type checkers alone
     from .settings import ConsoleSettings
 
 PLAIN: Final = ("stdio", "null", "stdout", "capture")
+SERIAL_POLICIES: Final = get_args(SerialPolicy)
 
 
 def serial_place(field: str, where: str | Place) -> Place:

@@ -1,20 +1,21 @@
 """Console: the host side of a guest's serial line, as a user has it."""
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from ..devices.buffered_sink import BufferedSink
-from ..devices.serial.uart import Serial, SerialEvents
+from ..devices.serial.events import SerialEvents
+from ..devices.serial.uart import Serial
 from ..errors import VmmError
 from ..event_loop import EventLoop
 from ..place import Place
 from ..result import RunResult
 from .config import ConsoleConfig
-from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
+from .endpoint import Endpoint
 from .input import InputPump
+from .opening import fills_a_disk, open_endpoint
 from .output import OnOutput, OutputPump, TappedSink
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
@@ -61,15 +62,16 @@ class Console:
         self._lock = threading.Lock()  # for the reader
         self._socket_mode = config.socket_mode
         self._field = field
+        self._place = config.serial
         with ExitStack() as self._cleanup:
             endpoint = self._open(config.serial)
-            fills_a_disk = isinstance(endpoint, FdEndpoint) and endpoint.is_file
+            has_file = fills_a_disk(endpoint)
             tees = None
             if config.tee:
                 endpoint, tees = self._open_tees(endpoint, config.tee)
-                fills_a_disk |= tees.has_file
+                has_file |= tees.has_file
             self._cleanup = self._cleanup.pop_all()
-        limit = FILE_LIMIT if fills_a_disk else None
+        limit = FILE_LIMIT if has_file else None
         self._capacity = config.serial_buffer
         self.sink = _make_sink(config, limit, loop, tap)
         self._output = OutputPump(loop, self.sink, endpoint, self._fail, on_output)
@@ -77,25 +79,11 @@ class Console:
         self._input = InputPump(loop, endpoint)
 
     def _open(self, where: Place) -> Endpoint:
-        kind, path = where.kind, where.path
-        endpoint: Endpoint
-        if kind == "capture":
+        if where.kind == "capture":
             return self._make_capture(awaits_reader=True)
-        if kind == "null":
-            return NullEndpoint()
-        if kind == "unix":
-            from .unix_endpoint import UnixEndpoint  # most runs have none
-
-            endpoint = UnixEndpoint(
-                self._loop, self, path, field=self._field, mode=self._socket_mode
-            )
-        elif kind == "file":
-            fd = open_output_file(path, self._field)
-            self._cleanup.callback(os.close, fd)
-            endpoint = FdEndpoint(self._loop, self, fd)
-        else:
-            fd_in = None if kind == "stdout" else 0
-            endpoint = FdEndpoint(self._loop, self, fd_out=1, fd_in=fd_in)
+        endpoint = open_endpoint(
+            self._loop, self, where, self._field, self._socket_mode
+        )
         self._cleanup.callback(endpoint.close)
         return endpoint
 
@@ -192,15 +180,13 @@ class Console:
         """Don't let `finish` wait for a reader that takes its time."""
         self._output.abandon()
 
-    def end(self, result: RunResult) -> None:
-        """The run is over: `expect` waits no longer for what it hasn't got."""
+    def end(self, result: RunResult | None) -> None:
+        """The run is over: `expect` waits no longer for what it hasn't got.
+
+        None: it wasn't, the guest was paused, and goes on.
+        """
         if self._capture is not None:
             self._capture.end(result)
-
-    def resume(self) -> None:
-        """It wasn't over: the guest was paused, and goes on."""
-        if self._capture is not None:
-            self._capture.end(None)
 
     def close(self) -> None:
         """Close what was opened for the console; after the loop has stopped."""
@@ -308,8 +294,14 @@ class Console:
         It shows a screenful of what was printed, then what comes; keys go to the guest
         as with `vmm run`: Ctrl-A h tells which don't. Whoever else reads the console
         misses nothing of it. Call it as often as you like, on the main thread.
-        Raises VmmError where stdin and stdout are no terminal, or nothing is captured.
+        Raises VmmError where stdin and stdout are no terminal or the console's already
+        (`serial`), or nothing is captured.
         """
+        if self._place.is_standard:  # with a tee
+            raise VmmError(
+                "interact: the guest has the terminal already: "
+                f"{self._field}='{self._place}'"
+            )
         from .interaction import interact  # which most runs don't need
 
         interact(self._input, self._captured())

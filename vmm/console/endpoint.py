@@ -10,10 +10,11 @@ import stat
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from ..errors import ConfigError
-from ..event_loop import READ, WRITE, EventLoop
+from ..event_loop import READ, WRITE, EventLoop, NextTurn
 
 READ_SIZE: Final = 4096
+CHUNK: Final = 64 << 10  # of output that is written in one go
+TURN: Final = 4 * CHUNK  # in one turn of the loop: others wait for theirs
 # What a descriptor that poll calls writable takes without blocking: a pipe's
 # POLLOUT promises PIPE_BUF bytes, a terminal's 256.
 SAFE_WRITE: Final = 256
@@ -63,6 +64,57 @@ class NullEndpoint:
 
     def close(self) -> None:
         pass
+
+
+class Flow:
+    """Bytes on their way to an endpoint, as fast as it takes them.
+
+    Heirs say where they come from. `on_failure` is told when the endpoint can't be
+    written any more, from when on all is discarded; `on_drained` whenever nothing is
+    left to write.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        endpoint: Endpoint,
+        on_failure: Callable[[OSError], None],
+        on_drained: Callable[[], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._on_failure = on_failure
+        self._on_drained = on_drained
+        self._go_on = NextTurn(loop, self.write)
+
+    def peek(self) -> bytes:
+        """The next `CHUNK` bytes, or what there is."""
+        raise NotImplementedError
+
+    def took(self, data: bytes, taken: int) -> None:
+        """Of `data`, which `peek` gave, so many are written."""
+        raise NotImplementedError
+
+    def write(self) -> None:
+        """Write what there is, as far as there is room.
+
+        A guest may print faster than that: there is an end to each turn, and another.
+        """
+        left = TURN
+        while data := self.peek():
+            if left <= 0:
+                self._go_on.ask()
+                return
+            try:
+                taken = self._endpoint.write(data)
+            except OSError as error:
+                self._on_failure(error)
+                self._endpoint = NullEndpoint()
+                continue
+            self.took(data, taken)
+            left -= taken
+            if taken < len(data):
+                return
+        self._on_drained()
 
 
 class Input:
@@ -218,21 +270,6 @@ def _write_if_ready(fd: int, data: bytes) -> int:
     poller = select.poll()
     poller.register(fd, select.POLLOUT)
     return os.write(fd, data[:SAFE_WRITE]) if poller.poll(0) else 0
-
-
-def open_output_file(path: str, field: str = "serial") -> int:
-    """Create or truncate the file of `file:P`. Raises ConfigError, naming `field`.
-
-    Appending: what logrotate's copytruncate empties goes on at its start then, not
-    behind a hole of its former size.
-    """
-    # Non-blocking, or a FIFO would hold us here until somebody reads it.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
-    flags |= os.O_APPEND
-    try:
-        return os.open(path, flags, 0o666)
-    except OSError as error:
-        raise ConfigError(f"{field}: file {path!r}: {error.strerror}") from None
 
 
 def _in_foreground(fd: int) -> bool:

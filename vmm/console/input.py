@@ -4,8 +4,9 @@ import threading
 from typing import Final
 
 from ..devices.errors import FullFifo
-from ..devices.serial.reg import UART_IER_RDI
-from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
+from ..devices.serial.events import SerialEvents
+from ..devices.serial.receiver import FIFO_SIZE
+from ..devices.serial.uart import Serial
 from ..errors import VmmError
 from ..event_loop import EventLoop
 from .endpoint import Endpoint
@@ -48,9 +49,12 @@ class InputPump(SerialEvents):
 
     def release(self) -> None:
         """It goes on: from any thread."""
-        since_ns, self._held_since_ns = self._held_since_ns, None
-        if since_ns is not None and self._serial is not None:
-            self._patience_ends_ns += self._loop.now_ns() - since_ns
+        since_ns = self._held_since_ns
+        if since_ns is None:
+            return
+        self._patience_ends_ns += self._loop.now_ns() - since_ns
+        self._held_since_ns = None  # after that: the loop may look in between
+        if self._serial is not None:
             self._loop.call_soon(self._feed)
 
     def check_connected(self) -> None:
@@ -104,7 +108,7 @@ class InputPump(SerialEvents):
             self._awaiting = False
             return
         now = self._loop.now_ns()
-        listens = bool(self._serial.state().interrupt_enable & UART_IER_RDI)
+        listens = self._serial.listens
         if (listens and self._listened) or now > self._patience_ends_ns:
             self._holding = self._awaiting = False
             self._feed()

@@ -11,6 +11,7 @@ from ..event_loop import EventLoop
 from ..expect.capture import CaptureEndpoint
 from .endpoint import FdEndpoint
 from .input import InputPump
+from .output import HURRY_S
 from .tee import Copy
 from .terminal import HELP, EscapeFilter, raw_terminal
 
@@ -51,6 +52,8 @@ class _Interaction:
             on_break=lambda before: pump.send(before, then_break=True),
         )
         self._left = False
+        self._last_words = b""
+        self._ended = threading.Event()  # they were shown
         self._error: Exception | None = None
         with ExitStack() as stack:
             self._loop = EventLoop(self._fail)
@@ -73,7 +76,8 @@ class _Interaction:
             self._wait()
             result = self._capture.result
             end = f"the run has ended: {result.reason.value}\n" if result else ""
-            self._loop.call_soon(lambda: self._show(f"\n{end}"))
+            self._loop.call_soon(lambda: self._end(f"\n{end}"))
+            self._ended.wait(HURRY_S)
         if self._error is not None:
             raise self._error
 
@@ -88,7 +92,10 @@ class _Interaction:
     # On the loop's thread
 
     def endpoint_ready(self) -> None:
-        self._copy.write()
+        if self._last_words:
+            self._say_them()
+        else:
+            self._copy.write()
 
     def endpoint_input(self, data: bytes) -> bool:
         """Type it as a test's `send` does: a person isn't too fast for us."""
@@ -101,6 +108,20 @@ class _Interaction:
             self._endpoint.write(text.encode())
         except OSError:
             self._leave()
+
+    def _end(self, text: str) -> None:
+        """Words that wait until there is room for them behind the guest's."""
+        self._last_words = text.encode()
+        self._say_them()
+
+    def _say_them(self) -> None:
+        try:
+            taken = self._endpoint.write(self._last_words)
+        except OSError:  # nobody is there
+            taken = len(self._last_words)
+        self._last_words = self._last_words[taken:]
+        if not self._last_words:
+            self._ended.set()
 
     def _on_gone(self, _: OSError) -> None:
         """The terminal can't be written any more: there is no person, either."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from ..devices.buffered_sink import BufferedSink
 from ..devices.clock import next_beat
-from ..event_loop import EventLoop, NextTurn
-from .endpoint import Endpoint, NullEndpoint
+from ..event_loop import EventLoop
+from .endpoint import CHUNK, Endpoint, Flow
 
 if TYPE_CHECKING:  # most runs have no tee
     from .tee import Tees
@@ -16,8 +16,6 @@ if TYPE_CHECKING:  # most runs have no tee
 # output is collected: shortly at first, which nobody sees, longer as it goes on.
 COLLECT_MIN_NS: Final = 2_000_000
 COLLECT_MAX_NS: Final = 16_000_000
-CHUNK: Final = 64 << 10
-TURN: Final = 4 * CHUNK  # output in one turn of the loop: others wait for theirs
 HURRY_S: Final = 0.5  # for a reader to take the rest after a stop
 TEE_PATIENCE_S: Final = 10.0  # for those who read a copy, after the end
 
@@ -35,8 +33,8 @@ class TappedSink(BufferedSink):
         return taken
 
 
-class OutputPump:
-    """Moves bytes on the loop's thread; `finish` and what follows it are for others."""
+class OutputPump(Flow):
+    """What the sink has; `finish` and what follows it are for other threads."""
 
     def __init__(
         self,
@@ -46,26 +44,21 @@ class OutputPump:
         on_failure: Callable[[OSError], None],
         on_output: OnOutput | None = None,
     ) -> None:
-        """`on_failure` is told when the endpoint can't be written any more.
-
-        What the guest prints from then on is discarded. `on_output` is shown each piece
-        and its position, maybe more than once, before the endpoint takes it.
-        """
+        """`on_output` is shown each piece and its position, before it is written, and
+        maybe more than once."""
+        self._drained = threading.Event()
+        super().__init__(loop, endpoint, on_failure, self._drained.set)
         self.tees: Tees | None = None
         self.first_output_ns: int | None = None
         self.mid_line = False
         """Whether the last byte that an endpoint took was no newline."""
         self._loop = loop
         self._sink = sink
-        self._endpoint = endpoint
-        self._on_failure = on_failure
         self._on_output = on_output
         self._consumed = 0  # bytes of the sink that the endpoint has taken
         self._collecting = False
         self._collect_ns = COLLECT_MIN_NS
         self._stalled = False  # the endpoint will say when it takes more
-        self._go_on = NextTurn(loop, self.write)
-        self._drained = threading.Event()
         self._abandoned = False
         sink.on_data = self._on_data
 
@@ -94,33 +87,18 @@ class OutputPump:
         if len(self._sink) and not self._stalled:  # it came just before that line
             self._on_data()
 
-    def write(self) -> None:
-        """Give the endpoint what it takes. On the loop's thread.
+    def peek(self) -> bytes:
+        data = bytes(self._sink.peek(CHUNK))
+        if data and self._on_output is not None:
+            self._on_output(self._consumed, data)
+        return data
 
-        A guest may print faster than that: there is an end to each turn, and another.
-        """
-        left = TURN
-        while data := bytes(self._sink.peek(CHUNK)):
-            if left <= 0:
-                self._go_on.ask()
-                return
-            if self._on_output is not None:
-                self._on_output(self._consumed, data)
-            try:
-                taken = self._endpoint.write(data)
-            except OSError as error:
-                self._on_failure(error)
-                self._endpoint = NullEndpoint()
-                continue
-            self._consumed += taken
-            if taken:
-                self.mid_line = data[taken - 1] != ord("\n")
-            self._sink.consume(taken)
-            left -= taken
-            self._stalled = taken < len(data)
-            if self._stalled:
-                return
-        self._drained.set()
+    def took(self, data: bytes, taken: int) -> None:
+        self._consumed += taken
+        if taken:
+            self.mid_line = data[taken - 1] != ord("\n")
+        self._sink.consume(taken)
+        self._stalled = taken < len(data)
 
     # When the guest has stopped
 

@@ -1,19 +1,15 @@
 """Tees: copies of the console's output to files and unix sockets."""
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Final
 
-from ..event_loop import EventLoop, NextTurn
+from ..event_loop import EventLoop
 from ..expect.capture import CaptureEndpoint
 from ..expect.reader import Reader
 from ..place import Place
-from .endpoint import Endpoint, FdEndpoint, NullEndpoint, open_output_file
-
-CHUNK: Final = 64 << 10
-TURN: Final = 4 * CHUNK  # in one turn of the loop: others wait for theirs
+from .endpoint import CHUNK, Endpoint, Flow
+from .opening import fills_a_disk, open_endpoint
 
 
 class Teed:
@@ -36,12 +32,8 @@ class Teed:
         self._endpoint.close()
 
 
-class Copy:
-    """Writes what a reader reads as fast as an endpoint takes it. On the loop's thread.
-
-    `on_failure` is told when the endpoint can't be written any more, and `on_written`
-    whenever nothing is left to write.
-    """
+class Copy(Flow):
+    """What a reader reads, to an endpoint. `on_written` is Flow's `on_drained`."""
 
     def __init__(
         self,
@@ -51,35 +43,19 @@ class Copy:
         on_failure: Callable[[OSError], None],
         on_written: Callable[[], None],
     ) -> None:
+        super().__init__(loop, endpoint, on_failure, on_written)
         self._reader = reader
-        self._endpoint = endpoint
-        self._on_failure = on_failure
-        self._on_written = on_written
-        self._go_on = NextTurn(loop, self.write)
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to write now; from any thread."""
         return not self._reader.peek(1)
 
-    def write(self) -> None:
-        """Write what there is, as far as there is room."""
-        left = TURN
-        while data := self._reader.peek(CHUNK):
-            if left <= 0:
-                self._go_on.ask()
-                return
-            try:
-                taken = self._endpoint.write(data)
-            except OSError as error:
-                self._on_failure(error)
-                self._endpoint = NullEndpoint()
-                continue
-            self._reader.skip(taken)
-            left -= taken
-            if taken < len(data):
-                return
-        self._on_written()
+    def peek(self) -> bytes:
+        return self._reader.peek(CHUNK)
+
+    def took(self, data: bytes, taken: int) -> None:
+        self._reader.skip(taken)
 
 
 class _Tee:
@@ -90,24 +66,12 @@ class _Tee:
     ) -> None:
         self._tees = tees
         self.where = where
-        self.is_file = False
-        endpoint = self._open(loop, where, cleanup)
+        endpoint = open_endpoint(loop, self, where, "tee", tees.socket_mode)
         cleanup.callback(endpoint.close)
+        self.is_file = fills_a_disk(endpoint)
         self.copy = Copy(
             loop, tees.capture.copier(), endpoint, self._fail, tees.check_done
         )
-
-    def _open(self, loop: EventLoop, where: Place, cleanup: ExitStack) -> Endpoint:
-        if where.kind == "unix":
-            from .unix_endpoint import UnixEndpoint
-
-            mode = self._tees.socket_mode
-            return UnixEndpoint(loop, self, where.path, field="tee", mode=mode)
-        fd = open_output_file(where.path, field="tee")
-        cleanup.callback(os.close, fd)
-        endpoint = FdEndpoint(loop, self, fd)
-        self.is_file = endpoint.is_file
-        return endpoint
 
     def _fail(self, error: OSError) -> None:
         self._tees.on_failure(f"tee {str(self.where)!r} can't be written: {error}")

@@ -51,6 +51,8 @@ class _Deadline:
         self._end = now + timeout
         self._patience_ends = max(now, self._end) + PATIENCE_S
         self._last: int | None = None
+        self._result: RunResult | None = None
+        self._result_patience_ends = 0.0
 
     @property
     def left(self) -> float:
@@ -70,8 +72,11 @@ class _Deadline:
     def is_over(self) -> bool:
         """Whether no more is to be looked at, though it came in time."""
         now = time.monotonic()
-        if self._capture.result is not None:  # nor does more come
-            self._patience_ends = min(self._patience_ends, now + PATIENCE_S)
+        result = self._capture.result
+        if result is not self._result:  # None again: the guest was resumed
+            self._result, self._result_patience_ends = result, now + PATIENCE_S
+        if result is not None and now > self._result_patience_ends:
+            return True  # nor does more come
         return now > self._patience_ends
 
 

@@ -112,7 +112,8 @@ class DeviceManager:
         over it is told by `assign_resources` that it has nothing any more, on the
         event loop's thread. All of that has happened on return, unless a device calls
         it: in an access, a callback of the loop's, or its reset. Then the device is
-        off the bus, and the rest follows soon.
+        off the bus, and the rest follows soon; a callback of the loop's, which can't
+        wait for a vCPU, loses the posted writes that KVM has collected by then.
 
         Raises NoDevice if it isn't plugged in, and VmmError if somebody is in a device
         for longer than UNPLUG_S: the rest follows when he comes out.
@@ -167,22 +168,26 @@ class DeviceManager:
         """Take away what the device has, which nobody is in."""
         wiring = departure.wiring
         try:
-            with self._lock:
-                wiring.disconnect()
-            wiring.deliver_rings()
-            with self._lock:
-                if self._departures.pop(device, None) is None:
-                    return  # closed
-                resources = device.get_assigned_resources()
-                device.assign_resources(DeviceResources(), [])
-                wiring.close()
-                self._resource_manager.free_device_resources(resources)
+            with ExitStack() as stack:  # all of it, whatever a part raises
+                stack.callback(self._take_back, device, wiring)
+                stack.callback(wiring.deliver_rings)
+                with self._lock:
+                    wiring.disconnect()
         except Exception as error:
             if not departure.is_awaited:
                 raise
             departure.error = error
         finally:
             departure.is_over.set()
+
+    def _take_back(self, device: DeviceIo, wiring: Wiring) -> None:
+        with self._lock, ExitStack() as stack:
+            if self._departures.pop(device, None) is None:
+                return  # closed
+            resources = device.get_assigned_resources()
+            stack.callback(self._resource_manager.free_device_resources, resources)
+            stack.callback(wiring.close)
+            device.assign_resources(DeviceResources(), [])
 
     def _await(self, device: DeviceIo, departure: _Departure, end: float) -> None:
         if not departure.is_over.wait(end - time.monotonic()):

@@ -1,5 +1,6 @@
 """Wiring: what KVM itself does for one device: interrupts, doorbells, posted writes."""
 
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -113,15 +114,16 @@ class Wiring:
     def deliver_rings(self) -> None:
         """Ring for the last time what has rung before the wires were cut.
 
-        On the loop's thread, or while the loop doesn't run.
+        On the loop's thread, or while the loop doesn't run. All bells are closed and
+        all that have rung do, whatever one of them raises.
         """
         bells, self._bells = self._bells, []
-        for event, bell in bells:
-            self._loop.unwatch(event.fd)
-            rang = event.take()
-            event.close()
-            if rang:
-                bell.on_ring()
+        with ExitStack() as rings:
+            for event, bell in reversed(bells):
+                self._loop.unwatch(event.fd)
+                if event.take():
+                    rings.callback(bell.on_ring)
+                event.close()
 
     def _watch(self, event: EventFd, bell: Doorbell) -> None:
         if event.fd >= 0:  # it may have been unplugged again

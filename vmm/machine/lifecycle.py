@@ -1,8 +1,6 @@
 """Lifecycle: the boots of a machine, one after another, and what remains of them."""
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from .. import threads
@@ -10,7 +8,6 @@ from ..config import MachineConfig
 from ..console.console import Console
 from ..console.output import HURRY_S
 from ..devices.record import Record
-from ..errors import VmmError
 from ..event_loop import EventLoop, GuestClock
 from ..result import DEBUG_EXIT_SUCCESS, EXIT_CODES, ExitReason, RunResult
 from ..vcpu.control import LOOK, PAUSE, End, failure
@@ -59,19 +56,12 @@ class HostSide(Record):
         if self.agent is not None:
             self.agent.power_on()
 
-    def end(self, result: RunResult) -> None:
-        """The run is over: nobody is to wait for more than there is."""
+    def end(self, result: RunResult | None) -> None:
+        """The run is over: nobody is to wait for more than there is; None: it isn't."""
         for console in self.consoles:
             console.end(result)
         if self.agent is not None:
             self.agent.end(result)
-
-    def resume(self) -> None:
-        """It wasn't over: the guest was paused, and goes on."""
-        for console in self.consoles:
-            console.resume()
-        if self.agent is not None:
-            self.agent.end(None)
 
     def abandon(self) -> None:
         """Wait no longer for readers that take their time."""
@@ -121,7 +111,6 @@ class Lifecycle:
         self._state = state
         self._host_side = host_side
         self._symbols = symbols
-        self._resuming = threading.Lock()
         self._exits: dict[str, int] = {}
         self._insn_emulation = 0
         self._resets = 0
@@ -130,6 +119,7 @@ class Lifecycle:
         self._verdict = Verdict(
             state, host_side.console, host_side.watch, host_side.clock
         )
+        state.tell_readers = host_side.end
         # A daemon: a program that ends without close() is not to wait for the guest.
         self._thread = threading.Thread(
             target=self._main, name="vmm-vcpu0", daemon=True
@@ -143,22 +133,9 @@ class Lifecycle:
         self._state.started_ns = self._host_side.loop.now_ns()
 
     def begin(self) -> None:
-        """Let it run. Raises RuntimeError if there can't be another thread."""
+        """Let it run. Raises VmmError if there can't be another thread."""
         self._state.started()
         threads.start(self._thread)
-
-    def resume(self) -> None:
-        """As Machine.resume."""
-        with self._resuming:  # who comes second isn't to open a console that has ended
-            result = self._state.result
-            if self._state.paused is not None and result is not None:
-                self._host_side.resume()  # before the guest, which may end soon
-            try:
-                self._state.resume()
-            except VmmError:
-                if result is not None:
-                    self._host_side.end(result)
-                raise
 
     def join(self) -> None:
         """Wait until the guest is gone."""
@@ -197,35 +174,41 @@ class Lifecycle:
             finally:
                 self._state.ending()
                 self.power_off()
-        except Exception as error:
-            self._state.finish(failure(error))
+        except Exception as error:  # outranks what a policy's pause has told, too
+            result = None
+            self._state.fail(error)
             self._host_side.abandon()
+        end = None
         try:
             if result is None:
-                result = self._publish_result()
+                end, result = self._conclude()
         except Exception as error:  # who waits gets a result, whatever happens
-            result = self._result_of(failure(error))
-            self._host_side.end(result)
+            end = failure(error)
+            result = self._result_of(end)
         finally:
             assert result is not None
-            self._state.ended(result)
+            self._state.ended(result, None if end is None else end.error)
 
     def _live(self) -> RunResult | None:
         """Run one boot after another; the last one's result, if it is made already."""
         while True:
             self._run()
-            self._record_end()
-            policy = self._policy()
+            end = self._state.end
+            assert end is not None
+            self._record_end(end)
+            reason = self._verdict.effective_end.reason
+            policy = self._policy(reason)
+            if end.reason is ExitReason.RESET or policy == "restart":  # we do it for it
+                self._resets += 1
             if policy == "exit":
                 return None
+            boots_again = policy == "restart" or reason is ExitReason.RESET
             if policy == "pause":
-                is_reset = self._verdict.effective_end.reason is ExitReason.RESET
-                resumed, result = self._pause(by_policy=True)
+                resumed, result = self._pause(by_policy=True, goes_on=not boots_again)
                 if not resumed:
                     return result
-                if not is_reset:
-                    continue
-            self._boot_again()
+            if boots_again:
+                self._boot_again()
 
     def _run(self) -> None:
         """Run until the state has an end, with looks and pauses in between."""
@@ -242,13 +225,9 @@ class Lifecycle:
             if not goes_on:
                 return
 
-    def _record_end(self) -> None:
+    def _record_end(self, end: End) -> None:
         """Note what is lost once the VM is gone."""
-        end = self._state.end
-        assert end is not None
         self._verdict.weigh(end)
-        if end.reason is ExitReason.RESET:
-            self._resets += 1
         if end.reason in _REPORTED:
             self._report = self._make_report()
 
@@ -282,48 +261,43 @@ class Lifecycle:
             return end.exit_code == 0 or not self.config.runs_command
         return end.reason in _ENDED_EARLY
 
-    def _policy(self) -> str:
+    def _policy(self, reason: ExitReason) -> str:
         policies: dict[ExitReason, str] = {
             ExitReason.RESET: self.config.on_reset,
             ExitReason.PANIC: self.config.on_panic,
             ExitReason.CRASH: self.config.on_crash,
         }
-        return policies.get(self._verdict.effective_end.reason, "exit")
+        return policies.get(reason, "exit")
 
-    def _pause(self, *, by_policy: bool = False) -> tuple[bool, RunResult | None]:
+    def _pause(
+        self, *, by_policy: bool = False, goes_on: bool = True
+    ) -> tuple[bool, RunResult | None]:
         """Stand still until the guest is resumed: True; or has ended: False.
 
-        A policy's pause has a result to show.
+        A policy's pause has a result to show. The guest's time doesn't pass, if it is
+        one that `goes_on` where it stands.
         """
-        from ..debug.paused_guest import PausedGuest
+        from ..debug.paused_guest import PausedGuest  # most runs never pause
+        from .guest_time import GuestTime
 
         result, vcpus = None, self.instance.vcpus
-        with self._held():
-            if by_policy:
-                result = self._publish_result()
-            guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols())
-            try:
-                return self._state.stand(guest, result), result
-            finally:
-                guest.release()
-
-    @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Keep the guest's time from passing."""
-        from .guest_time import GuestTime  # most runs never pause
-
         self._host_side.hold()
         try:
-            time = GuestTime(self.instance.vm, self.instance.vcpus)
-            yield
-            time.go_on()
+            time = GuestTime(self.instance.vm, vcpus)
+            guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols())
+            try:
+                if by_policy:
+                    _, result = self._conclude()
+                resumed = self._state.stand(guest, result)
+            finally:
+                guest.release()
+            if resumed and goes_on:
+                time.go_on()
+            return resumed, result
         finally:
             self._host_side.go_on()
 
     def _boot_again(self) -> None:
-        end = self._state.end
-        if end is not None and end.reason is not ExitReason.RESET:  # we do it for it
-            self._resets += 1
         self.power_off()
         self._parts.memory.discard()
         self._parts.devices.reset()
@@ -346,7 +320,7 @@ class Lifecycle:
             self._symbols = symbols_of(self.config.images()[0])
         return self._symbols
 
-    def _publish_result(self) -> RunResult:
+    def _conclude(self) -> tuple[End, RunResult]:
         """Let the console finish, and make the result that `wait` waits for."""
         end = self._verdict.effective_end
         hurried = end.reason in (ExitReason.STOPPED, ExitReason.TIMEOUT)
@@ -354,9 +328,7 @@ class Lifecycle:
         for console in self._host_side.consoles:
             console.finish(HURRY_S if hurried else None)
         end = self._with_failures(end)  # of which there may be more only now
-        result = self._full_result(end, now_ns)
-        self._host_side.end(result)
-        return result
+        return end, self._full_result(end, now_ns)
 
     def _result_of(self, end: End) -> RunResult:
         """What is known whatever has failed: the reason, the exit code, the detail."""

@@ -149,7 +149,10 @@ class Machine:
             install_kick_handler()
             undo.callback(self._life.power_off)
             self._life.power_on()
+            undo.callback(self._outcomes.unwatch)
             self._outcomes.watch(lambda: self._life.instance.exits, poke=self._pokes)
+            undo.callback(self._state.own_threads.clear)
+            undo.callback(self._loop.stop)
             self._loop.start()
             self._state.own_threads.add(self._loop.ident)
             self._life.begin()
@@ -224,7 +227,7 @@ class Machine:
 
         After a crash it will hardly come far. Raises VmmError unless it is paused.
         """
-        self._life.resume()
+        self._state.resume()
 
     def join(self) -> None:
         """Wait until the guest is gone; a paused one until `stop` or its timeout."""
@@ -241,7 +244,8 @@ class Machine:
     def unplug(self, device: DeviceIo) -> None:
         """Take a device off again, when nobody is in it any more.
 
-        From an access or a callback of a device it returns before that. Raises
+        From an access or a callback of a device it returns before that, and from one
+        on the event loop's thread posted writes under way are lost. Raises
         NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
         """
         self._devices.remove(device)
@@ -272,12 +276,13 @@ class Machine:
     @property
     def error(self) -> Exception | None:
         """What was raised, when the result's reason is `error`."""
-        end = self._state.end
-        return end.error if end else None
+        return self._state.error
 
     def close(self) -> None:
         """Stop the guest if it runs, and release everything. Idempotent.
 
+        Interrupted while it waits for the guest, it may be called again, and is at the
+        end of the program.
         Whoever comes second, on another thread, waits for the first. Not to be called
         by a device.
         """
@@ -286,6 +291,10 @@ class Machine:
         try:
             self.stop("the machine was closed")
             self.join()
+        except BaseException:  # Ctrl-C: nothing is released yet, and has to be
+            self._state.give_up_close()
+            raise
+        try:
             self._cleanup.close()
         finally:
             unregister(self)

@@ -1,6 +1,7 @@
 """Outcomes: who notices that a run is over, and what he then says of it."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from ..config import MachineConfig
 from ..result import ExitReason
@@ -22,6 +23,7 @@ class Outcomes:
         self._state = state
         self._host_side: HostSide | None = None
         self.failures: list[str] = []
+        self._watches = ExitStack()
 
     def connect(self, host_side: HostSide) -> None:
         """Who else is to hear of it, once there is somebody."""
@@ -37,33 +39,41 @@ class Outcomes:
         assert started_ns is not None
         if self._config.timeout is not None:
             due = started_ns + int(self._config.timeout * 1e9)
-            host_side.loop.call_at(due, self.timed_out)
+            timer = host_side.loop.call_at(due, self.timed_out)
+            self._watches.callback(timer.cancel)
         if poke:
-            self._poke()
+            from ..watch.looks import Looks
+
+            looks = Looks(host_side.loop, TICK_NS, self._poke)
+            self._watches.callback(looks.stop)
         if self._config.hang_s is None:
             return
         from ..watch.hang import HangWatch  # most runs have none
 
-        console = host_side.console
+        console, turn = host_side.console, self._state.turn
 
         def progress() -> object:
             """Something that changes whenever the guest does something."""
+            nonlocal turn
+            turn = self._state.turn  # before the rest: of none but this it tells
             if console.is_held:  # it waits for us
                 return object()
             counts = exits()
             del counts["intr"]  # kicks of ours
-            return self._state.turn, console.printed, counts
+            return turn, console.printed, counts
 
         limit_s = self._config.hang_s
-        HangWatch(host_side.clock, limit_s, progress, self.hung)
+        hang = HangWatch(host_side.clock, limit_s, progress, lambda: self.hung(turn))
+        self._watches.callback(hang.stop)
 
-    def _poke(self) -> None:
+    def unwatch(self) -> None:
+        """Undo `watch`, while the event loop doesn't run."""
+        self._watches.close()
+
+    def _poke(self, _: int) -> bool:
         """Now and then: what a guest has written without an exit is to be seen."""
         self._state.poke()
-        if self._state.state not in (MachineState.ENDED, MachineState.CLOSED):
-            assert self._host_side is not None
-            loop = self._host_side.loop
-            loop.call_at(loop.now_ns() + TICK_NS, self._poke)
+        return self._state.state not in (MachineState.ENDED, MachineState.CLOSED)
 
     def stop(self, end: End) -> None:
         """End the run now, and wait no longer for readers that take their time."""
@@ -120,10 +130,10 @@ class Outcomes:
 
         when_silent(self._host_side.clock, lambda: console.printed, panicked)
 
-    def hung(self) -> None:
-        """Nothing has happened for too long."""
+    def hung(self, turn: int) -> None:
+        """Nothing has happened for too long, all of it in this `turn`."""
         detail = f"no console output and no exit for {self._config.hang_s:g} s"
-        self._state.finish(End(ExitReason.HANG, detail), self._state.turn)
+        self._state.finish(End(ExitReason.HANG, detail), turn)
 
     def loop_failed(self, error: Exception) -> None:
         """A callback on the event loop has raised, a device's maybe."""

@@ -1,14 +1,14 @@
 """RunState: where a machine is in its life, and who waits for what comes next."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..errors import VmmError
 from ..result import RunResult
-from ..vcpu.control import LOOK, OF_THE_RUN, PAUSE, End, RunControl
+from ..vcpu.control import LOOK, PAUSE, RunControl
 
 if TYPE_CHECKING:  # most runs don't import it
     from ..debug.paused_guest import PausedGuest
@@ -31,8 +31,12 @@ class MachineState(Enum):
 class RunState(RunControl):
     """All that changes in a machine's life, under RunControl's lock. Thread-safe.
 
-    `result` is there when the run is over, or was paused by a policy; `paused` is the
-    guest while it stands still; `started_ns` is when it was powered on.
+    `result` is there when the run is over, or was paused by a policy; `error` is what
+    was raised, if that is why; `paused` is the guest while it stands still;
+    `started_ns` is when it was powered on.
+
+    Lock order: `_telling`, a console's, `_lock`; a signal handler that stops takes the
+    last one wherever it comes.
     """
 
     def __init__(self) -> None:
@@ -40,9 +44,13 @@ class RunState(RunControl):
         self.state = MachineState.CREATED
         self.started_ns: int | None = None
         self.result: RunResult | None = None
+        self.error: Exception | None = None
+        self.tell_readers: Callable[[RunResult | None], None] = lambda _: None
+        """Told of each result once it is there, and by None that it isn't any more."""
         self.paused: PausedGuest | None = None
         self.own_threads: set[int] = set()
         """Threads that a pause has to wait for, beside those that run vCPUs."""
+        self._telling = threading.Lock()  # readers hear of changes in their order
         self._pauses = 0  # that have begun
         self._starter: int | None = None  # the thread that starts
         self._is_ending = False  # no guest can go on; its result isn't made yet
@@ -80,21 +88,12 @@ class RunState(RunControl):
 
     # Pauses
 
-    def finish(self, end: End, turn: int | None = None) -> None:
-        """As RunControl's; what befalls a guest that is PAUSED waits for `resume`."""
-        with self._lock:
-            if self.state is MachineState.PAUSED and end.reason not in OF_THE_RUN:
-                if self._next is None and turn in (None, self.turn):
-                    self._next = end
-                return
-            super().finish(end, turn)
-
     def pause(self) -> None:
         """As Machine.pause."""
         with self._changed:
             if self.state is MachineState.CREATED or self.started_ns is None:
                 raise VmmError("a machine that never started can't be paused")
-            if self.state is MachineState.PAUSED and self.end is PAUSE:
+            if self._is_paused:
                 return
             pauses = self._pauses
             if self.state is MachineState.RUNNING:
@@ -106,6 +105,11 @@ class RunState(RunControl):
                 )
             if self._pauses == pauses:
                 raise VmmError("the guest can't be paused: the run has ended")
+
+    @property
+    def _is_paused(self) -> bool:
+        """PAUSED, and not about to end."""
+        return self.state is MachineState.PAUSED and self._stop is None
 
     @property
     def _has_ended(self) -> bool:
@@ -120,39 +124,48 @@ class RunState(RunControl):
 
         On the thread of vCPU 0, when all stand still. A policy has a `result` to tell;
         a pause that was asked for has none, and is off if the guest has ended since.
+        What befalls the guest in a pause waits for `resume`.
         """
+        with self._telling:
+            with self._changed:
+                if self._stop is not None or (result is None and self.end is not PAUSE):
+                    return False
+                self._boot_end = None  # over: the result tells of it
+                self._halt(PAUSE)
+                self.paused, self.result = guest, result
+                self._pauses += 1
+                self.state = MachineState.PAUSED
+                self._changed.notify_all()
+            if result is not None:
+                self.tell_readers(result)
         with self._changed:
-            if self._next is not None or (result is None and self.end is not PAUSE):
-                self.result = result
-                return False
-            self.end = PAUSE
-            self._halts = [halt for halt in self._halts if halt is not PAUSE]
-            self.paused, self.result = guest, result
-            self._pauses += 1
-            self.state = MachineState.PAUSED
-            self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self.state is not MachineState.PAUSED or self.end is not PAUSE
-            )
-            resumed = self.state is MachineState.RUNNING
+            self._changed.wait_for(lambda: not self._is_paused)
+            if self.state is MachineState.RUNNING:
+                return True
+            self._boot_end = None
+            self._settle()
             self.state, self.paused = MachineState.RUNNING, None
-            return resumed
+            return False
 
     def resume(self) -> None:
         """As Machine.resume."""
-        with self._changed:
-            if self.state is not MachineState.PAUSED:
-                raise VmmError("the guest isn't paused")
-            if self.end is not PAUSE:
-                raise VmmError("the guest isn't paused any more: the run has ended")
-            self.state, self.paused = MachineState.RUNNING, None
-            if self.result is not None:  # nobody's look is for what comes now
-                self._halts = [halt for halt in self._halts if halt is not LOOK]
-                self.turn += 1
-            self.result = None
-            # Here and now: what comes next comes after what has waited.
-            self.end = self._due()
-            self._changed.notify_all()
+        with self._telling:
+            with self._changed:
+                if self.state is not MachineState.PAUSED:
+                    raise VmmError("the guest isn't paused")
+                if not self._is_paused:
+                    raise VmmError("the guest isn't paused any more: the run has ended")
+                result, self.result = self.result, None
+                if result is not None:  # nobody's look is for what comes now
+                    self._unhalt(LOOK)
+                    self.turn += 1
+                self._unhalt(PAUSE)
+                # Here and now: what comes next comes after what has waited.
+                self._settle()
+                self.state, self.paused = MachineState.RUNNING, None
+                self._changed.notify_all()
+            if result is not None:
+                self.tell_readers(None)
 
     # The end
 
@@ -175,12 +188,14 @@ class RunState(RunControl):
             self._is_ending = True
             self._changed.notify_all()
 
-    def ended(self, result: RunResult) -> None:
+    def ended(self, result: RunResult, error: Exception | None) -> None:
         """The run is over."""
-        with self._changed:
-            self.result = result
-            self.state = MachineState.ENDED
-            self._changed.notify_all()
+        with self._telling:
+            with self._changed:
+                self.result, self.error = result, error
+                self.state = MachineState.ENDED
+                self._changed.notify_all()
+            self.tell_readers(result)
 
     def begin_close(self) -> bool:
         """Whether the caller is to close; else somebody has, or has begun to.
@@ -188,16 +203,28 @@ class RunState(RunControl):
         Waits for him, and for a start that has begun. Raises VmmError when it is that
         start, a device's part in it, that closes.
         """
+        own = threading.get_ident()
         with self._changed:
-            if self._starter == threading.get_ident():
+            if self._starter == own:
                 raise VmmError("a machine can't be closed from within its start")
-            self._changed.wait_for(lambda: self._starter is None)
-            if self._closer is None:
-                self._closer = threading.get_ident()
-                return True
-            if self._closer != threading.get_ident():
-                self._changed.wait_for(lambda: self.state is MachineState.CLOSED)
-            return False
+            self._changed.wait_for(
+                lambda: (
+                    self._starter is None
+                    and (
+                        self._closer in (None, own) or self.state is MachineState.CLOSED
+                    )
+                )
+            )
+            if self._closer is not None:
+                return False
+            self._closer = own
+            return True
+
+    def give_up_close(self) -> None:
+        """Whoever comes next is to close."""
+        with self._changed:
+            self._closer = None
+            self._changed.notify_all()
 
     def closed(self) -> None:
         """Everything is released."""

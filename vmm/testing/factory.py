@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from vmm.config import MachineConfig
+from vmm.config import MachineConfig, merged
 from vmm.devices.device_io import DeviceIo
 from vmm.errors import VmmError
 from vmm.foreign_text import printable
@@ -66,7 +66,7 @@ class TestMachine(Machine):
             super().close()
 
     def describe(self) -> str:
-        """How it ended, or that it runs, and the last lines of its console."""
+        """How it ended, or what its state is, and the last lines of its console."""
         return printable("\n".join(self._lines()))
 
     def _lines(self) -> list[str]:
@@ -88,7 +88,7 @@ class TestMachine(Machine):
 def _outcome(machine: Machine) -> str:
     result = machine.result
     if result is None:
-        return "none: it runs" if machine.is_started else "none: it was never started"
+        return f"none: it is {machine.state.value}"
     detail = f": {result.detail}" if result.detail else ""
     return (
         f"{result.reason.value}, exit code {result.exit_code}{detail} "
@@ -122,7 +122,7 @@ class VmFactory:
         what Machine does, and VmmError after the fixture's end.
         """
         check_names(settings, f"{self._name}()")
-        chosen = capturing({**self._defaults, **settings})
+        chosen = capturing(merged(self._defaults, settings))
         with self._lock:
             if self._closed:
                 raise VmmError(

@@ -1,4 +1,4 @@
-"""pytest plugin: fixtures that build machines, with deadlines, reports and artefacts.
+"""pytest plugin: fixtures that build machines, with deadlines, reports and artifacts.
 
 Installed with the package (entry point `minivmm`); `pytest --help` lists the options.
 """
@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from vmm import threads
+from vmm.config import merged
 from vmm.errors import KvmUnavailable
 from vmm.foreign_text import one_line
 from vmm.installation import script
@@ -174,7 +175,7 @@ def _serve(
     session = request.config.stash[_session]
     session.check_kvm()
     node = request.node
-    defaults = session.settings.machine | _marked(node)
+    defaults = merged(session.settings.machine, _marked(node))
     root = session.settings.artifacts or tmp_path_factory.getbasetemp() / "vmm"
     factory = VmFactory(name, defaults, folder_for(root, node.nodeid or name))
     session.factories[name] = factory
@@ -188,12 +189,12 @@ def _serve(
 
 def _marked(node: pytest.Collector | pytest.Item) -> dict[str, Any]:
     """What `vmm` markers say; the closest one wins."""
-    merged: dict[str, Any] = {}
-    for mark in node.iter_markers("vmm"):  # the closest first
-        merged = {**mark.kwargs, **merged}
-    merged.pop("deadline", None)
-    check_names(merged, "pytest.mark.vmm")
-    return merged
+    settings: dict[str, Any] = {}
+    for mark in reversed([*node.iter_markers("vmm")]):  # the closest is the first
+        settings = merged(settings, mark.kwargs)
+    settings.pop("deadline", None)
+    check_names(settings, "pytest.mark.vmm")
+    return settings
 
 
 # One test

@@ -1,7 +1,7 @@
 """RunControl: the one door through which every run ends, or stands still.
 
-A reset, a crash, a timeout, a signal, a user's stop: whoever comes first sets
-the end, and every vCPU is made to leave KVM_RUN and look.
+A reset, a crash, a timeout, a signal, a user's stop: whoever comes first is the
+end, and every vCPU is made to leave KVM_RUN and look.
 """
 
 import signal
@@ -40,25 +40,24 @@ LOOK: Final = End(ExitReason.PANIC, "a look at the vCPUs")
 PAUSE: Final = End(ExitReason.STOPPED, "a pause")
 
 # What ends a run, though a boot may have ended by itself just before.
-OF_THE_RUN: Final = (ExitReason.STOPPED, ExitReason.TIMEOUT, ExitReason.ERROR)
-
-
-def _is_of_the_run(end: End | None) -> bool:
-    return end is not None and end is not PAUSE and end.reason in OF_THE_RUN
+_OF_THE_RUN: Final = (ExitReason.STOPPED, ExitReason.TIMEOUT, ExitReason.ERROR)
 
 
 class RunControl:
     """Thread-safe. `end` is None while the guest may run; vCPUs test it per exit.
 
-    `turn` counts how often the guest was set going: a watcher passes the one that
-    it has watched, and what it finds out too late doesn't end the next.
+    It follows from what has happened and what was asked for, which are kept apart: how
+    the boot has ended, what has ended the run, and halts. `turn` counts how often the
+    guest was set going: a watcher passes the one that it has watched, and what it finds
+    out too late doesn't end the next.
     """
 
     def __init__(self) -> None:
         self.end: End | None = None
         self.turn = 0
+        self._boot_end: End | None = None  # the guest's own; until it boots again
+        self._stop: End | None = None  # of the run: never taken back
         self._halts: list[End] = []  # LOOK, PAUSE: asked for, and not over yet
-        self._next: End | None = None  # what came after the boot had ended
         self._lock = threading.RLock()  # signal handlers stop, too
         self._changed = threading.Condition(self._lock)
         self._running: dict[Vcpu, int] = {}  # to the ident of its thread
@@ -66,16 +65,40 @@ class RunControl:
         self._awaited: list[tuple[set[Vcpu], Callable[[], None]]] = []
 
     def finish(self, end: End, turn: int | None = None) -> None:
-        """End the run for `end`, unless something else has ended it already."""
+        """End the run for `end`, unless something else has ended it already.
+
+        What is for the whole run ends the next boot, then, if there is one.
+        """
         with self._lock:
             if turn is not None and turn != self.turn:
                 return
-            if self.end is None or self.end is LOOK or self.end is PAUSE:
-                self.end = end
-            elif end.reason in OF_THE_RUN and not _is_of_the_run(self._next):
-                self._next = end
+            if end.reason in _OF_THE_RUN:
+                self._stop = self._stop or end
+            elif self._boot_end is None and self._stop is None:
+                self._boot_end = end
+            self._settle()
             self._changed.notify_all()
             self._kick()
+
+    def fail(self, error: Exception) -> None:
+        """We can't go on: whatever the end is, unless it is an error, it is this."""
+        with self._lock:
+            self._boot_end = None
+            if self._stop is None or self._stop.reason is not ExitReason.ERROR:
+                self._stop = failure(error)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Make `end` what follows from all the rest, which has changed.
+
+        A signal handler may stop the run between any two steps of the thread that it
+        interrupts, lock or not: so what was set is looked at once more.
+        """
+        while self.end is not (end := self._due()):
+            self.end = end
+
+    def _due(self) -> End | None:
+        return self._boot_end or self._stop or (self._halts[0] if self._halts else None)
 
     def look(self, turn: int) -> None:
         """Make the guest stand still, with `end` LOOK, until it ends or may `go_on`.
@@ -89,23 +112,20 @@ class RunControl:
     def _halt(self, halt: End) -> None:
         if halt not in self._halts:
             self._halts.append(halt)
-        if self.end is None:
-            self.end = halt
-            self._kick()
+        self._settle()
+        self._kick()
+
+    def _unhalt(self, halt: End) -> None:
+        self._halts = [each for each in self._halts if each is not halt]
 
     def go_on(self) -> bool:
         """The look is over: let the guest run on; False if it has ended meanwhile."""
         with self._lock:
             if self.end is not LOOK:
                 return False
-            self._halts.remove(LOOK)
-            self.end = self._due()
+            self._unhalt(LOOK)
+            self._settle()
             return True
-
-    def _due(self) -> End | None:
-        """What stops the guest that is about to go on."""
-        due, self._next = self._next, None
-        return due or (self._halts[0] if self._halts else None)
 
     def _kick(self) -> None:
         for vcpu, thread in self._running.items():
@@ -175,12 +195,9 @@ class RunControl:
         ends it; a pause that was asked for comes before its first instruction.
         """
         with self._lock:
-            if LOOK in self._halts:  # at what isn't there any more
-                self._halts.remove(LOOK)
-            if not _is_of_the_run(self._next):
-                self._next = None
-            if not _is_of_the_run(self.end):
-                self.end = self._due()
+            self._unhalt(LOOK)  # at what isn't there any more
+            self._boot_end = None
+            self._settle()
             self.turn += 1
 
     def enter(self, vcpu: Vcpu) -> None:

@@ -34,7 +34,7 @@ class HangWatch:
         self._seen = progress()
         self._silent_ns = 0
         period = min(max(self._limit_ns // LOOKS, LOOK_MIN_NS), LOOK_MAX_NS)
-        Looks(clock, period, self._look)
+        self.stop = Looks(clock, period, self._look).stop
 
     def _look(self, passed_ns: int) -> bool:
         seen = self._progress()

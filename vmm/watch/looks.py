@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ..devices.clock import Clock
+from ..devices.clock import Clock, Timer
 
 
 class Looks:
@@ -21,13 +21,17 @@ class Looks:
         self._period_ns = period_ns
         self._call = look
         self._last_ns = clock.now_ns()
-        self._set_timer()
+        self._timer = self._next_timer()
 
-    def _set_timer(self) -> None:
-        self._clock.call_at(self._clock.now_ns() + self._period_ns, self._look)
+    def stop(self) -> None:
+        """Look no more; while none is at work."""
+        self._timer.cancel()
+
+    def _next_timer(self) -> Timer:
+        return self._clock.call_at(self._clock.now_ns() + self._period_ns, self._look)
 
     def _look(self) -> None:
         now = self._clock.now_ns()
         passed, self._last_ns = now - self._last_ns, now
         if self._call(min(passed, 2 * self._period_ns)):
-            self._set_timer()
+            self._timer = self._next_timer()

@@ -103,7 +103,10 @@ USAGE = {
         ("run", "--debugcon", "file:x", "--serial", "file:x"),
         "debugcon: 'file:x' is where serial goes, too",
     ),
-    "serial": (("run", "--serial", "tty"), "serial: 'tty' is not stdio, null"),
+    "serial": (
+        ("run", "--serial", "tty"),
+        "serial: 'tty' is not stdio, null, stdout, ",
+    ),
     "serial file": (("run", "--serial", "file:"), "serial: 'file:' is not stdio, null"),
     "serial limit": (("run", "--serial-limit", "0"), "serial-limit: 0 is not above 0"),
     "serial rate": (("run", "--serial-rate", "x"), "serial-rate: 'x' is no size"),

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from support.console_rig import DEADLINE, FCR, MCR, RX, OnLoop, Rig, Start
 
 from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
-from vmm.console.input import TURN
+from vmm.console.input import PATIENCE_NS, TURN
+from vmm.devices.serial.receiver import FIFO_SIZE
 from vmm.devices.serial.reg import UART_LSR_OE
-from vmm.devices.serial.uart import FIFO_SIZE
 from vmm.errors import VmmError
 from vmm.event_loop import EventLoop
 
@@ -222,3 +223,35 @@ def test_a_pause_is_no_patience_with_a_guest_that_does_not_listen(
         assert not rig.guest.has_input
         rig.guest.listen()
         assert rig.guest.read(5) == b"early"
+
+
+class _LoopThatLooksIn(EventLoop):
+    """What the loop's thread may do between two lines of another is done when asked
+    for the time."""
+
+    meanwhile: Callable[[], object] = bool
+    at_ns = 0
+
+    def now_ns(self) -> int:
+        self.meanwhile()
+        return self.at_ns
+
+
+def test_the_end_of_a_pause_leaves_no_moment_without_patience(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    loop = _LoopThatLooksIn(print)
+    stack.callback(loop.close)
+    rig = Rig(loop, f"unix:{tmp_path}/ttyS0")
+    stack.callback(rig.console.close)
+    rig.console.power_on()
+    rig.console.hold_input()
+    loop.at_ns = 10 * PATIENCE_NS
+
+    def look() -> None:
+        loop.meanwhile = bool
+        rig.console.endpoint_input(b"early")
+
+    loop.meanwhile = look
+    rig.console.release_input()
+    assert not rig.guest.has_input  # it would be lost: the driver clears the FIFO

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.console_rig import DEADLINE, PIPE_SIZE, OnLoop, Rig, Start
 
-from vmm.console.output import CHUNK, TURN
+from vmm.console.endpoint import CHUNK, TURN
 from vmm.errors import GuestEnded
 from vmm.event_loop import EventLoop
 from vmm.expect.history import IN_MEMORY

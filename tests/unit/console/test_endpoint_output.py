@@ -7,7 +7,8 @@ import pytest
 from support.endpoint_rig import PIPE_SIZE, Rig
 
 from vmm.console import endpoint as endpoint_module
-from vmm.console.endpoint import NullEndpoint, open_output_file
+from vmm.console.endpoint import NullEndpoint
+from vmm.console.opening import open_output_file
 from vmm.errors import ConfigError
 
 pytest_plugins = ("support.loop_fixtures", "support.endpoint_fixtures")

@@ -213,7 +213,8 @@ def test_while_it_is_stopped(file: Path) -> None:
     with staying(file, "console.interact()") as stay:
         stay.terminal.read_until(HINT)
         stay.terminal.process.send_signal(signal.SIGTSTP)
-        wait_until(lambda: not stay.terminal.is_raw(), "the terminal as it was")
+        wait_until(stay.terminal.is_stopped, "the stop")
+        assert not stay.terminal.is_raw()
         stay.terminal.process.send_signal(signal.SIGCONT)
         wait_until(stay.terminal.is_raw, "the guest's terminal")
         stay.terminal.type(b"on")
@@ -246,6 +247,17 @@ def test_without_a_terminal_it_is_an_error(start: Start) -> None:
 def test_where_nothing_is_captured_it_is_an_error(start: Start) -> None:
     with pytest.raises(VmmError, match="nothing is kept to be read here"):
         start("null").console.interact()
+
+
+@pytest.mark.parametrize("serial", ["stdio", "stdout"])
+def test_where_the_guest_has_the_terminal_already_it_is_an_error(
+    start: Start, serial: str, tmp_path: Path
+) -> None:
+    """All would be shown twice, and Ctrl-A x be the guest's now and then."""
+    rig = start(serial, f"file:{tmp_path}/log")
+    match = f"^interact: the guest has the terminal already: serial='{serial}'$"
+    with pytest.raises(VmmError, match=match):
+        rig.console.interact()
 
 
 def test_console_that_only_shows_has_none(loop: EventLoop, stack: ExitStack) -> None:

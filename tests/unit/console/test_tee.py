@@ -10,7 +10,7 @@ from support.console_rig import DEADLINE, OnLoop, Start
 
 from vmm.console.config import ConsoleConfig
 from vmm.console.console import Console
-from vmm.console.output import TURN
+from vmm.console.endpoint import TURN
 from vmm.errors import ConfigError, VmmError
 from vmm.event_loop import EventLoop
 

@@ -109,6 +109,14 @@ def test_locked_passes_resources_to_its_device() -> None:
     assert locked.get_trapped_io_resources() is RESOURCES
 
 
+def test_locked_has_what_its_device_was_assigned() -> None:
+    interrupts = [CountingTrigger()]
+    locked = Locked(DeviceIoMut())
+    locked.assign_resources(RESOURCES, interrupts)
+    assert locked.resources is locked.device.resources is RESOURCES
+    assert locked.interrupts is locked.device.interrupts is interrupts
+
+
 def test_locked_lets_the_lock_go_when_its_device_raises() -> None:
     class Broken(DeviceIoMut):
         def reset(self) -> None:

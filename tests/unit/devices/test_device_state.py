@@ -133,3 +133,28 @@ def test_of_takes_its_own_class_only() -> None:
         Inner.of(FULL)
     with pytest.raises(InvalidState, match="NoneType is no Inner"):
         Inner.of(None)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        float,
+        object,
+        list[int],
+        dict[str, int],
+        tuple[float, ...],
+        int | str,
+        int | str | None,
+        Annotated[int, "a number"],
+        Annotated[Byte, range(3)],
+    ],
+)
+def test_a_field_that_json_would_not_keep_is_a_type_error(kind: object) -> None:
+    made = type("Made", (State,), {"__annotations__": {"value": kind}})
+    with pytest.raises(TypeError, match=r"^a State can't have a field of "):
+        made(1)
+
+
+def test_a_number_that_has_no_text_is_refused_like_any_other() -> None:
+    with pytest.raises(InvalidState, match=r"Inner\.value is a huge int: it must be"):
+        Inner(10**5000)

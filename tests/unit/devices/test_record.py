@@ -144,3 +144,25 @@ def test_help_of_a_class_without_source_is_what_is_known_of_it() -> None:
     assert made.__doc__ == "Yes."
     bare = type("Made", (Record,), {"__annotations__": {"x": int}})
     assert bare.__doc__ is None
+
+
+def test_what_is_of_the_class_may_be_said_in_text() -> None:
+    """As all annotations are after `from __future__ import annotations`."""
+
+    class Late(Record):
+        NAME: "ClassVar[str]" = "s"
+        OTHER: "ClassVar" = "t"
+        x: "int"
+
+    assert Late.field_names == ("x",)
+    assert Late(1) == Late(x=1)
+
+
+def test_a_field_that_is_said_again_keeps_its_place() -> None:
+    class Again(Point):
+        x: int = 3
+        z: int = 4
+
+    assert Again.field_names == ("x", "y", "z")
+    assert Again(1, 2, 3) == Again(x=1, y=2, z=3)
+    assert Again() == Again(3, 2, 4)

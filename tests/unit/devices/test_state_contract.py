@@ -6,6 +6,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,15 +14,17 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.device_examples import COMPUTED, EXAMPLES
 from support.device_worlds import DEVICES, DRIVERS, Step, World
 from support.lengths import cases
+from support.serial_rig import FailingTrigger
 
 import vmm.devices
 from vmm.devices import device_io
 from vmm.devices.adapter import Adapter
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.device_io import DeviceIo
-from vmm.devices.errors import InvalidState
+from vmm.devices.errors import InvalidState, TriggerError
 from vmm.devices.pc.platform import (
     AcpiPmPio,
     CmosRtcPio,
@@ -122,6 +125,58 @@ def test_a_restored_device_goes_on_like_the_one_that_was_saved(
         assert copy.do(step) == going.do(step)
     assert copy.device.state() == going.device.state()
     assert copy.sink.data[sent:] == going.sink.data[len(saved.sink.data) :]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind, examples in EXAMPLES.items() for name in examples],
+    ids=lambda it: getattr(it, "__name__", it),
+)
+def test_no_field_is_forgotten(kind: type[DeviceIo], name: str) -> None:
+    before, after = EXAMPLES[kind][name]
+    going, saved = World(DEVICES[kind]), World(DEVICES[kind])
+    for step in before:
+        assert going.do(step) == saved.do(step)
+    state = cast("State", through_json(saved.device.state()))
+    without = forgotten(state, World(DEVICES[kind]).device.state(), name)
+    assert without != state
+    seen: list[object] = [going.do(step) for step in after]
+    assert shown(kind, state, after) == seen
+    with suppress(ValueError):  # in_buffer_errors of no in_buffer
+        assert shown(kind, without, after) != seen
+
+
+def shown(kind: type[DeviceIo], state: State, after: list[Step]) -> list[object]:
+    """What is seen of a device that goes on from `state`."""
+    copy = World(DEVICES[kind], start_ns=ELSEWHERE_NS)
+    copy.device.restore(state)
+    return [copy.do(step) for step in after]
+
+
+def forgotten(state: Any, fresh: Any, name: str) -> State:  # noqa: ANN401
+    """`state` with one field as it is in `fresh`, though no device can be in it."""
+    first, _, inner = name.partition(".")
+    value = getattr(fresh, first)
+    if inner:
+        value = forgotten(getattr(state, first), value, inner)
+    other: State = object.__new__(type(state))
+    for field, old in state.to_dict().items():
+        object.__setattr__(other, field, value if field == first else old)
+    return other
+
+
+def test_each_field_has_an_example() -> None:
+    fields = {(kind, name) for kind in STATEFUL for name in names_of(kind)}
+    named = {(kind, name) for kind, told in EXAMPLES.items() for name in told}
+    assert fields == named | COMPUTED
+
+
+def names_of(kind: type[DeviceIo]) -> Iterator[str]:
+    state = cast("State", World(DEVICES[kind]).device.state())
+    for name in state.field_names:
+        value = getattr(state, name)
+        inner = value.field_names if isinstance(value, State) else ()
+        yield from [f"{name}.{within}" for within in inner] or [name]
 
 
 @ANY_STATEFUL
@@ -286,15 +341,15 @@ def test_a_key_that_nothing_holds_back_must_be_latched() -> None:
     assert waiting.replace(ram=bytes(32), latched=5).latched == 5
 
 
-@pytest.mark.parametrize(
-    ("kind", "before"),
-    [
-        (SerialPio, [("drive", ((1, 1),), 1), ("tell", "type", b"x")]),
-        (I8042Pio, [("drive", ((4, 0x60), (0, 1), (0, 0xEE)), 1)]),
-        (CmosRtcPio, [("drive", ((0, 0x0B), (1, 0x12)), 1), ("wait", 10**9)]),
-        (RtcMmio, [("drive", DRIVERS[RtcMmio][1], 4)]),
-    ],
-)
+PENDING: list[tuple[type[DeviceIo], list[Step]]] = [
+    (SerialPio, [("drive", ((1, 1),), 1), ("tell", "type", b"x")]),
+    (I8042Pio, [("drive", ((4, 0x60), (0, 1), (0, 0xEE)), 1)]),
+    (CmosRtcPio, [("drive", ((0, 0x0B), (1, 0x12)), 1), ("wait", 10**9)]),
+    (RtcMmio, [("drive", DRIVERS[RtcMmio][1], 4)]),
+]
+
+
+@pytest.mark.parametrize(("kind", "before"), PENDING)
 def test_an_interrupt_that_was_pending_is_raised_once_again(
     kind: type[DeviceIo], before: list[Step]
 ) -> None:
@@ -310,6 +365,24 @@ def test_an_interrupt_that_was_pending_is_raised_once_again(
             count,
             *(0 for _ in copy.lines[1:]),
         ]
+
+
+@pytest.mark.parametrize(("kind", "before"), PENDING)
+def test_an_interrupt_that_can_not_be_delivered_is_all_that_is_missing(
+    kind: type[DeviceIo], before: list[Step]
+) -> None:
+    saved, copy = World(DEVICES[kind]), World(DEVICES[kind])
+    for step in before:
+        saved.do(step)
+    resources = copy.device.get_assigned_resources()
+    copy.device.assign_resources(resources, [FailingTrigger() for _ in copy.lines])
+    with pytest.raises(TriggerError):
+        copy.device.restore(saved.device.state())
+    copy.device.assign_resources(resources, copy.lines)
+    assert copy.device.state() == saved.device.state()
+    assert not any(line.edges for line in copy.lines)
+    for step in (("wait", 10**9), ("read", 0, 4), ("read", 1, 1), ("wait", 10**9)):
+        assert copy.do(step) == saved.do(step)
 
 
 @pytest.mark.parametrize(

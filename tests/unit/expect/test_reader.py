@@ -7,7 +7,7 @@ import pytest
 
 from vmm.errors import ExpectTimeout, GuestEnded
 from vmm.expect.capture import CaptureEndpoint
-from vmm.expect.reader import CHUNK, LAST_LINES, Reader
+from vmm.expect.reader import CHUNK, LAST_LINES, Reader, _Deadline
 from vmm.result import ExitReason, RunResult
 
 DEADLINE = 10.0
@@ -265,6 +265,19 @@ def test_flood_does_not_hold_off_the_timeout(
         reader.expect("y", timeout=0.05)
     stop.set()
     flooder.join()
+
+
+def test_a_guest_that_goes_on_after_its_end_is_waited_for_as_before(
+    capture: CaptureEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A policy has paused it, and somebody has resumed it."""
+    monkeypatch.setattr("vmm.expect.reader.PATIENCE_S", -1.0)  # it is over at once
+    deadline = _Deadline(capture, DEADLINE)
+    for _ in range(2):
+        assert not deadline.is_over()
+        capture.end(RESULT)
+        assert deadline.is_over()
+        capture.end(None)
 
 
 def test_all_that_an_ended_guest_printed_is_looked_at_though_it_is_late(

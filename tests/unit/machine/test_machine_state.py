@@ -1,15 +1,37 @@
 """A machine's life: whoever asks, in whatever order, it goes one way."""
 
+import itertools
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.fake_machine import WatchedState, fake_machine, replace_kvm
+from support.stopped_clock import StoppedClock
 
-from vmm import ExitReason, Machine, MachineState, VmmError
-from vmm.vcpu.control import End
+from vmm import (
+    ExitReason,
+    ExpectTimeout,
+    GuestEnded,
+    KvmError,
+    Machine,
+    MachineConfig,
+    MachineState,
+    VmmError,
+)
+from vmm.machine import guest_time
+from vmm.machine.lifecycle import Lifecycle
+from vmm.machine.outcomes import Outcomes
+from vmm.machine.registry import open_machines, register
+from vmm.machine.state import RunState
+from vmm.vcpu.control import PAUSE, End, RunControl, failure
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 DEADLINE = 20
 
@@ -232,6 +254,353 @@ def test_two_who_close_wait_for_the_one_that_does() -> None:
     with pytest.raises(VmmError, match="is closed"):
         machine.start()
     assert state.wrong == []
+
+
+def no_thread(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+
+@pytest.mark.parametrize("name", ["vmm-events", "vmm-vcpu0"])
+def test_a_start_that_gets_no_thread_may_be_tried_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, state = fake_machine(timeout=0.05, hang_s=0.05)
+    machine._pokes = True
+    pokes: list[float] = []
+    monkeypatch.setattr(state, "poke", lambda: pokes.append(time.monotonic()))
+    with machine:
+        with monkeypatch.context() as patch:
+            no_thread(patch, name)
+            with pytest.raises(VmmError, match=f"{name}: can't start new thread"):
+                machine.start()
+        assert not machine.is_started
+        assert machine.state is MachineState.CREATED
+        timers = [timer for _, _, timer in machine._loop._timers]
+        assert len(timers) == 3  # the timeout's, pokes', a hang's
+        assert all(timer.callback is None for timer in timers)
+        time.sleep(0.06)  # the first timeout would have passed
+        machine.start()
+        assert machine.result is None
+        machine.pause()
+        machine.resume()
+        assert machine.wait(DEADLINE).reason in (ExitReason.TIMEOUT, ExitReason.HANG)
+        assert pokes
+
+
+def test_a_close_that_is_interrupted_may_be_called_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, state = fake_machine()
+    register(machine)
+    machine.start()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(machine, "join", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            machine.close()
+    assert state.state is not MachineState.CLOSED
+    assert machine in open_machines()
+    thread, told = in_thread(machine.close)  # anybody may
+    thread.join(DEADLINE)
+    assert told == [None]
+    assert machine.state is MachineState.CLOSED
+    assert machine._loop._epoll.closed
+    assert machine not in open_machines()
+    assert state.wrong == []
+
+
+def test_who_waits_for_a_close_that_is_interrupted_does_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine, state = fake_machine()
+    machine.start()
+    others: list[tuple[threading.Thread, list[object]]] = []
+    join = machine.join
+
+    def interrupt() -> None:
+        if others:
+            join()
+            return
+        others.append(in_thread(machine.close))
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "join", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        machine.close()
+    thread, told = others[0]
+    thread.join(DEADLINE)
+    assert told == [None]
+    assert machine.state is MachineState.CLOSED
+    assert machine._loop._epoll.closed
+    assert state.wrong == []
+
+
+def test_a_hang_of_the_boot_before_does_not_end_the_next() -> None:
+    config = MachineConfig(kernel="none", serial="null", hang_s=1)
+    state, clock = RunState(), StoppedClock()
+    state.started_ns = 0
+
+    class ConsoleOfAReset:
+        is_held = False
+
+        @property
+        def printed(self) -> int:
+            if clock.now_ns() >= 1_000_000_000:  # while the last look is at work
+                state.finish(End(ExitReason.RESET))
+                state.rearm()
+            return 0
+
+    outcomes = Outcomes(config, state)
+    host_side: Any = SimpleNamespace(clock=clock, console=ConsoleOfAReset())
+    outcomes.connect(host_side)
+    outcomes.watch(lambda: {"io": 0, "intr": 0}, poke=False)
+    clock.advance(1_000_000_000)
+    assert state.turn == 1
+    assert state.end is None
+
+
+# A stop of a signal handler's, between any two instructions
+
+
+class StopsAt:
+    """Traces the calling thread, and stops the machine as a signal handler would.
+
+    That is before instruction number `at` of what it executes in RunState's methods.
+    """
+
+    def __init__(self, machine: Machine, at: int) -> None:
+        self.machine = machine
+        self.left = at
+        self.has_stopped = False
+
+    def trace(self, frame: FrameType, event: str, _: object) -> "TraceFunction | None":
+        if not frame.f_code.co_filename.endswith(("machine/state.py", "control.py")):
+            return None
+        frame.f_trace_opcodes = True
+        self.left -= event == "opcode"
+        if self.left < 0 and not self.has_stopped:
+            self.has_stopped = True
+            sys.settrace(None)
+            self.machine.stop("SIGTERM")
+        return self.trace
+
+    def during(self, call: Callable[[], None]) -> None:
+        before = sys.gettrace()
+        sys.settrace(self.trace)
+        try:
+            call()
+        except VmmError:
+            assert self.has_stopped
+        finally:
+            sys.settrace(before)
+
+
+@pytest.mark.parametrize("name", ["pause", "resume", "resume after a reset"])
+def test_a_stop_of_a_signal_handler_is_never_lost(name: str) -> None:
+    for at in itertools.count():
+        machine, state = fake_machine(on_reset="pause")
+        stops = StopsAt(machine, at)
+        with machine:
+            machine.start()
+            if name == "pause":
+                stops.during(machine.pause)
+            else:
+                if name == "resume":
+                    machine.pause()
+                else:
+                    state.finish(End(ExitReason.RESET))
+                    machine.wait(DEADLINE)
+                stops.during(machine.resume)
+            if not stops.has_stopped:
+                assert at
+                return
+            in_thread(machine.join)[0].join(DEADLINE)
+            assert machine.state is MachineState.ENDED
+            assert machine.result is not None
+            reasons = {ExitReason.STOPPED}
+            if name == "resume after a reset":  # it may come before
+                reasons.add(ExitReason.RESET)
+            assert machine.result.reason in reasons
+        assert state.wrong == []
+
+
+# What we, or a device, raise between two boots
+
+
+def fail(*_: object) -> None:
+    raise KvmError(5, "it was us")
+
+
+def fail_in_reset(machine: Machine) -> None:
+    machine._life._parts.devices.reset = fail  # type: ignore[method-assign]
+
+
+def fail_in_discard(machine: Machine) -> None:
+    machine._life._parts.memory.discard = fail  # type: ignore[method-assign]
+
+
+def fail_in_close(machine: Machine) -> None:
+    machine._life.instance.close = fail  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("breaks", "policy"),
+    [
+        (fail_in_reset, "restart"),
+        (fail_in_discard, "restart"),
+        (fail_in_close, "restart"),
+        (fail_in_close, "exit"),
+    ],
+)
+def test_an_error_of_ours_outranks_the_guests_end(
+    breaks: Callable[[Machine], None], policy: str
+) -> None:
+    machine, state = fake_machine(on_reset=policy)
+    with machine:
+        machine.start()
+        breaks(machine)
+        state.finish(End(ExitReason.RESET))
+        result = machine.wait(DEADLINE)
+        assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
+        assert "it was us" in result.detail
+        assert isinstance(machine.error, KvmError)
+
+
+@pytest.mark.parametrize("clock_call", ["__init__", "go_on"])
+def test_an_error_of_ours_in_a_pause_outranks_the_guests_end(
+    clock_call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine, state = fake_machine(on_panic="pause")
+    monkeypatch.setattr(guest_time.GuestTime, clock_call, fail)
+    with machine:
+        machine.start()
+        state.finish(End(ExitReason.PANIC))
+        if clock_call == "go_on":
+            assert machine.wait(DEADLINE).reason is ExitReason.PANIC
+            assert machine.error is None
+            machine.resume()
+        assert machine.wait(DEADLINE).reason is ExitReason.ERROR
+        assert isinstance(machine.error, KvmError)
+
+
+def test_an_error_of_ours_after_a_policys_pause_is_the_result() -> None:
+    machine, state = fake_machine(on_reset="pause")
+    with machine:
+        machine.start()
+        state.finish(End(ExitReason.RESET))
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+        fail_in_close(machine)
+        machine.stop()
+        machine.join()
+        assert machine.wait(DEADLINE).reason is ExitReason.ERROR
+
+
+def test_the_first_error_stays() -> None:
+    control = RunControl()
+    control.finish(failure(ValueError("first")))
+    control.fail(ValueError("second"))
+    assert control.end is not None
+    assert control.end.detail == "ValueError: first"
+
+
+def test_an_error_is_only_told_where_it_is_why_the_result_is_an_error() -> None:
+    machine, state = fake_machine(on_reset="pause")
+    with machine:
+        machine.start()
+        state.finish(End(ExitReason.RESET))
+        machine.wait(DEADLINE)
+        machine._outcomes.loop_failed(ValueError("not why the guest has ended"))
+        machine.join()
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+        assert machine.error is None
+
+
+# Who reads the console
+
+
+def test_who_hears_of_the_guests_end_may_resume_it_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def find_symbols(_: Lifecycle) -> None:
+        time.sleep(0.05)
+
+    monkeypatch.setattr(Lifecycle, "_find_symbols", find_symbols)
+    machine, state = fake_machine(serial="capture", on_panic="pause")
+    with machine:
+        machine.start()
+        thread, told = in_thread(lambda: machine.console.expect("never", DEADLINE))
+        state.finish(End(ExitReason.PANIC))
+        thread.join(DEADLINE)
+        assert isinstance(told[0], GuestEnded)
+        machine.resume()
+        with pytest.raises(ExpectTimeout):  # more may come
+            machine.console.expect("never", timeout=0)
+        machine.stop()
+
+
+def test_who_hears_of_the_end_finds_the_result() -> None:
+    machine, _ = fake_machine(serial="capture")
+    with machine:
+        machine.start()
+        seen: list[object] = []
+
+        def end(result: object) -> None:
+            seen.append((machine.state, machine.result is result))
+
+        machine.console.end = end  # type: ignore[method-assign]
+        machine.stop()
+        machine.join()
+        assert seen == [(MachineState.ENDED, True)]
+
+
+# What a pause leaves behind
+
+
+@pytest.mark.parametrize("then", ["stop", "pause"])
+def test_a_reset_counts_once_whatever_follows_at_once(then: str) -> None:
+    for _ in range(10):
+        machine, state = fake_machine(on_reset="pause")
+        with machine:
+            machine.start()
+            state.finish(End(ExitReason.RESET))
+            machine.wait(DEADLINE)
+            with state._lock:  # before vCPU 0 is awake
+                machine.resume()
+                state._halt(PAUSE) if then == "pause" else machine.stop()
+            machine.stop()
+            assert machine.wait(DEADLINE).resets == 1
+
+
+def test_clocks_are_set_only_for_a_guest_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    was_set: list[str] = []
+    monkeypatch.setattr(guest_time.GuestTime, "go_on", lambda _: was_set.append("set"))
+    machine, state = fake_machine(on_reset="pause")
+    with machine:
+        machine.start()
+        state.finish(End(ExitReason.RESET))
+        machine.wait(DEADLINE)
+        machine.resume()
+        machine.pause()
+        assert was_set == []
+        machine.resume()
+        machine.pause()
+        assert was_set == ["set"]
+        machine.stop()
+        machine.join()
+        assert was_set == ["set"]
 
 
 # Everybody does anything

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 from support.device_rig import CONSTRAINTS, PORT, Device, FakeVm, Rig
 from support.fake_vcpu import FakeVcpu, io
-from support.loop_fixtures import DEADLINE, OnLoop
+from support.open_fds import open_fds
 from support.scripted_entry import scripted_entry
 
 from vmm.devices.doorbell import Doorbell
@@ -34,6 +34,10 @@ from vmm.vcpu.control import End
 from vmm.vcpu.run_loop import RunLoop
 
 pytest_plugins = ("support.loop_fixtures",)
+
+DEADLINE = 10.0  # seconds; for what takes a millisecond when all is well
+
+OnLoop = Callable[[Callable[[], object]], None]
 
 RING_PAGE = 2
 
@@ -408,6 +412,78 @@ def test_what_a_device_raises_when_it_loses_all_is_told_to_who_unplugs_it(
     with pytest.raises(ValueError, match="mine"):
         rig.manager.remove(device)
     monkeypatch.setattr(device, "assign_resources", assign)
+    rig.manager.add(Device())
+
+
+def test_a_bell_that_raises_when_it_rings_for_the_last_time_leaves_nothing_behind(
+    rig: Rig, on_loop: OnLoop
+) -> None:
+    rang: list[str] = []
+
+    def fail() -> None:
+        rang.append("first")
+        raise ValueError("my bell")
+
+    class Bells(Device):
+        def get_doorbells(self) -> Sequence[Doorbell]:
+            rings = fail, lambda: rang.append("second")
+            return [
+                Doorbell(base=PORT + at, size=1, is_pio=True, on_ring=ring)
+                for at, ring in enumerate(rings)
+            ]
+
+    device = Bells()
+    rig.manager.add(device)
+    on_loop(lambda: None)  # they are watched
+    fds = list(rig.vm.ioeventfds)
+    before = open_fds()
+
+    is_inside, may_go_on = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        is_inside.set()
+        assert may_go_on.wait(DEADLINE)
+
+    def ring_both() -> None:  # and the loop doesn't hear it before the device goes
+        for fd in fds:
+            os.eventfd_write(fd, 1)
+
+    rig.loop.call_soon(busy)
+    assert is_inside.wait(DEADLINE)
+    rig.loop.call_soon(ring_both)
+    unplugging = Unplugging(rig, device)
+    eventually(lambda: len(rig.loop._calls) == 1)
+    may_go_on.set()
+    with pytest.raises(ValueError, match="my bell"):
+        unplugging.wait()
+    assert rang == ["first", "second"]
+    assert has_nothing(device)
+    assert len(before) - len(open_fds()) == 3  # the bells, and its interrupt's
+    rig.manager.add(device)
+
+
+def test_a_device_comes_off_though_the_event_loop_fails() -> None:
+    errors: list[str] = []
+    is_inside, may_fail = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        is_inside.set()
+        assert may_fail.wait(DEADLINE)
+        raise ValueError("another device's timer")
+
+    with closing(EventLoop(lambda error: errors.append(str(error)))) as loop:
+        rig, device = Rig(loop), Device()
+        rig.manager.add(device)
+        loop.start()
+        loop.call_soon(fail)
+        assert is_inside.wait(DEADLINE)
+        unplugging = Unplugging(rig, device)
+        eventually(lambda: rig.bus.device_at_port(PORT) is None)
+        may_fail.set()
+        unplugging.wait()
+        assert has_nothing(device)
+        rig.manager.close()
+    assert errors == ["another device's timer"]
 
 
 def test_doorbells_unplugged_before_the_loop_starts_are_not_watched(

@@ -438,7 +438,7 @@ def test_a_reset_that_completing_brings_comes_before_the_pause(rig: Rig) -> None
 
     def stop(run: memoryview) -> None:
         io(PORT, 1)(run)
-        rig.control.finish(PAUSE)
+        rig.control._halt(PAUSE)
 
     assert rig.run(stop, plain(abi.KVM_EXIT_SHUTDOWN)).reason is ExitReason.CRASH
 

@@ -1,11 +1,14 @@
 """IoManager: what is registered, refused, and free again."""
 
+from collections.abc import Mapping
+
 import pytest
 from support.io_manager_rig import COM1, PAGE, Another, Echo, mmio, pio
 
 from vmm.devices.bus.io_manager import IoManager, IoManagerContext
-from vmm.devices.device_io import DeviceIoMut
+from vmm.devices.device_io import DeviceIo, DeviceIoMut
 from vmm.devices.errors import DeviceOverlap, InvalidDevice, NoDevice
+from vmm.devices.fast_port import FastPort
 from vmm.devices.resources import MmioAddressRange, PioAddressRange
 
 
@@ -95,6 +98,20 @@ def test_fault_two_of_three_ranges_stayed_when_the_third_failed(
     with pytest.raises(DeviceOverlap):
         manager.register_device_io(Echo(2), three)
     assert pio(manager, 0x100) == mmio(manager, 0x1000) == b"\xff"
+
+
+def test_nothing_stays_of_a_device_that_raises(manager: IoManager) -> None:
+    class Broken(DeviceIo):
+        def get_fast_ports(self) -> Mapping[int, FastPort]:
+            raise RuntimeError("a user's bug")
+
+    before = manager.clone()
+    context = IoManagerContext(manager)
+    transaction = context.begin_tx()
+    with pytest.raises(RuntimeError, match="a user's bug"):
+        context.register_device_io(transaction, Broken(), COM1)
+    context.commit_tx(transaction)
+    assert manager == before
 
 
 def test_ranges_of_one_registration_must_not_overlap_either(

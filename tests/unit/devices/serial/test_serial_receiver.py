@@ -4,6 +4,7 @@ import pytest
 from support.serial_rig import Rig
 
 from vmm.devices.errors import FullFifo
+from vmm.devices.serial.receiver import FIFO_SIZE
 from vmm.devices.serial.reg import (
     UART_DLL,
     UART_FCR,
@@ -11,6 +12,7 @@ from vmm.devices.serial.reg import (
     UART_FCR_CLEAR_XMIT,
     UART_FCR_ENABLE_FIFO,
     UART_IER,
+    UART_IER_MSI,
     UART_IER_RDI,
     UART_IER_RLSI,
     UART_IIR,
@@ -37,7 +39,6 @@ from vmm.devices.serial.reg import (
     UART_TX,
 )
 from vmm.devices.serial.timeout import timeout_ns
-from vmm.devices.serial.uart import FIFO_SIZE
 
 FIFO_ON = UART_FCR_ENABLE_FIFO
 TRIGGER_14 = 0xC0
@@ -495,3 +496,11 @@ def test_in_buffer_empty_at_every_reset(rig: Rig) -> None:
 def test_reading_an_empty_fifo_tells_nobody(rig: Rig) -> None:
     rig.serial.read(UART_RX)
     assert (rig.metrics.buffer_reads, rig.metrics.in_buffer_empties) == (0, 0)
+
+
+def test_guest_listens_while_it_has_the_interrupt_enabled(rig: Rig) -> None:
+    assert rig.serial.listens
+    rig.serial.write(UART_IER, UART_IER_MSI)
+    assert not rig.serial.listens
+    rig.serial.reset()
+    assert not rig.serial.listens

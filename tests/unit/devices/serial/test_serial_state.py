@@ -4,9 +4,10 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from support.serial_rig import Rig
+from support.serial_rig import FailingTrigger, Rig, StallSink
 
-from vmm.devices.errors import InvalidState
+from vmm.devices.errors import InvalidState, TriggerError
+from vmm.devices.serial.events import SerialMetrics
 from vmm.devices.serial.reg import (
     UART_FCR,
     UART_IER,
@@ -16,7 +17,8 @@ from vmm.devices.serial.reg import (
     UART_RX,
     UART_TX,
 )
-from vmm.devices.serial.uart import Serial, SerialState
+from vmm.devices.serial.state import SerialState
+from vmm.devices.serial.uart import Serial
 
 VM_SUPERIO_FIELDS: dict[str, Any] = {
     "baud_divisor_low": 0x0C,
@@ -131,3 +133,14 @@ def test_what_is_no_state_makes_no_serial_and_leaves_the_sink_alone() -> None:
     with pytest.raises(InvalidState, match="dict is no SerialState"):
         Serial.from_state(wrong, rig.trigger, rig.sink, clock=rig.clock)
     assert rig.sink.on_room == on_room
+
+
+def test_restoring_tells_so_though_the_interrupt_can_not_be_delivered(
+    busy: Rig,
+) -> None:
+    """Or input that waits for room would wait for ever."""
+    metrics = SerialMetrics()
+    copy = Serial(FailingTrigger(), StallSink(), clock=busy.clock, events=metrics)
+    with pytest.raises(TriggerError):
+        copy.restore(busy.serial.state())
+    assert metrics.in_buffer_empties == 1

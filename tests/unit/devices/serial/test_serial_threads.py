@@ -7,7 +7,8 @@ from support.serial_rig import LinuxDriver
 
 from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import FullFifo
-from vmm.devices.serial.uart import Serial, SerialEvents
+from vmm.devices.serial.events import SerialEvents
+from vmm.devices.serial.uart import Serial
 from vmm.devices.sink import BufferedSink
 
 PATIENCE = 30  # seconds without a wake-up: one was lost

@@ -5,6 +5,8 @@ from support.serial_rig import CountingTrigger, Rig, StallSink
 
 from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import TriggerError
+from vmm.devices.serial.events import SerialEvents, SerialMetrics
+from vmm.devices.serial.receiver import FIFO_SIZE
 from vmm.devices.serial.reg import (
     UART_FCR,
     UART_FCR_CLEAR_XMIT,
@@ -28,7 +30,7 @@ from vmm.devices.serial.reg import (
     UART_RX,
     UART_TX,
 )
-from vmm.devices.serial.uart import FIFO_SIZE, Serial, SerialEvents, SerialMetrics
+from vmm.devices.serial.uart import Serial
 from vmm.devices.sink import BufferedSink
 
 IDLE = UART_LSR_THRE | UART_LSR_TEMT
