@@ -15,7 +15,9 @@ from ..devices.errors import FullFifo
 from ..devices.fast_port import FastPort
 from ..devices.pc.platform import SerialPio
 from ..devices.resources import PioAddressConstraint, ResourceConstraint
-from ..devices.serial import FIFO_SIZE, Serial, SerialEvents
+from ..devices.serial import Serial
+from ..devices.serial.events import SerialEvents
+from ..devices.serial.receiver import FIFO_SIZE
 from ..devices.serial.reg import UART_LSR, UART_SCR
 from ..devices.state import State, refuse_state
 from ..devices.trigger import InterruptLine
