@@ -7,7 +7,7 @@ from pathlib import Path
 from vmm import threads
 from vmm.kvm._libc import KICK_SIGNAL
 from vmm.pool import RunPool
-from vmm.testing.plugin import _Deadline
+from vmm.testing.session import Deadline
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
@@ -37,7 +37,7 @@ def test_a_thread_that_we_start_takes_none_and_the_starter_all_as_before() -> No
 
 
 def test_a_deadlines_timer_takes_none() -> None:
-    with _Deadline(60, None) as deadline:  # type: ignore[arg-type]
+    with Deadline(60, None) as deadline:  # type: ignore[arg-type]
         assert takes_none(deadline._timer)
 
 
