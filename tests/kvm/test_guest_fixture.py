@@ -8,6 +8,7 @@ import pytest
 from support.guests import DEADLINE, bare
 
 from vmm.machine.snapshot import Snapshot
+from vmm.testing.store import Store
 
 ROOT = Path(__file__).parents[2]
 
@@ -196,6 +197,11 @@ def test_workers_and_later_runs_share_one_boot(suite: pytest.Pytester) -> None:
     run(suite).assert_outcomes(passed=4)
     assert boots(suite) == 1
     [state] = suite.path.glob(".pytest_cache/d/minivmm/*/snapshot/state.json")
+    store = Store(state.parents[2], 1 << 30)
+    with store.entry(state.parents[1].name, DEADLINE, pytest.fail):  # as if we boot it
+        result = run(suite, "-n", "1", "--maxfail=1", "--vmm-deadline=3")
+    result.stderr.fnmatch_lines(["vmm: waits for another process, which boots *"])
+    result.stdout.fnmatch_lines(["another process boots this guest for 3 s already"])
     state.write_text(state.read_text()[:-100])
     result = run(suite, "-W", "error")
     result.assert_outcomes(passed=4, warnings=1)

@@ -121,3 +121,49 @@ def test_the_options_are_in_the_help(pytester: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(
         ["*--vmm-kernel=P*", "*--vmm-cache-size=SIZE*", "*--vmm-fresh*", "*--vmm-keep*"]
     )
+
+
+@pytest.mark.usefixtures("_no_kvm")
+def test_a_users_own_fixture_of_that_name_is_none_of_ours(
+    pytester: pytest.Pytester,
+) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def guest():
+            return 3
+
+        def test_it(guest, request):
+            assert guest == 3
+            assert request.node.get_closest_marker("timeout") is None
+        """
+    )
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_a_guests_boot_has_a_time_of_its_own(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nvmm_deadline = 100\n")
+    pytester.makeconftest(
+        """
+        def pytest_collection_finish(session):
+            for item in session.items:
+                print(item.name, item.get_closest_marker("timeout").args)
+        """
+    )
+    pytester.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.vmm(deadline=7)
+
+        def test_vm(vm):
+            pass
+
+        def test_guest(guest):
+            pass
+        """
+    )
+    result = run(pytester, "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["test_vm (22.0,)", "test_guest (122.0,)"])
