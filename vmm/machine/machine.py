@@ -298,8 +298,6 @@ class Machine:
 
         with self._standing() as guest:
             guest.hold(restore)
-        if self._agent is not None:
-            self._agent.guest.reconnect()
 
     @contextmanager
     def _standing(self) -> "Iterator[PausedGuest]":
