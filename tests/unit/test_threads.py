@@ -48,3 +48,13 @@ def test_a_pools_threads_take_none_but_its_processes_all() -> None:
         assert [mask.result(60) for mask in masks] == [set(), set()]
         ours = [t for t in threading.enumerate() if t.name.startswith("vmm-run")]
         assert [takes_none(thread) for thread in ours] == [True]
+
+
+def test_a_signal_that_came_just_before_a_wait_is_served() -> None:
+    """As a handler's flag that nobody looks at before he sleeps."""
+    condition, now = threading.Condition(), time.monotonic()
+    with condition:
+        assert not threads.nap(condition)
+        assert not threads.nap(condition, 0.01)
+        assert not threads.wait_for(condition, lambda: False, 0.01)
+        assert threads.wait_for(condition, lambda: time.monotonic() > now + 1.1)

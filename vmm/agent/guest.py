@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from typing import Any, Final, Unpack
 
+from .. import threads
 from ..errors import VmmError
 from .archive import ArchiveReader, write_archive
 from .order import Args, Env, Size, StrOrBytesPath, Surroundings, order
@@ -52,7 +53,7 @@ class Guest:
                         f"guest: its agent didn't answer within {timeout:g} s: is the "
                         "guest still booting, or has it no ttyS1?"
                     )
-                session.changed.wait(left)
+                threads.nap(session.changed, left)
 
     def reconnect(self, *, set_clock: bool = False) -> None:
         """Begin anew with the agent, whoever it has spoken with before.
