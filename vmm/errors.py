@@ -28,7 +28,8 @@ class ConfigError(VmmError):
 
 
 class ImageError(ConfigError):
-    """A kernel or initrd image can't be used; the message names file and field."""
+    """A kernel, an initrd or a saved snapshot can't be used; the message says which,
+    and what is wrong with it."""
 
 
 class KvmError(VmmError, OSError):

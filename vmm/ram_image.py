@@ -4,7 +4,7 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, Self
 
 from .errors import VmmError
@@ -44,20 +44,62 @@ class RamImage:
 
         Raises VmmError where there is no memory for it.
         """
-        fd = new_memfd("guest-ram", len(view))
-        try:
+
+        def fill(fd: int) -> None:
             if base is not None:
                 for start, end in base.extents():
                     _copy(base.fd, fd, start, end)
             for start, end in own_pages(address, len(view)):
                 _write(fd, view[start:end], start)
-            return cls(fd, len(view))
+
+        try:
+            return cls.made(len(view), fill)
         except OSError as error:
-            os.close(fd)
             raise no_memory(len(view), error) from None
+
+    @classmethod
+    def load(cls, file: int, size: int) -> Self:
+        """A copy of a file, which may change later. Raises OSError, VmmError."""
+
+        def fill(fd: int) -> None:
+            for start, end in extents(file, size):
+                _copy(file, fd, start, end)
+
+        return cls.made(size, fill)
+
+    @classmethod
+    def made(cls, size: int, fill: Callable[[int], None]) -> Self:
+        """What `fill` has put into a memfd of zeros. Raises VmmError."""
+        fd = new_memfd("guest-ram", size)
+        try:
+            fill(fd)
+            return cls(fd, size)
         except BaseException:
             os.close(fd)
             raise
+
+    def save(self, file: int) -> None:
+        """Write it to an empty file; zeros are holes there. Raises OSError."""
+        os.truncate(file, self.size)
+        for start, end in self._written():
+            _copy(self.fd, file, start, end)
+
+    def _written(self) -> Iterator[tuple[int, int]]:
+        """Start and end of each run of pages that aren't zero."""
+        zeros = bytes(PAGE_SIZE)
+        with mmap.mmap(
+            self.fd, self.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ
+        ) as view:
+            for first, last in self.extents():
+                start = None
+                for at in range(first, last, PAGE_SIZE):
+                    if view[at : at + PAGE_SIZE] != zeros:
+                        start = at if start is None else start
+                    elif start is not None:
+                        yield start, at
+                        start = None
+                if start is not None:
+                    yield start, last
 
     def extents(self) -> Iterator[tuple[int, int]]:
         """Start and end of each run that isn't a hole, in bytes."""

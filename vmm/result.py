@@ -66,7 +66,8 @@ class RunResult(Record):
     `console_dropped` is output that the sink's limits threw away;
     `unclaimed_accesses` went to ports and addresses where there is no device.
     `insn_emulation` is how many instructions KVM emulated, `quirks` how often each
-    work-around for this host was applied, `cmdline` what the kernel was given.
+    work-around for this host was applied, `cmdline` what the kernel was given;
+    `snapshot` is the saved one that the run went on from.
     `oops` is the console's log from the first line on that tells of an oops, a BUG
     or a panic; `report` shows registers, code and stack after a crash or a hang.
     `output` is what a guest's command printed, where it was captured, as it is;
@@ -88,6 +89,7 @@ class RunResult(Record):
     insn_emulation: int = 0
     quirks: dict[str, int] = field(default_factory=dict)
     cmdline: str = ""
+    snapshot: str = ""
     oops: str = ""
     report: str = ""
     output: bytes | None = None

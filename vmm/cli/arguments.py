@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 from ..foreign_text import one_line
 from ..version import __version__
 from .messages import tell
-from .options import EXCLUSIVE, RUN_OPTIONS
+from .options import EXCLUSIVE, RESTORE_OPTIONS, RUN_OPTIONS, Option
 
 _RUN_EPILOG: Final = (
     "Exit codes: 0 reset or poweroff, 1 the VMM failed, 2 bad usage or image, "
@@ -16,7 +16,8 @@ _RUN_EPILOG: Final = (
     "130/143/129 stopped by SIGINT or Ctrl-A x / SIGTERM / SIGHUP. With --exec or "
     "--script the command's status, or 125 if it never came; with --debug-exit the "
     "guest's, which is odd, or of ours the even 4, 32, 34, 36, 124, 130/142/128. "
-    "On a terminal, Ctrl-A x quits, Ctrl-A b sends a BREAK and Ctrl-A h helps."
+    "On a terminal, Ctrl-A x quits, Ctrl-A b sends a BREAK, Ctrl-A s saves where "
+    "--save says, and Ctrl-A h helps."
 )
 
 
@@ -62,17 +63,28 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, summary: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=summary, formatter_class=_Formatter)
 
-    _add_run(add("run", "boot a kernel and run it to its end"))
+    run = add("run", "boot a kernel and run it to its end")
+    run.description = "Boot a kernel with ttyS0 on this terminal."
+    run.epilog = _RUN_EPILOG
+    _add_options(run, RUN_OPTIONS)
+    restore = add("restore", "go on from a machine that was saved, on the same host")
+    restore.description = (
+        "Go on from where the machine in DIR was saved by --save or Snapshot.save. "
+        "What isn't given is as it was there; ttyS0 is on this terminal."
+    )
+    restore.epilog = "Exit codes: as 'vmm run'."
+    restore.add_argument("snapshot", metavar="DIR", help="the folder")
+    _add_options(restore, RESTORE_OPTIONS)
     doctor = add("doctor", "tell what KVM this host has, or what an image is")
     doctor.add_argument("image", metavar="IMAGE", nargs="?", help="a kernel image")
     doctor.add_argument("--json", action="store_true", help="for scripts")
     return found
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Boot a kernel with ttyS0 on this terminal."
-    parser.epilog = _RUN_EPILOG
-    for title, options in RUN_OPTIONS.items():
+def _add_options(
+    parser: argparse.ArgumentParser, groups: dict[str, list[Option]]
+) -> None:
+    for title, options in groups.items():
         group = parser.add_argument_group(title)
         one: Any = None
         for flag, settings in options:

@@ -227,6 +227,23 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
     ],
+    "snapshot": [
+        (
+            "--save",
+            {
+                "metavar": "DIR",
+                "help": "where Ctrl-A s on the terminal, or --save-when, saves the "
+                "machine for 'vmm restore'; it runs on",
+            },
+        ),
+        (
+            "--save-when",
+            {
+                "metavar": "TEXT",
+                "help": "save when ttyS0 has printed TEXT, taken literally",
+            },
+        ),
+    ],
     "reports": [
         ("--result", {"metavar": "FILE", "help": "write how it ended to FILE as JSON"}),
         (
@@ -248,6 +265,19 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
         ),
     ],
 }
+# What no device of the machine is made of, and may be another one after a restore.
+_RESTORABLE: Final = {
+    *("--debugcon", "--serial", "--tee", "--socket-mode", "--serial-policy"),
+    *("--serial-buffer", "--serial-limit", "--serial-rate", "--timeout", "--on-reset"),
+    *("--on-panic", "--on-crash", "--hang", "--symbols", "--save", "--save-when"),
+    *("--result", "--quiet", "--debug"),
+}
+RESTORE_OPTIONS: Final = {
+    title: kept
+    for title, options in RUN_OPTIONS.items()
+    if (kept := [option for option in options if option[0] in _RESTORABLE])
+}
+OPTIONS_OF: Final = {"run": RUN_OPTIONS, "restore": RESTORE_OPTIONS}
 EXCLUSIVE: Final = ("--exec", "--script")
 
 

@@ -1,4 +1,4 @@
-"""`vmm run` with plain options, read without argparse.
+"""`vmm run` and `vmm restore` with plain options, read without argparse.
 
 argparse takes 8 ms to be imported and told of all options, a seventh of the time to a
 guest's first instruction. Whatever is abbreviated, wrong, no `run`, or asks for help is
@@ -8,28 +8,31 @@ left to it.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from .options import EXCLUSIVE, RUN_OPTIONS, Options, dest_of
+from .options import EXCLUSIVE, OPTIONS_OF, Options, dest_of
 
 _FLAGS: Final = {"store_true": True, "store_false": False}
 
 
 def read(arguments: Sequence[str]) -> Options | None:
     """What argparse would make of them; None where it has to."""
-    if arguments[:1] != ["run"]:
-        return None
     try:
-        return _read_run(list(arguments[1:]))
+        return _read(arguments[0], list(arguments[1:]))
     except (LookupError, ValueError):
         return None
 
 
-def _read_run(words: list[str]) -> Options:
+def _read(subcommand: str, words: list[str]) -> Options:
     """Raises LookupError or ValueError for what isn't plain."""
-    known = {flag: told for group in RUN_OPTIONS.values() for flag, told in group}
+    groups = OPTIONS_OF[subcommand].values()
+    known = {flag: told for group in groups for flag, told in group}
     found: dict[str, Any] = {
         dest_of(flag, told): False if told.get("action") == "store_true" else None
         for flag, told in known.items()
     }
+    if subcommand == "restore":
+        if words[0].startswith("-"):
+            raise ValueError("it may come later")
+        found["snapshot"] = words.pop(0)
     given = set()
     words.reverse()
     while words:
@@ -46,7 +49,7 @@ def _read_run(words: list[str]) -> Options:
         found[dest] = [*(found[dest] or []), value] if action == "append" else value
     if given.issuperset(EXCLUSIVE):
         raise ValueError("only one of them")
-    return Options(subcommand="run", **found)
+    return Options(subcommand=subcommand, **found)
 
 
 def _read_value(told: dict[str, Any], text: str, joined: bool) -> object:

@@ -1,4 +1,4 @@
-"""`vmm run`: one machine with its console here, signals, messages, files."""
+"""`vmm run` and `restore`: one machine with its console here, messages, files."""
 
 import gc
 import os
@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from threading import Lock
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..config import KEYWORDS, MachineConfig
 from ..console.signals import handled
@@ -19,8 +19,10 @@ from ..result import ExitReason, RunResult, told_apart
 from .messages import say, show, show_traceback
 from .options import Options
 
-if TYPE_CHECKING:  # a run without a profile doesn't import it
+if TYPE_CHECKING:  # most runs don't import them
+    from ..machine.snapshot import Snapshot
     from ..profile.recorder import Profile
+    from .saving import Saver
 
 _OUTCOMES: Final = {
     ExitReason.RESET: "the guest reset",
@@ -38,14 +40,20 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def run(options: Options) -> int:
     """Run a machine as the arguments say; returns the exit code."""
+    snapshot = None
+    if options.subcommand == "restore":
+        from .restore import load
+
+        snapshot = load(options)
     if options.serial is None:
         options.serial = Place("null" if options.capture else "stdio")
     _check_places(options)
     report = _reporter(options.result)
     profile = _new_profile(options)
+    saver = _new_saver(options)
     with ExitStack() as signals:  # until all is written
         try:
-            result, error = _run_machine(options, profile, signals)
+            result, error = _run_machine(options, profile, saver, snapshot, signals)
         except Exception as failure:
             code = told_apart(getattr(failure, "exit_code", 1), **passed_on(options))
             try:
@@ -116,23 +124,49 @@ def _new_profile(options: Options) -> "Profile | None":
     return Profile()
 
 
+def _new_saver(options: Options) -> "Saver | None":
+    if options.save is None:
+        if options.save_when is not None:
+            raise ConfigError("save_when: say where: pass --save DIR, too")
+        return None
+    from .saving import Saver
+
+    return Saver(options)
+
+
 def _run_machine(
-    options: Options, profile: "Profile | None", signals: ExitStack
+    options: Options,
+    profile: "Profile | None",
+    saver: "Saver | None",
+    snapshot: "Snapshot | None",
+    signals: ExitStack,
 ) -> tuple[RunResult, Exception | None]:
     chosen = {n: value for n, value in vars(options).items() if value is not None}
-    config = MachineConfig(**{name: chosen[name] for name in KEYWORDS & chosen.keys()})
+    settings: Any = {name: chosen[name] for name in KEYWORDS & chosen.keys()}
+    if options.save_when is not None:
+        settings["tee"] = [*settings.get("tee", ()), "capture"]
+    if snapshot is None:
+        config = MachineConfig(**settings)
+    else:
+        config = snapshot.config_of_clone(settings)
     with ExitStack() as stack:
         _guard_sockets(config, stack)
-        machine = stack.enter_context(Machine(config, profile))
-        stack.enter_context(_keys_of_a_terminal(machine, options))
+        if snapshot is None:
+            machine = stack.enter_context(Machine(config, profile))
+        else:
+            machine = stack.enter_context(snapshot.clone(start=False, **settings))
+            snapshot.close()
+        stack.enter_context(_keys_of_a_terminal(machine, options, saver))
         stopper = _Stopper(machine)
         stack.callback(stopper.disarm)
         signals.enter_context(handled(dict.fromkeys(_STOPPING, stopper)))
-        if config.kernel is None and not options.quiet:
+        if config.kernel is None and snapshot is None and not options.quiet:
             kernel = os.path.basename(config.images()[0])
             say(f"no --kernel: booting our {kernel}, this host's default")
         for warning in () if options.quiet else machine.warnings:
             say(f"warning: {warning}")
+        if saver is not None:  # after what forks
+            saver.connect(machine)
         machine.start()
         gc.freeze()  # what is there now is no garbage: see __main__
         gc.enable()
@@ -143,6 +177,8 @@ def _run_machine(
         if machine.paused is not None:
             _hold(machine, result, options)
             options.quiet = True  # all has been said
+        if saver is not None:
+            result = saver.finish(result)
     return result, machine.error
 
 
@@ -187,19 +223,24 @@ def _has_our_keys(options: Options) -> bool:
 
 
 @contextmanager
-def _keys_of_a_terminal(machine: Machine, options: Options) -> Iterator[None]:
+def _keys_of_a_terminal(
+    machine: Machine, options: Options, saver: "Saver | None"
+) -> Iterator[None]:
     """With ttyS0 on a terminal, all keys are the guest's, but for Ctrl-A."""
     if not _has_our_keys(options):
         yield
         return
-    from ..console.terminal import HELP, EscapeFilter, raw_terminal
+    from ..console.terminal import HELP, SAVE_HELP, EscapeFilter, raw_terminal
 
     with ExitStack() as stack:
         if stack.enter_context(raw_terminal(0)):
             machine.console.input_filter = EscapeFilter(
                 on_quit=lambda: machine.stop("Ctrl-A x"),
-                on_help=lambda: show(HELP.format(x="quit the VMM")),
+                on_help=lambda: show(
+                    HELP.format(x="quit the VMM") + ("" if saver is None else SAVE_HELP)
+                ),
                 on_break=machine.console.send_break,
+                on_save=None if saver is None else saver.save_soon,
             )
             if not options.quiet:
                 say("Ctrl-A x quits, Ctrl-A h helps")

@@ -23,7 +23,7 @@ def serial_place(field: str, where: str | Place) -> Place:
 
 def _tees(field: str, places: str | Place | Sequence[str | Place]) -> tuple[Place, ...]:
     several = (places,) if isinstance(places, str | Place) else places
-    return tuple(place(field, where, ()) for where in several)
+    return tuple(place(field, where, ("capture",)) for where in several)
 
 
 def _mode(field: str, mode: int) -> int:
@@ -39,7 +39,8 @@ class ConsoleConfig(Checked):
     """Where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout", "null",
     "file:PATH", or "unix:PATH", on which we listen."""
     tee: tuple[Place, ...] = setting((), str | Place | Sequence[str | Place], _tees)
-    """More files and sockets, each of which gets a copy of the output."""
+    """More files and sockets, each of which gets a copy of the output; "capture":
+    `console.expect` does, wherever else it goes."""
     socket_mode: int = setting(0o600, int, _mode)
     """The mode of all our sockets' files, 0..0o777: who may connect has the console."""
     serial_buffer: int = setting(1 << 20, int | str, size)

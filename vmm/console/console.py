@@ -69,7 +69,7 @@ class Console:
             tees = None
             if config.tee:
                 endpoint, tees = self._open_tees(endpoint, config.tee)
-                has_file |= tees.has_file
+                has_file |= tees is not None and tees.has_file
             self._cleanup = self._cleanup.pop_all()
         limit = FILE_LIMIT if has_file else None
         self._capacity = config.serial_buffer
@@ -99,13 +99,16 @@ class Console:
 
     def _open_tees(
         self, endpoint: Endpoint, places: Sequence[Place]
-    ) -> "tuple[Endpoint, Tees]":
+    ) -> "tuple[Endpoint, Tees | None]":
         from .tee import Teed, Tees
 
         capture = self._capture
         if capture is None:
             capture = self._make_capture(awaits_reader=False)
             endpoint = Teed(endpoint, capture)
+        places = [where for where in places if where.kind != "capture"]
+        if not places:
+            return endpoint, None
         tees = Tees(
             capture,
             self._loop,

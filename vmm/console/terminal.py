@@ -17,6 +17,7 @@ HELP: Final = (
     "Ctrl-A b  send a BREAK to the guest: Linux takes the next key for SysRq\r\n"
     "Ctrl-A Ctrl-A  send Ctrl-A to the guest\r\n"
 )
+SAVE_HELP: Final = "Ctrl-A s  save the machine, as --save says\r\n"
 
 LOOK_S: Final = 0.25  # between two looks whether a terminal is ours again
 
@@ -147,11 +148,13 @@ class EscapeFilter:
         on_quit: Callable[[], None],
         on_help: Callable[[], None],
         on_break: Callable[[bytes], None],
+        on_save: Callable[[], None] | None = None,
     ) -> None:
         """`on_break` is given what is for the guest before the break."""
         self._on_quit = on_quit
         self._on_help = on_help
         self._on_break = on_break
+        self._on_save = on_save
         self._escaped = False
 
     def __call__(self, data: bytes) -> bytes:
@@ -170,6 +173,8 @@ class EscapeFilter:
                     rest.clear()
                 elif byte == ord("h"):
                     self._on_help()
+                elif byte == ord("s") and self._on_save is not None:
+                    self._on_save()
                 elif byte == ord("x"):
                     self._on_quit()
                     break

@@ -5,7 +5,7 @@ import errno
 import mmap
 import os
 import signal
-from ctypes import c_int, c_long, c_size_t, c_ulong, c_void_p
+from ctypes import c_char_p, c_int, c_long, c_size_t, c_uint, c_ulong, c_void_p
 from typing import Final
 
 from ..errors import KvmError
@@ -67,6 +67,18 @@ def map_over(address: int, size: int, flags: int, fd: int = -1) -> None:
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     got = _libc.mmap(address, size, protection, flags | MAP_FIXED, fd, 0)
     if got == _MAP_FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+_libc.renameat2.argtypes = (c_int, c_char_p, c_int, c_char_p, c_uint)
+_RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
+
+
+def exchange(folder: int, one: str, other: str) -> None:
+    """Exchange what two names in a folder stand for, in one step. Raises OSError."""
+    names = os.fsencode(one), os.fsencode(other)
+    if _libc.renameat2(folder, names[0], folder, names[1], _RENAME_EXCHANGE) < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
 

@@ -33,6 +33,8 @@ class SavedBoot(Record):
     quirks: Quirks
     stack: ExitStack
     cmdline: bytes
+    snapshot: str = ""
+    """The name of the one that it goes on from, if that is a file."""
 
     @property
     def ram(self) -> list[Range]:

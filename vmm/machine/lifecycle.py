@@ -7,11 +7,14 @@ from .. import threads
 from ..config import MachineConfig
 from ..console.console import Console
 from ..console.output import HURRY_S
+from ..devices.errors import InvalidState
 from ..devices.record import Record
+from ..errors import ConfigError, ImageError
 from ..event_loop import EventLoop, GuestClock
 from ..result import DEBUG_EXIT_SUCCESS, EXIT_CODES, ExitReason, RunResult
 from ..vcpu.control import LOOK, PAUSE, End, failure
 from ..watch.panic import PanicWatch
+from .builder import SavedBoot
 from .state import RunState
 from .verdict import Verdict
 from .vm_instance import VmInstance, VmParts
@@ -91,6 +94,8 @@ class Lifecycle:
         """`saved` is what its first boot goes on from, with the parts' memory."""
         self.config = config
         self._saved = saved
+        boot = parts.boot
+        self._snapshot = boot.snapshot if isinstance(boot, SavedBoot) else ""
         self._time: GuestTime | None = None  # while the guest stands still
         self._parts = parts
         self._state = state
@@ -114,7 +119,12 @@ class Lifecycle:
 
     def power_on(self) -> None:
         """Make the first VM. Raises VmmError, KvmError."""
-        self.instance = self._power_on()
+        try:
+            self.instance = self._power_on()
+        except (InvalidState, ConfigError) as error:
+            if self._snapshot:  # it is the file that says so
+                raise ImageError(f"snapshot {self._snapshot!r}: {error}") from None
+            raise
         self._state.started_ns = self._host_side.loop.now_ns()
 
     def begin(self) -> None:
@@ -366,6 +376,7 @@ class Lifecycle:
             ),
             exits=exits,
             insn_emulation=insn_emulation,
+            snapshot=self._snapshot,
             quirks=self._parts.setup.quirks.counts,
             cmdline=self._parts.boot.cmdline.decode(errors="surrogateescape"),
             console_bytes=console.sink.accepted,

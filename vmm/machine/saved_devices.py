@@ -7,7 +7,7 @@ from ..devices.device_io import DeviceIo, Locked
 from ..devices.errors import InvalidState
 from ..devices.record import Record
 from ..devices.state import State
-from ..errors import VmmError
+from ..errors import ConfigError
 from .device_manager import DeviceManager
 
 Kept: TypeAlias = State | dict[str, Any] | None
@@ -40,7 +40,7 @@ def _save(device: DeviceIo) -> SavedDevice:
 def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> None:
     """Have the same devices as those that were saved go on from there.
 
-    Raises VmmError or InvalidState, with none of them changed, where they differ.
+    Raises ConfigError or InvalidState, with none of them changed, where they differ.
     """
     devices = manager.plugged()
     check_devices(devices, saved)
@@ -59,26 +59,36 @@ def class_of(device: DeviceIo) -> type:
 
 def kind_of(device: DeviceIo) -> str:
     """The name of a device's class, with that of its module."""
-    kind = class_of(device)
+    return class_name(class_of(device))
+
+
+def class_name(kind: type | str) -> str:
+    """Likewise, of a class; a name is one already."""
+    if isinstance(kind, str):
+        return kind
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def check_devices(devices: Sequence[DeviceIo], saved: Sequence[SavedDevice]) -> None:
-    """Raises VmmError unless they are those that were saved, and where they were."""
+    """Raises ConfigError unless they are those that were saved, and where they were."""
     for device, each in zip(devices, saved, strict=False):
         kind, where = kind_of(device), repr(device.get_assigned_resources())
         if kind != each.kind:
-            raise VmmError(f"the snapshot has {each.kind} where the clone has {kind}")
+            raise ConfigError(
+                f"the snapshot has {each.kind} where the clone has {kind}"
+            )
         if where != each.resources:
-            raise VmmError(
+            raise ConfigError(
                 f"{kind} has {where} in the clone, and {each.resources} in the snapshot"
             )
     more = [each.kind for each in saved[len(devices) :]]
     if more:
-        raise VmmError(f"the clone lacks the snapshot's {more[0]}: pass it in devices=")
+        raise ConfigError(
+            f"the clone lacks the snapshot's {more[0]}: pass it in devices="
+        )
     more = [kind_of(device) for device in devices[len(saved) :]]
     if more:
-        raise VmmError(f"the snapshot has no {more[0]}, which the clone has")
+        raise ConfigError(f"the snapshot has no {more[0]}, which the clone has")
 
 
 class _HasState(Protocol):

@@ -9,7 +9,7 @@ from typing import Final
 from zlib import crc32
 
 from ..devices.record import Record
-from ..errors import VmmError
+from ..errors import ConfigError
 from ..host.quirks import Rescue
 from ..kvm.abi import kvm_cpuid2
 from ..kvm.kvm import Kvm
@@ -74,10 +74,10 @@ def save(
 def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None:
     """Make a VM go on from there, be it new or have run before.
 
-    Raises VmmError or InvalidState where it is another kind of machine; KvmError.
+    Raises ConfigError or InvalidState where it is another kind of machine; KvmError.
     """
     if parts.fingerprint() != saved.cpuid:
-        raise VmmError(
+        raise ConfigError(
             "the snapshot was taken where CPUID shows guests something else: on "
             "another CPU, or by another KVM"
         )
@@ -87,7 +87,7 @@ def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None
     ):
         restore_vcpu(vcpu, state)
         if (rescue is None) is not (told is None):
-            raise VmmError("the snapshot was taken where KVM needs other quirks")
+            raise ConfigError("the snapshot was taken where KVM needs other quirks")
         if rescue is not None:
             rescue.restore(as_state(told, rescue))
     restore_vm(vm, saved.vm)

@@ -1,5 +1,6 @@
 """Snapshot: a machine as it was at one moment, of which any number can go on."""
 
+import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING, Final, Self
 from ..config import MachineConfig
 from ..console.config import ConsoleConfig
 from ..devices.device_io import DeviceIo, DeviceIoMut, Locked
+from ..devices.record import Record
 from ..errors import ConfigError, VmmError
+from ..field_types import StrPath
 from ..host.quirks import Quirks
 from ..ram_image import RamImage
 from .builder import SavedBoot
@@ -43,15 +46,48 @@ class Snapshot:
         *,
         cmdline: bytes,
         is_ring3: bool,
-        devices: Iterable[type] = (),
+        devices: Iterable[type | str] = (),
+        name: str = "",
     ) -> None:
-        """`devices` are the classes of those that the user has plugged in, in order."""
+        """`devices` are the classes of those that the user has plugged in, in order; of
+        a snapshot from a file their names. `name` is that file's.
+        """
         self.config = config
         self._ram: RamImage | None = ram
         self.saved = saved
         self.cmdline = cmdline
         self.is_ring3 = is_ring3
         self.devices = tuple(devices)
+        self.name = name
+
+    @classmethod
+    def load(cls, path: StrPath) -> Self:
+        """What `save` has written there; the files aren't needed any more then.
+
+        The user's devices are known by their names alone: `clone` is to be given them.
+        Raises ImageError for what is no such snapshot, or one of another version or
+        host, and VmmError where there is no memory for it.
+        """
+        from .snapshot_file import load
+
+        contents, ram = load(path)
+        values = Record.to_dict(contents)
+        return cls(ram=ram, name=os.fspath(path), **values)  # type: ignore[arg-type]
+
+    def save(self, path: StrPath, *, compress: bool = False) -> None:
+        """Write it into a folder of its own, which only its user can read.
+
+        A snapshot that is there is replaced; until the new one is complete it stays,
+        whatever happens. `compress` needs `minivmm[zstd]`, or Python 3.14.
+        Raises ConfigError if something else is there, and VmmError.
+        """
+        from .saved_devices import class_name
+        from .snapshot_file import save
+        from .snapshot_form import Contents
+
+        names = tuple(map(class_name, self.devices))
+        contents = Contents(self.config, self.saved, self.cmdline, self.is_ring3, names)
+        save(path, contents, self.ram, compress=compress)
 
     @property
     def ram(self) -> RamImage:
@@ -115,7 +151,7 @@ class Snapshot:
     ) -> SavedBoot:
         """What a clone has of the boot, and what its quirks know of it."""
         quirks.restore(self.is_ring3)
-        return SavedBoot(config, quirks, stack, self.cmdline)
+        return SavedBoot(config, quirks, stack, self.cmdline, self.name)
 
     def close(self) -> None:
         """Let go of the RAM: no more clones. Those that there are go on. Idempotent."""
@@ -128,7 +164,12 @@ class Snapshot:
         self.close()
 
 
-def _made(kind: type) -> DeviceIo:
+def _made(kind: type | str) -> DeviceIo:
+    if isinstance(kind, str):
+        raise VmmError(
+            f"the snapshot has {kind}, which was plugged in: pass all such devices, in "
+            "their order, in devices="
+        )
     try:
         device = kind()
     except TypeError as error:

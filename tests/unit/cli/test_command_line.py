@@ -13,8 +13,9 @@ from support.kernel_images import MIB, bzimage
 import vmm
 from vmm.cli.arguments import parser
 from vmm.cli.main import main
-from vmm.cli.options import RUN_OPTIONS, in_options
+from vmm.cli.options import OPTIONS_OF, in_options
 from vmm.config import KEYWORDS
+from vmm.machine.snapshot import FREE
 
 
 @pytest.fixture
@@ -255,15 +256,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {"run", "doctor"} <= set(help_of(capsys, "--help").split())
+    assert {"run", "restore", "doctor"} <= set(help_of(capsys, "--help").split())
 
 
-def test_help_of_run_has_every_option_in_its_group(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("command", OPTIONS_OF)
+def test_help_has_every_option_in_its_group(
+    capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
-    text = help_of(capsys, "run", "--help")
+    text = help_of(capsys, command, "--help")
     assert max(map(len, text.splitlines())) <= 80
-    for title, options in RUN_OPTIONS.items():
+    for title, options in OPTIONS_OF[command].items():
         (section,) = re.findall(
             rf"^{title}:\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE
         )
@@ -272,11 +274,17 @@ def test_help_of_run_has_every_option_in_its_group(
 
 
 def test_every_option_is_a_field_or_the_commands_own() -> None:
-    own = {"result", "profile", "quiet", "debug", "subcommand"}
+    own = {"result", "profile", "quiet", "debug", "subcommand", "save", "save_when"}
     options = vars(parser().parse_args(["run"]))
     assert options.keys() - own == KEYWORDS - {"console"}
     chosen = {name for name, value in options.items() if value is not None}
     assert chosen <= own  # or it would have a default of its own
+
+
+def test_restore_takes_what_a_clone_may_change() -> None:
+    own = {"result", "quiet", "debug", "subcommand", "save", "save_when", "snapshot"}
+    options = vars(parser().parse_args(["restore", "dir"]))
+    assert options.keys() - own == FREE - {"console"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`vmm run` read without argparse: what argparse makes of it, or nothing."""
+"""`vmm run` and `restore` without argparse: what argparse makes of it, or nothing."""
 
 import contextlib
 import io
@@ -44,6 +44,23 @@ def test_it_is_what_argparse_makes_of_it(words: list[str]) -> None:
         assert shown(vars(found)) == shown(expected)
 
 
+@settings(max_examples=cases(50, 1000))
+@given(st.lists(WORDS | st.just("dir"), max_size=4))
+def test_so_is_what_restore_takes(words: list[str]) -> None:
+    found = plain.read(["restore", *words])
+    if found is not None:
+        expected = by_argparse(["restore", *words])
+        assert expected is not None
+        assert shown(vars(found)) == shown(expected)
+
+
+def test_restore_needs_no_argparse() -> None:
+    words = ["restore", "dir", "--serial", "null", "--save=other"]
+    found = plain.read(words)
+    assert found is not None
+    assert vars(found) == by_argparse(words)
+
+
 @pytest.mark.parametrize("value", ["--kernel=k", "--exec=ls -l", "--append="])
 def test_plain_words_need_no_argparse(value: str) -> None:
     words = [
@@ -76,6 +93,10 @@ def test_plain_words_need_no_argparse(value: str) -> None:
         ["run", "--exec", "a", "--script", "b"],
         ["run", "--debug-exit"],
         ["run", "image"],
+        ["restore"],
+        ["restore", "--quiet", "dir"],
+        ["restore", "dir", "other"],
+        ["restore", "dir", "--kernel", "k"],
     ],
 )
 def test_whatever_is_odd_is_left_to_argparse(arguments: list[str]) -> None:

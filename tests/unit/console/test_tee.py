@@ -37,6 +37,14 @@ def test_file_and_socket_get_what_is_captured(start: Start, tmp_path: Path) -> N
     assert rig.console.transcript == b"hello"
 
 
+def test_an_endpoints_output_can_be_expected_too(start: Start, tmp_path: Path) -> None:
+    rig = start(f"file:{tmp_path}/one", "capture")
+    rig.print(b"hello")
+    rig.console.expect("hello", DEADLINE)
+    rig.console.finish(DEADLINE)
+    assert (tmp_path / "one").read_bytes() == rig.console.transcript == b"hello"
+
+
 def test_endpoint_and_tee_both_get_all_and_it_can_be_expected(
     start: Start, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ class Escaper:
             on_quit=lambda: self.obeyed.append("quit"),
             on_help=lambda: self.obeyed.append("help"),
             on_break=lambda typed: self.obeyed.append(f"{typed.decode()}, break"),
+            on_save=lambda: self.obeyed.append("save"),
         )
 
 
@@ -113,6 +114,7 @@ def escaper() -> Escaper:
         (b"ls\r", b"ls\r", []),
         (b"a\x01xb", b"a", ["quit"]),
         (b"a\x01hb", b"ab", ["help"]),
+        (b"a\x01s\x01sb", b"ab", ["save", "save"]),
         (b"\x01\x01", b"\x01", []),
         (b"\x01\x01x", b"\x01x", []),
         (b"\x01\x01\x01x", b"\x01", ["quit"]),
