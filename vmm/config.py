@@ -37,6 +37,7 @@ DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
 CPUS_MAX: Final = 254  # APIC ids that xAPIC has, and one for the IOAPIC
 PORT_MAX: Final = 0xFFFC  # of a debug exit, which has four
+NO_INIT: Final = "-"  # the agent is all there is: our own guests' init resets
 
 # Where scripts/build-guest puts its results, when we run from a checkout.
 BUILD_DIR: Final = os.path.join(ROOT, "guest", "build")
@@ -98,8 +99,8 @@ class MachineConfig(Checked):
     PVM host the one that runs in ring 3."""
     initrd: StrPath | None = None
     """initramfs or initrd image. None: the tiny guest's, where the kernel is; with a
-    command busybox's of `scripts/build-guest`, or, where that isn't built, its files
-    alone."""
+    command or an agent busybox's of `scripts/build-guest`, without its init, or, where
+    that isn't built, its files alone."""
     cmdline: str | None = None
     """The kernel's command line. None: "console=ttyS0 reboot=k panic=-1"."""
     append: str = ""
@@ -138,6 +139,9 @@ class MachineConfig(Checked):
     time is dropped. None: nobody is at that port."""
     quirks: WhichQuirks = "auto"
     """Work-arounds for the host's kind of KVM. "auto": those that it needs."""
+    agent: bool = False
+    """Have an agent in the guest, by which `machine.guest` runs commands: it is put
+    into the initramfs, is started before the guest's init, and speaks by ttyS1."""
     acpi: bool = True
     """Give the guest ACPI tables, by which it finds devices, and powers off; there is
     an MP table either way."""
@@ -162,6 +166,11 @@ class MachineConfig(Checked):
         super().__init__(**values)
 
     def __post_init__(self) -> None:
+        if self.agent and self.runs_command:
+            raise ConfigError(
+                "agent: it excludes command, script and capture: run the command by "
+                "machine.guest, or leave the agent out"
+            )
         if self.debug_exit is not None and self.runs_command:
             self._check_debug_exit(self.debug_exit)
         self._check_places()
@@ -226,6 +235,10 @@ class MachineConfig(Checked):
         """The kernel's command line, with `append` added."""
         base = DEFAULT_CMDLINE if self.cmdline is None else self.cmdline
         words = f"{base} {self.append}".strip()
+        if self.agent:
+            from .agent.image import agent_cmdline
+
+            return agent_cmdline(words, None if self.initrd is not None else NO_INIT)
         if self.command is None or not self.command.runs:
             return words
         from .guest.command import command_parameters
@@ -234,16 +247,17 @@ class MachineConfig(Checked):
 
     def images(self) -> tuple[StrPath, StrPath | None]:
         """Kernel and initrd. Raises ConfigError if the one to be used isn't built."""
-        if self.kernel is not None and (
-            self.initrd is not None or not self.runs_command
-        ):
+        acts = self.runs_command or self.agent
+        if self.kernel is not None and (self.initrd is not None or not acts):
             return self.kernel, self.initrd
         kernel = self.kernel or self._default_kernel()
-        guest = "busybox" if self.runs_command else "tiny"
+        guest = "busybox" if acts else "tiny"
         initrd = self.initrd or os.path.join(BUILD_DIR, f"initramfs-{guest}.cpio")
         if self.initrd is None and not os.path.exists(initrd):
-            if self.command is not None and self.command.command is not None:
-                return kernel, None  # it is one of the files, maybe
+            if self.agent or (
+                self.command is not None and self.command.command is not None
+            ):
+                return kernel, None  # what is run is one of the files, maybe
             raise _not_built("initrd", guest)
         return kernel, initrd
 

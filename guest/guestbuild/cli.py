@@ -35,13 +35,13 @@ with one CPU, and unprotected from their programs.
 
 guests:
   tiny      our smallest kernel, with an initramfs that holds our init alone, and
-            vmm-exec, which runs commands (vmm run --exec)
+            vmm-exec, which runs commands (vmm run --exec), and vmm-agent (--agent)
   tiny-ring3  the same in ring 3
   bare      bare-metal test guests
   full      a kernel with SMP, virtio, keyboard, clock; the busybox initramfs
   full-ring3  the same in ring 3, with ACPI, PCI, modules, and more drivers
   debian    Debian's unmodified cloud kernel; the busybox initramfs
-  busybox   the busybox initramfs, and vmm-exec
+  busybox   the busybox initramfs, vmm-exec and vmm-agent
   stress    a program for guests that checks the kernel below it
   all       all of these, but full where KVM is PVM: full-ring3 stands in for it
   tiny-unpatched  tiny without our patches, to be had beside it
@@ -70,16 +70,16 @@ def guests(
     tiny, full = ("tiny.config",), ("tiny.config", "full.config")
     tiny_ring3, full_ring3 = (*tiny, "ring3.config"), (*full, "ring3.config")
     init, busybox = programs.tiny_initramfs(), programs.busybox_initramfs()
-    helper = programs.helper()
+    helpers = programs.helper(), programs.agent()
     named = {
-        "tiny": (linux.kernel("tiny", tiny, 5, patches), init, helper),
+        "tiny": (linux.kernel("tiny", tiny, 5, patches), init, *helpers),
         "bare": (programs.bare_guests(),),
         "tiny-ring3": (
             linux.kernel(
                 "tiny-ring3", tiny_ring3, 5, linux.PATCHES, flags=linux.NATIVE
             ),
             init,
-            helper,
+            *helpers,
         ),
         "full": (linux.kernel("full", full, 12, patches), busybox),
         "full-ring3": (
@@ -94,7 +94,7 @@ def guests(
             busybox,
         ),
         "debian": (linux.cloud_kernel(), busybox),
-        "busybox": (busybox, helper),
+        "busybox": (busybox, *helpers),
         "stress": (programs.stress(),),
     }
     # Nobody would wait for it where it is emulated, and building it takes minutes.

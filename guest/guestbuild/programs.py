@@ -24,6 +24,8 @@ BARE_DIR: Final = GUEST_DIR / "bare"
 STRESS_DIR: Final = LINUX_DIR / "stress"
 TOOLS: Final = ("portio", "keylog")
 HELPER: Final = "vmm-exec"
+AGENT: Final = "vmm-agent"
+AGENT_DIR: Final = LINUX_DIR / "agent"
 HEADERS: Final = ("furnish.h", "sys.h")
 INIT: Final = ("init.c", *HEADERS)
 
@@ -104,6 +106,20 @@ def helper() -> Target:
     )
 
 
+def agent() -> Target:
+    """Return the target of the program that runs commands for the host."""
+    return Target(
+        name=AGENT,
+        outputs=(AGENT,),
+        sources=(
+            *(LINUX_DIR / name for name in (f"{AGENT}.c", *HEADERS)),
+            *sorted(AGENT_DIR.glob("*.h")),
+        ),
+        recipe=f"{C_FLAGS} 1",
+        build=_build_agent,
+    )
+
+
 def stress() -> Target:
     """Return the target of the program that checks a kernel and its own results."""
     return Target(
@@ -172,6 +188,11 @@ def _build_busybox_initramfs(shop: Workshop, out: Path) -> None:
 def _build_helper(shop: Workshop, out: Path) -> None:
     debian.need_packages(["gcc", "libc6-dev"])
     (out / HELPER).write_bytes(_compiled(shop, HELPER))
+
+
+def _build_agent(shop: Workshop, out: Path) -> None:
+    debian.need_packages(["gcc", "libc6-dev"])
+    (out / AGENT).write_bytes(_compiled(shop, AGENT))
 
 
 def _build_stress(shop: Workshop, out: Path) -> None:

@@ -8,7 +8,10 @@ from support.guests import SUFFIX, built, kernel, refuse
 
 from scripts.with_kvm.host_kvm import HostKvm, host_kvm
 
-GUEST_FILES = ("initramfs-tiny.cpio", "initramfs-busybox.cpio", "vmm-exec")
+GUEST_FILES = (
+    *("initramfs-tiny.cpio", "initramfs-busybox.cpio"),
+    *("vmm-exec", "vmm-agent"),
+)
 # Which of our kernels a test of all of them boots here: suffixes of their names.
 KERNELS = [pytest.param("", id="stock")]
 if SUFFIX:

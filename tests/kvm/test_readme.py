@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.guests import DEADLINE, bare, bare_machine, with_script
 
+import vmm.agent.guest
 import vmm.machine.machine
 from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.device_io import DeviceIo
@@ -46,6 +47,23 @@ def test_a_program_in_linux_adds(tmp_path: Path) -> None:
 @pytest.mark.linux
 def test_the_example_in_the_machines_docstring() -> None:
     assert doctest.testmod(vmm.machine.machine) == (0, 2)
+
+
+@pytest.mark.linux
+def test_the_program_that_runs_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = README.read_text().partition("\n## Run many commands in one guest\n")[2]
+    match = re.search(r"This is a program:\n\n```python\n(.*?)```", section, re.S)
+    assert match is not None
+    monkeypatch.chdir(tmp_path)
+    exec(match[1], {})
+    assert (tmp_path / "copy-of-hello.sh").read_text() == "echo hello from $1\n"
+
+
+@pytest.mark.linux
+def test_the_example_in_the_guests_docstring() -> None:
+    assert doctest.testmod(vmm.agent.guest) == (0, 2)
 
 
 def test_the_readmes_tests_pass(pytester: pytest.Pytester) -> None:

@@ -11,6 +11,7 @@ import pytest
 from support.guests import DEADLINE, built, kernel
 
 import vmm
+from vmm.agent.image import AGENT
 from vmm.guest.command import HELPER
 
 ROOT = Path(__file__).parents[2]
@@ -69,9 +70,10 @@ def stranger(wheel: Path) -> Path:
     return folder
 
 
-def test_wheel_has_the_guests_helper(wheel: Path) -> None:
+def test_wheel_has_the_guests_programs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        assert archive.read(f"vmm/guest/{HELPER}") == built(HELPER).read_bytes()
+        for name in (HELPER, AGENT):
+            assert archive.read(f"vmm/guest/{name}") == built(name).read_bytes()
         assert "vmm/testing/plugin.py" in archive.namelist()
 
 

@@ -139,7 +139,9 @@ def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedSta
     )
     line = SimpleNamespace(trigger=lambda: None)
     console.connect(Serial(line, console.sink, clock=clock, events=console.events))
-    host_side = HostSide(loop, clock, console, watch, None, None, outcomes.failures)
+    host_side = HostSide(
+        loop, clock, console, watch, None, None, None, outcomes.failures
+    )
     outcomes.connect(host_side)
     nothing = SimpleNamespace(
         reset=lambda: None,

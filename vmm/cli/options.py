@@ -190,6 +190,24 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
                 "help": "the command's output alone comes to stdout, by ttyS1",
             },
         ),
+        (
+            "--agent",
+            {
+                "action": "store_const",
+                "const": True,
+                "help": "have an agent in the guest, by which programs run commands: "
+                "see machine.guest",
+            },
+        ),
+        (
+            "--shell",
+            {
+                "action": "store_const",
+                "const": True,
+                "help": "boot quietly and have a shell in the guest, by its agent; its "
+                "status is ours",
+            },
+        ),
     ],
     "outcome": [
         (

@@ -46,7 +46,10 @@ def run(options: Options) -> int:
 
         snapshot = load(options)
     if options.serial is None:
-        options.serial = Place("null" if options.capture else "stdio")
+        is_ours = not (options.capture or options.shell)
+        options.serial = Place("stdio" if is_ours else "null")
+    if options.shell:
+        _check_shell(options)
     _check_places(options)
     report = _reporter(options.result)
     profile = _new_profile(options)
@@ -89,9 +92,19 @@ def passed_on(options: Options) -> dict[str, bool]:
     """Whose status the exit code may be: what `told_apart` is to know."""
     given = {name for name, value in vars(options).items() if value is not None}
     return {
-        "command": not given.isdisjoint(("command", "script")),
+        "command": not given.isdisjoint(("command", "script", "shell")),
         "debug_exit": "debug_exit" in given,
     }
+
+
+def _check_shell(options: Options) -> None:
+    """Raises ConfigError where the shell couldn't have what it needs."""
+    if options.serial.is_standard:
+        raise ConfigError(
+            "shell: stdin and stdout are its own: choose --serial null, file:PATH or "
+            "unix:PATH"
+        )
+    options.agent = True
 
 
 def _check_places(options: Options) -> None:
@@ -170,6 +183,8 @@ def _run_machine(
         machine.start()
         gc.freeze()  # what is there now is no garbage: see __main__
         gc.enable()
+        if options.shell:
+            return _shell(machine, options), machine.error
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
         if machine.console.mid_line and _shares_our_screen(options):
@@ -180,6 +195,21 @@ def _run_machine(
         if saver is not None:
             result = saver.finish(result)
     return result, machine.error
+
+
+def _shell(machine: Machine, options: Options) -> RunResult:
+    """Have a shell there, and make its status the run's."""
+    from .shell import shell_status
+
+    status = shell_status(machine, quiet=options.quiet)
+    if status is None:
+        result = machine.wait()
+        code = told_apart(result.exit_code, **passed_on(options))
+        return result.replace(exit_code=code)
+    machine.stop("its shell has ended", exit_code=status)
+    result = machine.wait()
+    options.quiet |= result.reason is ExitReason.STOPPED
+    return result.replace(guest_status=status, success=status == 0)
 
 
 def _guard_sockets(config: MachineConfig, stack: ExitStack) -> None:

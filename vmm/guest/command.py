@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..errors import ConfigError
-from ..installation import is_checkout, script
 from . import cpio
 from .config import OUTPUT, CommandConfig, joined
 from .files import GuestFiles
+from .program import program
 
 HELPER: Final = "vmm-exec"
 SCRIPT: Final = "vmm-exec.script"
@@ -47,37 +47,22 @@ def initramfs_segment(command: CommandConfig, limit: int, build_dir: str) -> byt
         files.add(command.script, f"/{SCRIPT}")
         argv = (f"/{SCRIPT}",)
     if argv is not None:
-        files.entries.extend(_nodes())
+        files.entries.extend(nodes())
         output = OUTPUT if command.capture is not None else ""
-        files.entries.append(cpio.file(HELPER, _helper(build_dir), 0o755))
+        files.entries.append(
+            cpio.file(HELPER, program(HELPER, "command", build_dir), 0o755)
+        )
         words = joined((output, *argv))
         files.entries.append(cpio.file(f"{HELPER}.argv", words, 0o600))
     return cpio.write(files.entries)
 
 
-def _nodes() -> list[cpio.Entry]:
+def nodes() -> list[cpio.Entry]:
     """What the kernel opens for its first program; the helper makes the rest."""
     return [
         cpio.parent("dev"),
         cpio.character_device("dev/console", 5, 1),
     ]
-
-
-def _helper(build_dir: str) -> bytes:
-    """The program: scripts/build-guest's in a checkout, else the package's own."""
-    for folder in (build_dir, os.path.dirname(__file__)):
-        try:
-            with open(os.path.join(folder, HELPER), "rb") as program:
-                return program.read()
-        except FileNotFoundError:
-            continue
-    how = (
-        f"run {script('build-guest busybox')}"
-        if is_checkout()
-        else "install a C compiler and then minivmm again "
-        "(pip install --force-reinstall --no-cache-dir minivmm)"
-    )
-    raise ConfigError(f"command: the guest's {HELPER} isn't built: {how}")
 
 
 _OTHER_FAILURES: Final = {

@@ -106,8 +106,13 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
 
 def added_files(config: MachineConfig) -> bytes:
     """The archive with what the user adds to the initrd."""
-    if config.command is None:
-        return b""
-    from ..guest.command import initramfs_segment
+    added = b""
+    if config.agent:
+        from ..agent.image import agent_segment
 
-    return initramfs_segment(config.command, config.memory, BUILD_DIR)
+        added = agent_segment(BUILD_DIR)
+    if config.command is not None:
+        from ..guest.command import initramfs_segment
+
+        added += initramfs_segment(config.command, config.memory, BUILD_DIR)
+    return added

@@ -20,6 +20,7 @@ from .verdict import Verdict
 from .vm_instance import VmInstance, VmParts
 
 if TYPE_CHECKING:  # most runs don't import them
+    from ..agent.port import AgentPort
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
     from .guest_time import GuestTime
@@ -32,7 +33,8 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    port of a command and that of a debug console. `clock` is the loop's for the guest.
+    ports of a command and of an agent, and a debug console. `clock` is the loop's for
+    the guest.
     """
 
     loop: EventLoop
@@ -40,6 +42,7 @@ class HostSide(Record):
     console: Console
     watch: PanicWatch
     command: "CommandPort | None"
+    agent: "AgentPort | None"
     debugcon: Console | None
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
@@ -50,6 +53,25 @@ class HostSide(Record):
         output = None if self.command is None else self.command.output
         consoles = (self.console, output, self.debugcon)
         return [console for console in consoles if console is not None]
+
+    def power_on(self, *, goes_on: bool = False) -> None:
+        """The guest is about to boot, for the first time or again; or to go on."""
+        for console in self.consoles:
+            console.power_on(goes_on=goes_on)
+        if self.agent is not None and not goes_on:
+            self.agent.power_on()
+
+    def restored(self) -> None:
+        """The guest goes on from elsewhere; its agent spoke with another host there."""
+        if self.agent is not None:
+            self.agent.guest.reconnect()
+
+    def end(self, result: RunResult | None) -> None:
+        """The run is over: nobody is to wait for more than there is. None: it isn't."""
+        for console in self.consoles:
+            console.end(result)
+        if self.agent is not None:
+            self.agent.end(result)
 
     def abandon(self) -> None:
         """Wait no longer for readers that take their time."""
@@ -65,6 +87,8 @@ class HostSide(Record):
         def hold() -> None:
             self.clock.stop()
             self.console.hold_input()
+            if self.agent is not None:
+                self.agent.hold()
 
         self.loop.settle(hold)
         self.console.flush()
@@ -73,6 +97,8 @@ class HostSide(Record):
         """Undo it."""
         self.clock.start()
         self.console.release_input()
+        if self.agent is not None:
+            self.agent.go_on()
 
 
 class Lifecycle:
@@ -142,6 +168,7 @@ class Lifecycle:
         from .guest_time import GuestTime
 
         self.instance.restore(saved)
+        self._host_side.restored()
         self._time = GuestTime(self.instance.vm, self.instance.vcpus)
 
     def join(self) -> None:
@@ -166,10 +193,11 @@ class Lifecycle:
     def _power_on(self) -> VmInstance:
         if self._parts.profile is not None:
             self._parts.profile.power_on()
+        self._host_side.power_on(goes_on=self._saved is not None)
         self._host_side.watch.restart(self._host_side.console.sink.accepted)
-        for console in self._host_side.consoles:
-            console.power_on(goes_on=self._saved is not None)
         instance = VmInstance(self._parts, self._saved)
+        if self._saved is not None:
+            self._host_side.restored()
         self._powered = True
         self._saved = None  # a boot again is one
         return instance
@@ -341,8 +369,7 @@ class Lifecycle:
         return end, self._full_result(end, now_ns)
 
     def _tell_readers(self, result: RunResult | None) -> None:
-        for console in self._host_side.consoles:
-            console.end(result)
+        self._host_side.end(result)
 
     def _result_of(self, end: End) -> RunResult:
         """What is known whatever has failed: the reason, the exit code, the detail."""

@@ -33,6 +33,8 @@ from .vm_instance import VmParts, probe_kvm
 if TYPE_CHECKING:  # most runs don't import them
     from collections.abc import Iterator
 
+    from ..agent.guest import Guest
+    from ..agent.port import AgentPort
     from ..debug.paused_guest import PausedGuest
     from ..devices.guest_ram import GuestRam
     from ..guest.ports import CommandPort
@@ -99,7 +101,7 @@ class Machine:
             """The guest's RAM, for a device that does DMA, and for tests."""
             self._loop = EventLoop(outcomes.loop_failed)
             stack.callback(self._loop.close)
-            clock = GuestClock(self._loop)
+            clock = self._clock = GuestClock(self._loop)
             addresses = device_addresses(boot.ram)
             pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
@@ -123,6 +125,7 @@ class Machine:
                 self._devices.add(acpi_pm(outcomes.powered_off))
             self.console.connect(self._legacy.serial)
             command = self._plug_command_port(stack)
+            self._agent = self._plug_agent()
             self._plug_debug_exit()
             self.debugcon = self._plug_debugcon(stack)
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
@@ -133,6 +136,7 @@ class Machine:
                 self.console,
                 watch,
                 command,
+                self._agent,
                 self.debugcon,
                 outcomes.failures,
             )
@@ -337,6 +341,19 @@ class Machine:
         self._devices.remove(device)
 
     @property
+    def guest(self) -> "Guest":
+        """Runs commands in the guest, and moves files: by its agent.
+
+        Raises VmmError if the configuration asks for none.
+        """
+        if self._agent is None:
+            raise VmmError(
+                "guest: there is no agent in it: pass agent=True (--agent), or wait "
+                "for its console"
+            )
+        return self._agent.guest
+
+    @property
     def keyboard(self) -> Ps2Keyboard:
         """The keyboard at the i8042; its `send_scancodes` presses keys."""
         return self._legacy.i8042.keyboard
@@ -389,6 +406,8 @@ class Machine:
         self._devices = self._loop = self._legacy = gone
         if self.debugcon is not None:
             self.debugcon = gone
+        if self._agent is not None:
+            self._agent = gone
 
     def __enter__(self) -> Self:
         return self
@@ -414,6 +433,16 @@ class Machine:
         if port.output is not None:
             stack.callback(port.output.close)
         return port
+
+    def _plug_agent(self) -> "AgentPort | None":
+        if not self.config.agent:
+            return None
+        from ..agent.port import AgentPort
+
+        agent = AgentPort(self._clock)
+        for device in agent.devices:
+            self._add("agent", device)
+        return agent
 
     def _plug_debugcon(self, stack: ExitStack) -> Console | None:
         where = self.config.debugcon

@@ -87,6 +87,18 @@ USAGE = {
         ("run", "--debug-exit", "--exec", "true"),
         "debug-exit: a command's status comes through port 0x501: choose another, 0xf4",
     ),
+    "agent and command": (
+        ("run", "--agent", "--exec", "true"),
+        "agent: it excludes command, script and capture",
+    ),
+    "shell and command": (
+        ("run", "--shell", "--exec", "true"),
+        "agent: it excludes command, script and capture",
+    ),
+    "shell and stdio": (
+        ("run", "--shell", "--serial", "stdio"),
+        "shell: stdin and stdout are its own: choose --serial null, file:PATH",
+    ),
     "debugcon": (("run", "--debugcon", "tty"), "debugcon: 'tty' is not stdio, null"),
     "debugcon twice": (
         ("run", "--debugcon", "file:x", "--serial", "file:x"),
@@ -274,7 +286,8 @@ def test_help_has_every_option_in_its_group(
 
 
 def test_every_option_is_a_field_or_the_commands_own() -> None:
-    own = {"result", "profile", "quiet", "debug", "subcommand", "save", "save_when"}
+    own = {"result", "profile", "quiet", "debug", "shell", "subcommand"}
+    own |= {"save", "save_when"}
     options = vars(parser().parse_args(["run"]))
     assert options.keys() - own == KEYWORDS - {"console"}
     chosen = {name for name, value in options.items() if value is not None}

@@ -8,7 +8,7 @@ from support.kernel_images import MIB, bzimage
 
 from vmm import ConfigError, MachineConfig
 from vmm.cli.main import main
-from vmm.guest import command as guest_command
+from vmm.guest import program as guest_program
 from vmm.guest.command import HELPER, describe_status, initramfs_segment
 from vmm.guest.config import CommandConfig
 
@@ -72,7 +72,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in which the package is said to be installed."""
     folder = tmp_path / "site-packages/vmm"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(guest_command, "__file__", str(folder / "guest_command.py"))
+    monkeypatch.setattr(guest_program, "__file__", str(folder / "program.py"))
     return folder
 
 
