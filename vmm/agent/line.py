@@ -15,8 +15,10 @@ from ..devices.errors import FullFifo
 from ..devices.fast_port import FastPort
 from ..devices.pc.platform import SerialPio
 from ..devices.resources import PioAddressConstraint, ResourceConstraint
+from ..devices.serial.events import SerialEvents
+from ..devices.serial.receiver import FIFO_SIZE
 from ..devices.serial.reg import UART_LSR, UART_SCR
-from ..devices.serial.uart import FIFO_SIZE, Serial, SerialEvents
+from ..devices.serial.uart import Serial
 from ..devices.state import State, refuse_state
 from ..devices.trigger import InterruptLine
 
@@ -27,6 +29,8 @@ TAIL: Final = 14
 # The short way, as agent/ports.h has it
 INBOX: Final = 0x2F0
 OUTBOX: Final = 0x2F4
+POST: Final = 0x2E0
+POST_MAX: Final = 16 << 10
 FETCHES: Final = 0xA6  # in SCR: the guest fetches, and is to be rung for
 FETCH_FIRST: Final = 128
 FETCH_MAX: Final = 4096
@@ -218,27 +222,42 @@ class AgentSerialPio(SerialPio):
 class AgentPorts(DeviceIo):
     """The short way beside COM2: see guest/linux/agent/ports.h.
 
-    They keep nothing: what the guest hasn't fetched is the host's, as what stands in
-    the queue of a UART is, and goes when another host says HELLO.
+    They keep nothing but an answer that is read at once: what the guest hasn't fetched
+    is the host's, as what stands in the queue of a UART is, and goes when another host
+    says HELLO.
     """
 
-    def __init__(self, line: AgentLine) -> None:
+    def __init__(self, line: AgentLine, read_caller: Callable[[int], bytes]) -> None:
+        """`read_caller` gives so many bytes of the program that makes an access.
+
+        From where its rsi points on, as far as there is memory.
+        """
         self._line = line
+        self._read_caller = read_caller
+        self._posted = 0
 
     def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
-        return [PioAddressConstraint.at(INBOX, 2), PioAddressConstraint.at(OUTBOX, 4)]
+        ports = (INBOX, 2), (OUTBOX, 4), (POST, 4)
+        return [PioAddressConstraint.at(base, size) for base, size in ports]
 
     def pio_read(self, base: int, offset: int, data: memoryview) -> None:
         if base == INBOX and len(data) == 1:
             data[0] = self._line.fetch_rest() if offset else self._line.fetch()
+        elif base == POST and len(data) == 4:
+            data[:] = self._posted.to_bytes(4, "little")
         else:
             super().pio_read(base, offset, data)
 
     def pio_write(self, base: int, offset: int, data: memoryview) -> None:
         if base == OUTBOX:
             self._line.put(bytes(data))
-            if self._line.is_due:
-                self._line.serve()
+        elif base == POST and len(data) == 4:
+            size = int.from_bytes(data, "little")
+            taken = self._read_caller(size) if size <= POST_MAX else b""
+            self._posted = len(taken)
+            self._line.put(taken)
+        if self._line.is_due:
+            self._line.serve()
 
     def state(self) -> State | None:
         return None

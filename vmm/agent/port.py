@@ -1,5 +1,7 @@
 """AgentPort: the devices by which the agent speaks, and what speaks with it."""
 
+from collections.abc import Callable
+
 from ..devices.clock import Clock
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
@@ -12,14 +14,15 @@ from .session import Session
 class AgentPort:
     """COM2 with its host's side. It is plugged in only where there is an agent."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, read_caller: Callable[[int], bytes]) -> None:
+        """`read_caller` as AgentPorts has it."""
         self._line = AgentLine()
         irq_line = InterruptLine()
         serial = Serial(irq_line, self._line, clock=clock, events=self._line)
         self._line.connect(serial)
         self.devices = (
             AgentSerialPio(serial, irq_line, self._line),
-            AgentPorts(self._line),
+            AgentPorts(self._line, read_caller),
         )
         self._session = Session(self._line)
         self._line.on_output = self._receive

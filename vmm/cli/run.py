@@ -173,11 +173,8 @@ def _run_machine(
         stopper = _Stopper(machine)
         stack.callback(stopper.disarm)
         signals.enter_context(handled(dict.fromkeys(_STOPPING, stopper)))
-        if config.kernel is None and snapshot is None and not options.quiet:
-            kernel = os.path.basename(config.images()[0])
-            say(f"no --kernel: booting our {kernel}, this host's default")
-        for warning in () if options.quiet else machine.warnings:
-            say(f"warning: {warning}")
+        if not options.quiet:
+            _say_before(machine, boots=snapshot is None)
         if saver is not None:  # after what forks
             saver.connect(machine)
         machine.start()
@@ -195,6 +192,15 @@ def _run_machine(
         if saver is not None:
             result = saver.finish(result)
     return result, machine.error
+
+
+def _say_before(machine: Machine, *, boots: bool) -> None:
+    """What is good to know before the guest runs."""
+    if boots and machine.config.kernel is None:
+        kernel = os.path.basename(machine.config.images()[0])
+        say(f"no --kernel: booting our {kernel}, this host's default")
+    for warning in machine.warnings:
+        say(f"warning: {warning}")
 
 
 def _shell(machine: Machine, options: Options) -> RunResult:

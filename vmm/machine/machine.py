@@ -13,7 +13,7 @@ from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
-from ..errors import ConfigError, VmmError
+from ..errors import ConfigError, KvmError, VmmError
 from ..event_loop import EventLoop, GuestClock
 from ..kvm._libc import install_kick_handler
 from ..kvm.kvm import Kvm
@@ -439,10 +439,22 @@ class Machine:
             return None
         from ..agent.port import AgentPort
 
-        agent = AgentPort(self._clock)
+        agent = AgentPort(self._clock, self._read_caller)
         for device in agent.devices:
             self._add("agent", device)
         return agent
+
+    def _read_caller(self, size: int) -> bytes:
+        """Up to `size` bytes where rsi points, for a device, in an access to it."""
+        from ..vcpu.virtual_memory import read_virtual
+
+        vcpu = self._state.own_vcpu()
+        if vcpu is None:
+            return b""
+        try:
+            return read_virtual(vcpu, self._ram, vcpu.get_regs().rsi, size)
+        except KvmError:
+            return b""
 
     def _plug_debugcon(self, stack: ExitStack) -> Console | None:
         where = self.config.debugcon

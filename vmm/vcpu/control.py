@@ -174,6 +174,15 @@ class RunControl:
         self._awaited = [awaited for awaited in self._awaited if awaited[0]]
         return due
 
+    def own_vcpu(self) -> "Vcpu | None":
+        """The vCPU that the calling thread runs."""
+        ident = threading.get_ident()
+        with self._lock:
+            for vcpu, thread in self._running.items():
+                if thread == ident:
+                    return vcpu
+        return None
+
     def is_vcpu_thread(self) -> bool:
         """Whether a vCPU runs on the calling thread, which is in an access, then."""
         with self._lock:

@@ -3,7 +3,7 @@
 import pytest
 from support.stopped_clock import StoppedClock
 
-from vmm.agent.line import COM2, FETCH_FIRST, FETCHES, INBOX, MORE, OUTBOX
+from vmm.agent.line import COM2, FETCH_FIRST, FETCHES, INBOX, MORE, OUTBOX, POST
 from vmm.agent.port import AgentPort
 from vmm.devices.serial.reg import (
     UART_FCR,
@@ -21,7 +21,8 @@ class Rig:
     """A port, and a guest that drives it."""
 
     def __init__(self) -> None:
-        self.port = AgentPort(StoppedClock())
+        self.memory = b""
+        self.port = AgentPort(StoppedClock(), lambda size: self.memory[:size])
         self.uart, self.ports = self.port.devices
         self.line = self.port._line
         self.out(UART_FCR, 1)
@@ -130,6 +131,19 @@ def test_rest_that_another_host_has_is_zeros(rig: Rig) -> None:
     rig.line.send(b"hello\0")
     assert rig.fetch(300, offset=1) == bytes(300)
     assert rig.fetch(FETCH_FIRST)[:8] == b"\x06\0hello\0"
+
+
+def test_what_is_taken_from_memory(rig: Rig) -> None:
+    heard = rig.hear()
+    rig.memory = b"a frame\0"
+    answer = memoryview(bytearray(4))
+    for size, taken in ((8, 8), (5, 5), (100, 8), (1 << 20, 0), (0, 0)):
+        size_word = memoryview(bytearray(size.to_bytes(4, "little")))
+        rig.ports.pio_write(POST, 0, size_word)
+        rig.ports.pio_read(POST, 0, answer)
+        assert int.from_bytes(answer, "little") == taken
+    rig.ports.pio_write(POST, 0, answer[:2])
+    assert heard == [b"a frame\0", b"a fraa frame\0"]
 
 
 def test_uart_of_one_who_has_ports_is_somebody_elses(rig: Rig) -> None:

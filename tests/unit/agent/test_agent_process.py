@@ -59,7 +59,7 @@ def test_timeout_kills_the_whole_group_and_tells_what_was_printed(
     with pytest.raises(subprocess.TimeoutExpired) as caught:
         guest.run(
             f"sleep 1000 & echo $! $$ > {pids}; echo begun; wait",
-            timeout=0.3,
+            timeout=2,
             text=True,
         )
     assert str(caught.value.stdout) == "begun\n"
@@ -223,11 +223,9 @@ def test_command_that_doesnt_read_holds_nobody(guest: Guest) -> None:
 
 
 def test_background_process_keeps_its_output_open(guest: Guest) -> None:
-    with guest.popen("sleep 0.3 & echo done") as process:
+    with guest.popen("(sleep 0.3; echo late) & echo done") as process:
         assert process.wait(10) == 0
-        started = time.monotonic()
-        assert process.communicate() == (b"done\n", b"")
-        assert time.monotonic() - started > 0.05
+        assert process.communicate() == (b"done\nlate\n", b"")
 
 
 def test_several_at_once(guest: Guest) -> None:
