@@ -5,7 +5,7 @@ import threading
 from typing import Final
 
 from .errors import VmmError
-from .kvm._libc import KICK_SIGNAL
+from .kvm._libc import KICK_SIGNAL, swap_signal_mask
 
 # What is for one thread alone: its own faults, and our kick.
 _OWN: Final = {
@@ -19,7 +19,7 @@ _OWN: Final = {
     KICK_SIGNAL,
 }
 
-_OTHERS: Final = signal.valid_signals() - _OWN
+_OTHERS: Final = sum(1 << number - 1 for number in signal.valid_signals() - _OWN)
 
 
 def start(thread: threading.Thread) -> None:
@@ -38,12 +38,12 @@ def start(thread: threading.Thread) -> None:
     except RuntimeError as error:
         raise VmmError(f"{thread.name}: {error}") from error
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        swap_signal_mask(signal.SIG_SETMASK, before)
 
 
-def block_signals() -> set[int]:
-    """Leave signals to other threads, from here on; returns what was blocked before.
+def block_signals() -> int:
+    """Leave signals to other threads, from here on; returns the mask of before.
 
     For a thread that somebody else has started. Its children inherit it.
     """
-    return signal.pthread_sigmask(signal.SIG_BLOCK, _OTHERS)
+    return swap_signal_mask(signal.SIG_BLOCK, _OTHERS)

@@ -99,6 +99,20 @@ class _sigaction(ctypes.Structure):
     ]
 
 
+_libc.pthread_sigmask.argtypes = (c_int, c_char_p, c_char_p)
+_SIGSET_SIZE: Final = 128
+
+
+def swap_signal_mask(how: int, signals: int) -> int:
+    """As signal.pthread_sigmask; of masks, bit n - 1 is signal n.
+
+    Python's makes an enum of each signal twice, 64 of them: a tenth of a clone's start.
+    """
+    before = ctypes.create_string_buffer(_SIGSET_SIZE)
+    _libc.pthread_sigmask(how, signals.to_bytes(_SIGSET_SIZE, "little"), before)
+    return int.from_bytes(before.raw, "little")
+
+
 KICK_SIGNAL: Final = int(signal.SIGRTMIN)
 _SIG_DFL: Final = 0
 _SIG_IGN: Final = 1
