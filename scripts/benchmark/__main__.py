@@ -31,7 +31,7 @@ TITLES: Final = (
     | {
         "boot-verbose": "process start to init, all messages on ttyS0",
         "boot-quiet": "process start to init, with `quiet`",
-        "boot-memory": "memory beyond guest RAM, written to and private, at init (quiet)",
+        "boot-memory": "memory beyond guest RAM, written and private, at init (quiet)",
         "first-run": "process start to first KVM_RUN",
         "private-dirty": "memory beyond guest RAM that is written to and private",
         "resident": "memory beyond guest RAM that is resident",

@@ -71,6 +71,18 @@ def map_over(address: int, size: int, flags: int, fd: int = -1) -> None:
         raise OSError(code, os.strerror(code))
 
 
+_libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
+_MADV_POPULATE_WRITE: Final = 23  # Linux 5.14
+
+
+def populate(address: int, size: int) -> None:
+    """Give pages of a private mapping their own memory, if that can be.
+
+    mmap.madvise would keep Python's lock.
+    """
+    _libc.madvise(address, size, _MADV_POPULATE_WRITE)
+
+
 _libc.renameat2.argtypes = (c_int, c_char_p, c_int, c_char_p, c_uint)
 _RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
 
