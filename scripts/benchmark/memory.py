@@ -36,7 +36,7 @@ def frozen(process: subprocess.Popen[bytes]) -> Iterator[list[str]]:
     try:
         # A stop takes until the last thread, a vCPU's, has left the kernel.
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        yield [text for pid in _members(process.pid) if (text := _smaps(pid))]
+        yield [text for pid in _members(process.pid) if (text := smaps_of(pid))]
     finally:
         os.killpg(process.pid, signal.SIGCONT)
 
@@ -56,6 +56,12 @@ def own_kb(smaps: str, ram_size: int, fields: frozenset[str]) -> int:
     return total
 
 
+def field_kb(smaps: str, name: str) -> int:
+    """Return the sum of a field over all mappings, in kB."""
+    fields = map(_FIELD.match, smaps.splitlines())
+    return sum(int(field[2]) for field in fields if field and field[1] == name)
+
+
 def _members(session: int) -> list[int]:
     """Return the processes of a session. Source: proc(5), /proc/pid/stat."""
     found = []
@@ -67,7 +73,8 @@ def _members(session: int) -> list[int]:
     return found
 
 
-def _smaps(pid: int) -> str:
+def smaps_of(pid: int) -> str:
+    """Return a process's smaps; "" where it has ended, or we may not look."""
     try:
         return Path(f"/proc/{pid}/smaps").read_text()
     except OSError:

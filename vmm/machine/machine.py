@@ -177,6 +177,7 @@ class Machine:
             undo.callback(self._loop.stop)
             self._loop.start()
             self._state.own_threads.add(self._loop.ident)
+            self._loop.call_soon(self._ram.warm)
             self._life.begin()
             keep(self)
             undo.pop_all()
@@ -298,6 +299,7 @@ class Machine:
 
         with self._standing() as guest:
             guest.hold(restore)
+            self._loop.call_soon(self._ram.warm)
 
     @contextmanager
     def _standing(self) -> "Iterator[PausedGuest]":

@@ -71,7 +71,9 @@ def save(
     return SavedVm(state, states, rescues, devices, parts.fingerprint())
 
 
-def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None:
+def restore(
+    vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm, *, is_new: bool
+) -> None:
     """Make a VM go on from there, be it new or have run before.
 
     Raises ConfigError or InvalidState where it is another kind of machine; KvmError.
@@ -81,7 +83,8 @@ def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None
             "the snapshot was taken where CPUID shows guests something else: on "
             "another CPU, or by another KVM"
         )
-    parts.devices.flush()  # nothing of a former life may come later
+    if not is_new:
+        parts.devices.flush()  # nothing of a former life may come later
     for vcpu, state, rescue, told in zip(
         vcpus, saved.vcpus, parts.rescues, saved.rescues, strict=True
     ):
