@@ -391,6 +391,45 @@ def test_a_clone_ends_as_its_machine_would(snapshot: Snapshot) -> None:
             clone.reset()
 
 
+# With an agent
+
+
+@pytest.fixture(scope="module")
+def agent_snapshot() -> Iterator[Snapshot]:
+    with Machine(MachineConfig(kernel=kernel("tiny"), agent=True)) as machine:
+        machine.start()
+        machine.guest.wait_ready(DEADLINE)
+        yield machine.snapshot()
+
+
+def test_a_clones_real_time_is_its_snapshots_or_ours(agent_snapshot: Snapshot) -> None:
+    def ahead(set_clock: bool) -> tuple[float, float]:
+        """Of its real time before ours; and its monotonic time."""
+        with agent_snapshot.clone(set_clock=set_clock) as clone:
+            told = clone.guest.run(["date", "+%s"], text=True).stdout
+            up = clone.guest.read_text("/proc/uptime").split()[0]
+            return float(told) - time.time(), float(up)
+
+    time.sleep(2.5)
+    (frozen, before), (right, now) = ahead(False), ahead(True)
+    assert frozen < -1.5
+    assert abs(right) < 1.5
+    assert abs(now - before) < 1
+
+
+def test_clones_have_random_numbers_of_their_own(agent_snapshot: Snapshot) -> None:
+    clones = [agent_snapshot.clone() for _ in range(3)]
+    command = ["cat", "/proc/sys/kernel/random/uuid"]
+    assert len({clone.guest.run(command).stdout for clone in clones}) == 3
+    for clone in clones:
+        clone.close()
+
+
+def test_a_clock_is_set_by_an_agent_alone(snapshot: Snapshot) -> None:
+    with pytest.raises(ConfigError, match="set_clock: it takes agent=True"):
+        snapshot.clone(set_clock=True)
+
+
 # What can't be
 
 
