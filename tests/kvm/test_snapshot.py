@@ -419,8 +419,10 @@ def test_a_clones_real_time_is_its_snapshots_or_ours(agent_snapshot: Snapshot) -
 
 def test_clones_have_random_numbers_of_their_own(agent_snapshot: Snapshot) -> None:
     clones = [agent_snapshot.clone() for _ in range(3)]
-    command = ["cat", "/proc/sys/kernel/random/uuid"]
-    assert len({clone.guest.run(command).stdout for clone in clones}) == 3
+    command = ["head", "-c16", "/dev/urandom"]
+    drawn = {clone.guest.run(command, check=True).stdout for clone in clones}
+    assert len(drawn) == 3
+    assert {len(each) for each in drawn} == {16}
     for clone in clones:
         clone.close()
 
