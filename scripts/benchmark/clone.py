@@ -17,6 +17,7 @@ from vmm.config import MachineConfig
 from vmm.devices import DeviceIo, PioAddressConstraint, ResourceConstraint, State
 from vmm.errors import VmmError
 from vmm.machine.machine import Machine
+from vmm.ram_image import LIVES
 
 from . import restore
 from .children import NotMeasured
@@ -40,7 +41,7 @@ MEASURES: Final = {
     "snapshot-first": "Machine.snapshot() of a booted guest, which then goes on",
     "snapshot-later": "again, when it has run one command more",
     "clone-start": "Snapshot.clone() to the first exit of a bare guest's",
-    "clone-answer": 'Snapshot.clone() to the answer to guest.run(["true"])',
+    "clone-answer": 'Snapshot.clone(), not the first, to guest.run(["true"])\'s answer',
     "clone-cpu": "CPU time of both sides in it",
     "reset": f"Machine.reset() of a clone that has written to {DIRTY_PAGES} pages",
     "reset-answer": "and to its next answer",
@@ -83,6 +84,8 @@ def _clone(guest: Guest, _: Path) -> list[Sample]:
     with _booted(guest) as machine:
         first, later = [_ms(lambda: machine.snapshot().close()) for _ in range(2)]
         with machine.snapshot() as snapshot:
+            for __ in range(LIVES):
+                _answered(snapshot).close()
             clone: list[Machine] = []
             answer, cpu = _costs(lambda: clone.append(_answered(snapshot)))
             with clone[0]:

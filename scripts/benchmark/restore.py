@@ -73,7 +73,7 @@ def _ours(guest: Guest, folder: Path) -> list[Sample]:
                 snapshot.save(folder / SNAPSHOT)
     except (VmmError, TimeoutError) as error:
         raise NotMeasured(str(error).splitlines()[0]) from None
-    how = Command([str(VMM), "restore", "--quiet", SNAPSHOT], {})
+    how = Command([str(VMM), "restore", SNAPSHOT, "--quiet"], {})
     return _answer(guest, how, folder)
 
 

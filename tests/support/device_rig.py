@@ -109,12 +109,16 @@ class FakeVideo:
 
     def __init__(self) -> None:
         self.claims = 0
+        self.renewals = 0
 
     def open(self) -> None:
         self.claims += 1
 
     def close(self) -> None:
         self.claims -= 1
+
+    def renew(self) -> None:
+        self.renewals += 1
 
 
 class Rig:

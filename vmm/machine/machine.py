@@ -177,7 +177,6 @@ class Machine:
             undo.callback(self._loop.stop)
             self._loop.start()
             self._state.own_threads.add(self._loop.ident)
-            self._loop.call_soon(self._ram.warm)
             self._life.begin()
             keep(self)
             undo.pop_all()
@@ -294,12 +293,12 @@ class Machine:
 
         def restore() -> None:
             self.console.drop_input()
+            self._devices.put_back()
             self._ram.become(ram)
             self._life.restore(saved)
 
         with self._standing() as guest:
             guest.hold(restore)
-            self._loop.call_soon(self._ram.warm)
 
     @contextmanager
     def _standing(self) -> "Iterator[PausedGuest]":

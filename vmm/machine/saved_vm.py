@@ -71,10 +71,8 @@ def save(
     return SavedVm(state, states, rescues, devices, parts.fingerprint())
 
 
-def restore(
-    vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm, *, is_new: bool
-) -> None:
-    """Make a VM go on from there, be it new or have run before.
+def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None:
+    """Make a VM go on from there, be it new or put back, as its devices say.
 
     Raises ConfigError or InvalidState where it is another kind of machine; KvmError.
     """
@@ -83,8 +81,6 @@ def restore(
             "the snapshot was taken where CPUID shows guests something else: on "
             "another CPU, or by another KVM"
         )
-    if not is_new:
-        parts.devices.flush()  # nothing of a former life may come later
     for vcpu, state, rescue, told in zip(
         vcpus, saved.vcpus, parts.rescues, saved.rescues, strict=True
     ):

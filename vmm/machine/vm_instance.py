@@ -163,7 +163,7 @@ class VmInstance:
             self._devices = devices
             self._control = control
             if saved is not None:
-                self.restore(saved, is_new=True)
+                self.restore(saved)
             self._counts_instructions = kvm.check_extension(KVM_CAP_BINARY_STATS_FD)
             self._cleanup = stack.pop_all()
 
@@ -173,11 +173,11 @@ class VmInstance:
 
         return save(self._kvm, self.vm, self.vcpus, self._parts(), clock)
 
-    def restore(self, saved: "SavedVm", *, is_new: bool = False) -> None:
+    def restore(self, saved: "SavedVm") -> None:
         """Go on from there, while the vCPUs stand still. Raises VmmError, KvmError."""
         from .saved_vm import restore
 
-        restore(self.vm, self.vcpus, self._parts(), saved, is_new=is_new)
+        restore(self.vm, self.vcpus, self._parts(), saved)
 
     def _parts(self) -> "Parts":
         from .saved_vm import Parts
