@@ -160,6 +160,38 @@ def ticks(machine: Machine) -> int:
     return count
 
 
+@pytest.mark.both
+@pytest.mark.parametrize("name", ["rtc", "chipset", "traps", "string-io", "mmio"])
+def test_cut_at_any_moment_a_guest_comes_to_the_same_end(name: str) -> None:
+    cuts = []
+    with bare_machine(name, serial="capture") as machine:
+        machine.start()
+        while machine.result is None:
+            with suppress(VmmError):  # it has ended
+                machine.pause()
+                cuts.append((machine.console.printed, machine.snapshot()))
+                machine.resume()
+            time.sleep(0.002 * len(cuts))
+        end, whole = machine.wait(), machine.console.transcript
+    assert cuts
+    for printed, snapshot in cuts[: 40 if LONG else 8]:
+        with snapshot, snapshot.clone() as clone:
+            assert clone.wait(DEADLINE).reason is end.reason
+            assert clone.console.transcript == whole[printed:]
+
+
+def test_ram_above_the_hole_is_in_it() -> None:
+    with bare_machine("spin", memory="4G", serial="null") as machine:
+        machine.start()
+        low, high = 0xE000_0000 - 4096, 0x1_2000_0000 - 4096  # the last page of each
+        machine.memory.write(high, b"high")
+        machine.memory.write(low, b"low")
+        with machine.snapshot() as snapshot, snapshot.clone() as clone:
+            machine.memory.write(high, b"more")
+            assert clone.memory.read(high, 4) == b"high"
+            assert clone.memory.read(low, 3) == b"low"
+
+
 class HolderState(State):
     holds: bool
 
