@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Self
 
 from .errors import VmmError
+from .kvm._libc import is_zero
 
 PAGE_SIZE: Final = mmap.PAGESIZE
 _CHUNK: Final = 1 << 20
+_PIECE: Final = 32 << 10
 
 # Documentation/admin-guide/mm/pagemap.rst: bits of each page's 64-bit entry, by the
 # byte that they are in, the highest.
@@ -61,7 +63,14 @@ class RamImage:
                 for start, end in base.extents():
                     _copy(base.fd, fd, start, end)
             for start, end in own_pages(address, len(view)):
-                _write(fd, view[start:end], start)
+                if base is not None:
+                    _write(fd, view[start:end], start)
+                    continue
+                # The host gives huge pages, of which a guest uses a part.
+                for at in range(start, end, _PIECE):
+                    size = min(_PIECE, end - at)
+                    if not is_zero(address + at, size):
+                        _write(fd, view[at : at + size], at)
 
         try:
             return cls.made(len(view), fill)
