@@ -23,23 +23,6 @@ def live(image: RamImage, *pages: int) -> None:
     memory.close()
 
 
-def test_zeros_of_huge_pages_take_no_memory_in_an_image() -> None:
-    memory = GuestMemory((Range(0, 8 << 20),))
-    memory.write(3 << 20, b"\0" * (4 << 20))  # as in huge pages, though there be none
-    memory.write(5 << 20, b"x")
-    memory.write((6 << 20) - 1, b"y")
-    image = memory.freeze()
-    memory.write(5 << 20, b"\0")  # where the image has more, zeros count
-    again = memory.freeze()
-    assert image.allocated() == again.allocated() <= 128 << 10
-    assert memory.read((6 << 20) - 2, 2) == b"\0y"
-    memory.become(image)
-    assert memory.read(5 << 20, 2) == b"x\0"
-    memory.become(again)
-    assert memory.read(5 << 20, 2) == bytes(2)
-    memory.close()
-
-
 def test_pages_that_most_lives_write_to_become_hot() -> None:
     one = image()
     for own in range(LIVES):
