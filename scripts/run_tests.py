@@ -40,6 +40,7 @@ CHECKS: Final = {
     "mypy": [PYTHON, "-m", "mypy", "--no-error-summary"],
     "lint-imports": [str(Path(PYTHON).with_name("lint-imports")), "--no-logo"],
 }
+DEVICES: Final = "tests/unit/devices"  # the tests of devices/
 LONG: Final = "--long"  # an option of ours; all others are pytest's
 STOP_OPTIONS: Final = ("-x", "--exitfirst", "--maxfail")
 # With these the user follows one run of pytest, so there is one at a time.
@@ -195,12 +196,15 @@ class HostSide(Side):
             self.codes.append(self._pytest(command, patience))
             return
         self._runner.run([*COVERAGE, "erase"])
-        units = [*COVERAGE, "run", *PYTEST[1:], "-n2", "tests/unit"]
-        self.codes.append(self._pytest(units))
+        # Measured for what is to be covered alone: it takes as long again.
+        devices = [*COVERAGE, "run", *PYTEST[1:], "-n2", DEVICES]
+        self.codes.append(self._pytest(devices))
         if self.codes == [PASSED]:
             self._runner.run([*COVERAGE, "combine", "--quiet"])
             report = [*COVERAGE, "report", "--skip-covered"]
             self.covered = self._runner.run(report) == 0
+        units = [*PYTEST, "-n2", "tests/unit", f"--ignore={DEVICES}"]
+        self.codes.append(self._pytest(units))
         guests = [*PYTEST, "tests", "--ignore=tests/unit"]
         self.codes.append(self._pytest(guests, patience))
 

@@ -6,7 +6,7 @@ import mmap
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Self
 
 from .errors import VmmError
@@ -15,6 +15,8 @@ from .kvm._libc import is_zero
 PAGE_SIZE: Final = mmap.PAGESIZE
 _CHUNK: Final = 1 << 20
 _PIECE: Final = 32 << 10
+
+Run = tuple[int, int]
 
 # Documentation/admin-guide/mm/pagemap.rst: bits of each page's 64-bit entry, by the
 # byte that they are in, the highest.
@@ -59,18 +61,12 @@ class RamImage:
         """
 
         def fill(fd: int) -> None:
+            own = list(own_pages(address, len(view)))
+            for start, end in _nonzero(address, own):
+                _write(fd, view[start:end], start)
             if base is not None:
-                for start, end in base.extents():
-                    _copy(base.fd, fd, start, end)
-            for start, end in own_pages(address, len(view)):
-                if base is not None:
-                    _write(fd, view[start:end], start)
-                    continue
-                # The host gives huge pages, of which a guest uses a part.
-                for at in range(start, end, _PIECE):
-                    size = min(_PIECE, end - at)
-                    if not is_zero(address + at, size):
-                        _write(fd, view[at : at + size], at)
+                for start, end in without(base.extents(), own):
+                    base.copy_to(fd, start, end)
 
         try:
             return cls.made(len(view), fill)
@@ -79,7 +75,16 @@ class RamImage:
 
     @classmethod
     def load(cls, file: int, size: int) -> Self:
-        """A copy of a file, which may change later. Raises OSError, VmmError."""
+        """A copy of a file, which may change later. Raises OSError, VmmError.
+
+        Not having the memory, the host would kill somebody rather than say so.
+        """
+        needed, left = os.fstat(file).st_blocks * 512, available_memory()
+        if needed > left:
+            raise VmmError(
+                f"the host has {left >> 20} MiB of memory left, and a guest's RAM "
+                f"takes {needed >> 20}"
+            )
 
         def fill(fd: int) -> None:
             for start, end in extents(file, size):
@@ -99,27 +104,10 @@ class RamImage:
             raise
 
     def save(self, file: int) -> None:
-        """Write it to an empty file; zeros are holes there. Raises OSError."""
+        """Write it to an empty file, with its holes. Raises OSError."""
         os.truncate(file, self.size)
-        for start, end in self._written():
-            _copy(self.fd, file, start, end)
-
-    def _written(self) -> Iterator[tuple[int, int]]:
-        """Start and end of each run of pages that aren't zero."""
-        zeros = bytes(PAGE_SIZE)
-        with mmap.mmap(
-            self.fd, self.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ
-        ) as view:
-            for first, last in self.extents():
-                start = None
-                for at in range(first, last, PAGE_SIZE):
-                    if view[at : at + PAGE_SIZE] != zeros:
-                        start = at if start is None else start
-                    elif start is not None:
-                        yield start, at
-                        start = None
-                if start is not None:
-                    yield start, last
+        for start, end in self.extents():
+            self.copy_to(file, start, end)
 
     def learn(self, address: int) -> None:
         """A machine whose RAM at `address` this was is put back, or ends."""
@@ -134,9 +122,19 @@ class RamImage:
                 self.hot = _runs(sorted(pages)) if len(pages) <= HOT_MAX else []
                 self._tally.clear()
 
-    def extents(self) -> Iterator[tuple[int, int]]:
+    def extents(self) -> Iterator[Run]:
         """Start and end of each run that isn't a hole, in bytes."""
         return extents(self.fd, self.size)
+
+    def copy_to(self, fd: int, start: int, end: int) -> None:
+        """Write [start, end) to the same place of another file."""
+        # By a mapping, a sixth quicker than by sendfile. Private: before Linux 6.7 a
+        # file that is sealed can't be mapped shared, be it for reading alone.
+        part = mmap.mmap(
+            self.fd, end - start, mmap.MAP_PRIVATE, mmap.PROT_READ, offset=start
+        )
+        with part, memoryview(part) as data:
+            _write(fd, data, start)
 
     def allocated(self) -> int:
         """Bytes of memory that it takes."""
@@ -165,6 +163,13 @@ def no_memory(size: int, error: OSError) -> VmmError:
     )
 
 
+def available_memory() -> int:
+    """Bytes that the host can still give, by proc_meminfo(5)."""
+    with open("/proc/meminfo", "rb", buffering=0) as file:
+        _, _, rest = file.read(4096).partition(b"MemAvailable:")
+    return int(rest.split()[0]) << 10
+
+
 def new_memfd(name: str, size: int) -> int:
     """An empty one that can be sealed. Raises VmmError."""
     try:
@@ -179,7 +184,7 @@ def new_memfd(name: str, size: int) -> int:
     return fd
 
 
-def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+def extents(fd: int, size: int) -> Iterator[Run]:
     """Start and end of each run of a file that isn't a hole, in bytes."""
     end = 0
     while end < size:
@@ -193,7 +198,7 @@ def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def own_pages(address: int, size: int) -> Iterator[tuple[int, int]]:
+def own_pages(address: int, size: int) -> Iterator[Run]:
     """Start and end of each run of pages that a private mapping has of its own.
 
     Those are the pages that somebody, guest or VMM, has written to. Offsets from
@@ -212,12 +217,41 @@ def own_pages(address: int, size: int) -> Iterator[tuple[int, int]]:
         yield start * PAGE_SIZE, end * PAGE_SIZE
 
 
+def without(runs: Iterable[Run], others: Iterable[Run]) -> Iterator[Run]:
+    """What of `runs` isn't in `others`; each in order, and apart from each other."""
+    left = iter(others)
+    other = next(left, None)
+    for start, end in runs:
+        while other is not None and other[0] < end:
+            if start < other[0]:
+                yield start, other[0]
+            start = max(start, other[1])
+            if other[1] > end:
+                break
+            other = next(left, None)
+        if start < end:
+            yield start, end
+
+
+def _nonzero(address: int, runs: Iterable[Run]) -> Iterator[Run]:
+    """What of these runs has anything in it, as far as it is quick to tell.
+
+    A huge page of which the guest has used a part has zeros in the rest.
+    """
+    for start, end in runs:
+        for at in range(start, end, _PIECE):
+            size = min(_PIECE, end - at)
+            if not is_zero(address + at, size):
+                yield at, at + size
+
+
 def _copy(source: int, target: int, start: int, end: int) -> None:
+    """[start, end) of a file that may change: a mapping of it could end in SIGBUS."""
     os.lseek(target, start, os.SEEK_SET)
     while start < end:
         count = os.sendfile(target, source, start, end - start)
         if not count:
-            raise OSError(0, "the source has become shorter")
+            raise OSError(errno.EIO, "it has become shorter")
         start += count
 
 

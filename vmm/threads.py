@@ -2,6 +2,8 @@
 
 import signal
 import threading
+import time
+from collections.abc import Callable
 from typing import Final
 
 from .errors import VmmError
@@ -18,6 +20,10 @@ _OWN: Final = {
     signal.SIGTRAP,
     KICK_SIGNAL,
 }
+
+# Between two looks of who waits. CPython looks for a signal before it goes to sleep,
+# not as it does: one that comes in between would wait for as long as that lasts.
+LOOK_S: Final = 1.0
 
 _OTHERS: Final = sum(1 << number - 1 for number in signal.valid_signals() - _OWN)
 
@@ -47,3 +53,23 @@ def block_signals() -> int:
     For a thread that somebody else has started. Its children inherit it.
     """
     return swap_signal_mask(signal.SIG_BLOCK, _OTHERS)
+
+
+def nap(condition: threading.Condition, timeout: float | None = None) -> bool:
+    """As `condition.wait`, but not for long, for who has a loop around it."""
+    return condition.wait(LOOK_S if timeout is None else min(timeout, LOOK_S))
+
+
+def wait_for(
+    condition: threading.Condition,
+    holds: Callable[[], object],
+    timeout: float | None = None,
+) -> bool:
+    """As `condition.wait_for`, but a signal is served within LOOK_S."""
+    end = None if timeout is None else time.monotonic() + timeout
+    while not holds():
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        nap(condition, left)
+    return True

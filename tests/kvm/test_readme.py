@@ -62,15 +62,30 @@ def test_the_program_that_runs_commands(
 
 
 @pytest.mark.linux
+def test_the_clones_of_a_program() -> None:
+    section = README.read_text().partition("\n## From Python\n")[2]
+    match = re.search(r"puts one back:\n\n```python\n(.*?)```", section, re.S)
+    assert match is not None
+    exec(f"from vmm import Machine, MachineConfig\n{match[1]}", {})
+
+
+@pytest.mark.linux
 def test_the_example_in_the_guests_docstring() -> None:
     assert doctest.testmod(vmm.agent.guest) == (0, 2)
 
 
-def test_the_readmes_tests_pass(pytester: pytest.Pytester) -> None:
-    section = README.read_text().partition("\n## Test a kernel with pytest\n")[2]
+@pytest.mark.linux
+@pytest.mark.parametrize(
+    ("chapter", "kernel", "passed"),
+    [("Test a kernel with pytest", "hello", 2), ("A fresh guest for each test", "", 4)],
+)
+def test_the_readmes_tests_pass(
+    pytester: pytest.Pytester, chapter: str, kernel: str, passed: int
+) -> None:
+    section = README.read_text().partition(f"\n## {chapter}\n")[2]
     match = re.search(r"runs this block.*?```python\n(.*?)```", section, re.S)
     assert match is not None
     pytester.makepyfile(match[1])
-    kernel = f"--vmm-kernel={bare('hello')}"
-    result = pytester.runpytest_subprocess("-pno:cacheprovider", "-Werror", kernel)
-    result.assert_outcomes(passed=2)
+    options = [f"--vmm-kernel={bare(kernel)}"] if kernel else []
+    result = pytester.runpytest_subprocess("-pno:cacheprovider", "-Werror", *options)
+    result.assert_outcomes(passed=passed)

@@ -61,6 +61,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.linux
+@pytest.mark.both
 def test_it_goes_on_in_another_process(saved: tuple[Path, str], tmp_path: Path) -> None:
     path, nonce = saved
     result = tmp_path / "r.json"
@@ -75,6 +76,7 @@ def test_it_goes_on_in_another_process(saved: tuple[Path, str], tmp_path: Path) 
 
 
 @pytest.mark.linux
+@pytest.mark.both
 def test_a_restored_one_is_saved_again_where_it_came_from(
     saved: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -156,6 +158,7 @@ class Own(DeviceIo):
         assert state is None
 
 
+@pytest.mark.both
 def test_the_users_devices_are_to_be_given(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with bare_machine("smp-pause", cpus=2, on_panic="pause") as machine:
@@ -179,16 +182,20 @@ def test_the_users_devices_are_to_be_given(tmp_path: Path) -> None:
     assert done.returncode == 2
 
 
-def echo(*options: str | Path) -> list[str]:
+def echo(*options: object) -> list[str]:
     return ["run", "--kernel", str(bare("echo")), *map(str, options)]
 
 
 def test_saved_when_it_prints_a_text_and_restored(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    done = vmm(*echo("--save", path, "--save-when", "ready", "--timeout", "1"))
-    assert done.stdout == b"echo: ready\n"
-    assert f"vmm: saved; 'vmm restore {path}' goes on" in done.stderr.decode()
-    assert done.returncode == 124
+    command = [*VMM, *echo("--save", path, "--save-when", "ready", "--timeout", 600)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as run:
+        assert run.stderr is not None
+        said = run.stderr.readline().decode()
+        assert said == f"vmm: saved; 'vmm restore {path}' goes on from here\n"
+        assert run.communicate(b"typedq")[0] == b"echo: ready\ntyped"  # it runs on
+        assert run.returncode == 0
     out = tmp_path / "out"
     done = vmm("restore", path, "--serial", f"file:{out}", "--timeout", "0.2")
     assert (done.returncode, out.read_bytes()) == (124, b"")

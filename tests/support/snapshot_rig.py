@@ -78,12 +78,11 @@ def contents(**settings: Any) -> Contents:  # noqa: ANN401
 
 
 def ram(mark: bytes = b"mark", pages: int = 64) -> RamImage:
-    """16 MiB with `mark` in so many pages, behind each of which one is all zero."""
+    """16 MiB with `mark` in so many pages, behind each of which is a hole."""
 
     def fill(fd: int) -> None:
         for page in range(pages):
             os.pwrite(fd, mark, 2 * page * PAGE_SIZE)
-            os.pwrite(fd, bytes(PAGE_SIZE), (2 * page + 1) * PAGE_SIZE)
         os.pwrite(fd, mark, (16 << 20) - len(mark))
 
     return RamImage.made(16 << 20, fill)

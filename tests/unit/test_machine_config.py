@@ -215,8 +215,8 @@ def test_tee_may_be_one_or_several(tee: str | Sequence[str]) -> None:
 @pytest.mark.parametrize(
     ("tee", "complaint"),
     [
-        ("stdio", "tee: 'stdio' is not capture, file:PATH or unix:PATH"),
-        (["file:"], "tee: 'file:' is not capture, file:PATH or unix:PATH"),
+        ("stdio", "tee: 'stdio' is not file:PATH or unix:PATH"),
+        (["file:"], "tee: 'file:' is not file:PATH or unix:PATH"),
         (["unix:a", "unix:a"], "tee: 'unix:a' is where tee goes, too: each needs a"),
         ("file:log", "tee: 'file:log' is where serial goes, too: each needs a"),
     ],

@@ -16,5 +16,5 @@ def test_table_of_the_readme_has_every_folder() -> None:
     layout = (ROOT / "README.md").read_text().split("## Layout\n")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in layout.splitlines() if "| `" in line]
     named = {name for cell in cells for name in re.findall("`([^`]+/)`", cell)}
-    others = {"guest/", "scripts/", "tests/"}
+    others = {"guest/", "scripts/", "tests/", "examples/"}
     assert named == folders("vmm") | folders("devices") | others

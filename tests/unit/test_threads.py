@@ -2,12 +2,13 @@
 
 import signal
 import threading
+import time
 from pathlib import Path
 
 from vmm import threads
 from vmm.kvm._libc import KICK_SIGNAL
 from vmm.pool import RunPool
-from vmm.testing.plugin import _Deadline
+from vmm.testing.session import Deadline
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
@@ -37,7 +38,7 @@ def test_a_thread_that_we_start_takes_none_and_the_starter_all_as_before() -> No
 
 
 def test_a_deadlines_timer_takes_none() -> None:
-    with _Deadline(60, None) as deadline:  # type: ignore[arg-type]
+    with Deadline(60, None) as deadline:  # type: ignore[arg-type]
         assert takes_none(deadline._timer)
 
 
@@ -48,3 +49,13 @@ def test_a_pools_threads_take_none_but_its_processes_all() -> None:
         assert [mask.result(60) for mask in masks] == [set(), set()]
         ours = [t for t in threading.enumerate() if t.name.startswith("vmm-run")]
         assert [takes_none(thread) for thread in ours] == [True]
+
+
+def test_a_signal_that_came_just_before_a_wait_is_served() -> None:
+    """As a handler's flag that nobody looks at before he sleeps."""
+    condition, now = threading.Condition(), time.monotonic()
+    with condition:
+        assert not threads.nap(condition)
+        assert not threads.nap(condition, 0.01)
+        assert not threads.wait_for(condition, lambda: False, 0.01)
+        assert threads.wait_for(condition, lambda: time.monotonic() > now + 1.1)

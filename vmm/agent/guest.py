@@ -5,11 +5,12 @@ import os
 import subprocess
 import time
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
+from .. import threads
 from ..errors import VmmError
 from .archive import ArchiveReader, write_archive
-from .order import Args, Env, Size, StrOrBytesPath, order
+from .order import Args, Env, Size, StrOrBytesPath, Surroundings, order
 from .process import GuestProcess, TextMode
 from .session import Session
 
@@ -52,7 +53,7 @@ class Guest:
                         f"guest: its agent didn't answer within {timeout:g} s: is the "
                         "guest still booting, or has it no ttyS1?"
                     )
-                session.changed.wait(left)
+                threads.nap(session.changed, left)
 
     def reconnect(self, *, set_clock: bool = False) -> None:
         """Begin anew with the agent, whoever it has spoken with before.
@@ -73,7 +74,7 @@ class Guest:
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **settings: Any,  # noqa: ANN401, popen's
+        **settings: Unpack[Surroundings],
     ) -> "subprocess.CompletedProcess[Any]":
         """Run a command to its end; what it printed is in the result, kept apart.
 
@@ -112,7 +113,7 @@ class Guest:
         text: bool | None = None,
         encoding: str | None = None,
         errors: str | None = None,
-        **settings: Any,  # noqa: ANN401, below
+        **settings: Unpack[Surroundings],
     ) -> GuestProcess:
         """Start a command; returns when it runs.
 
@@ -147,7 +148,7 @@ class Guest:
         self,
         size: Size = (24, 80),
         args: Args = ("/bin/sh", "-i"),
-        **settings: Any,  # noqa: ANN401
+        **settings: Unpack[Surroundings],
     ) -> GuestProcess:
         """Start an interactive shell on a terminal of so many rows and columns."""
         return self.popen(args, pty=size, **settings)

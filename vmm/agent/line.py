@@ -15,10 +15,10 @@ from ..devices.errors import FullFifo
 from ..devices.fast_port import FastPort
 from ..devices.pc.platform import SerialPio
 from ..devices.resources import PioAddressConstraint, ResourceConstraint
+from ..devices.serial import Serial
 from ..devices.serial.events import SerialEvents
 from ..devices.serial.receiver import FIFO_SIZE
 from ..devices.serial.reg import UART_LSR, UART_SCR
-from ..devices.serial.uart import Serial
 from ..devices.state import State, refuse_state
 from ..devices.trigger import InterruptLine
 

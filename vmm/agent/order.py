@@ -3,7 +3,7 @@
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, TypedDict
 
 StrOrBytesPath = str | bytes | os.PathLike[str] | os.PathLike[bytes]
 Args = StrOrBytesPath | Sequence[StrOrBytesPath]
@@ -24,6 +24,15 @@ _NOBODY: Final = 0xFFFFFFFF  # no uid, no gid
 _TELL_START: Final = 64
 
 Size = tuple[int, int]
+
+
+class Surroundings(TypedDict, total=False):
+    """What a command finds: as subprocess has them, but user and group by number."""
+
+    env: Env | None
+    cwd: StrOrBytesPath | None
+    user: int | None
+    group: int | None
 
 
 def order(  # noqa: PLR0913, as subprocess has them

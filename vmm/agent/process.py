@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import IO, Any, Final, Self
 
+from .. import threads
 from ..errors import VmmError
 from .channel import CAPTURE_LIMIT, STDERR, STDOUT, Channel
 from .order import Args, checked_size
@@ -199,7 +200,7 @@ class GuestProcess:
                     self.end_input()
                 if channel.is_over:
                     break
-                if not self._changed.wait(_left(end)) and _left(end) == 0:
+                if not threads.nap(self._changed, _left(end)) and _left(end) == 0:
                     assert timeout is not None
                     output, errors = map(bytes, channel.output)
                     raise subprocess.TimeoutExpired(self.args, timeout, output, errors)
@@ -246,7 +247,7 @@ class GuestProcess:
                 taken = channel.write(view)
                 view = view[taken:]
                 if not taken:
-                    self._changed.wait()
+                    threads.nap(self._changed)
 
     def end_input(self) -> None:
         """It reads to its end. Idempotent."""
@@ -257,7 +258,7 @@ class GuestProcess:
 
     def _wait_for(self, condition: Callable[[], Any], end: float | None) -> bool:
         with self._changed:
-            return bool(self._changed.wait_for(condition, _left(end)))
+            return threads.wait_for(self._changed, condition, _left(end))
 
     def _check(self) -> None:
         """Raises what has become of it, if that is no end of its own."""

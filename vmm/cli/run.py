@@ -174,7 +174,7 @@ def _run_machine(
         stack.callback(stopper.disarm)
         signals.enter_context(handled(dict.fromkeys(_STOPPING, stopper)))
         if not options.quiet:
-            _say_before(machine, boots=snapshot is None)
+            _say_what_to_expect(machine, boots=snapshot is None)
         if saver is not None:  # after what forks
             saver.connect(machine)
         machine.start()
@@ -194,8 +194,7 @@ def _run_machine(
     return result, machine.error
 
 
-def _say_before(machine: Machine, *, boots: bool) -> None:
-    """What is good to know before the guest runs."""
+def _say_what_to_expect(machine: Machine, *, boots: bool) -> None:
     if boots and machine.config.kernel is None:
         kernel = os.path.basename(machine.config.images()[0])
         say(f"no --kernel: booting our {kernel}, this host's default")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from threading import Condition
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self
 
+from .. import threads
 from ..errors import ExpectTimeout, GuestEnded
 from ..foreign_text import printable
 from .found import AnyMatch, Found, IsOver, RemoteMatch, SearchAborted
@@ -153,7 +154,7 @@ class Reader:
             left = min(left, search.due - time.monotonic())
             if left <= 0:
                 return False
-        self._capture.changed.wait(left)
+        threads.nap(self._capture.changed, left)
         return True
 
     def _elsewhere(
@@ -192,7 +193,7 @@ class Reader:
                 if now >= deadline:
                     what = f"no {idle} s of silence on the console"
                     self._complain(what, deadline - now, timeout)
-                capture.changed.wait(min(quiet_at, deadline) - now)
+                threads.nap(capture.changed, min(quiet_at, deadline) - now)
         return self.read()
 
     def peek(self, limit: int) -> bytes:

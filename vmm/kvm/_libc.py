@@ -104,6 +104,9 @@ def exchange(folder: int, one: str, other: str) -> None:
         raise OSError(code, os.strerror(code))
 
 
+_libc.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
+
+
 def address_of(buffer: ctypes.Array[ctypes.c_char]) -> int:
     """The host virtual address at which `buffer` starts."""
     return ctypes.addressof(buffer)

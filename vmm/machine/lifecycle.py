@@ -135,7 +135,7 @@ class Lifecycle:
         self._verdict = Verdict(
             state, host_side.console, host_side.watch, host_side.clock
         )
-        state.tell_readers = self._tell_readers
+        state.tell_readers = host_side.end
         # A daemon: a program that ends without close() is not to wait for the guest.
         self._thread = threading.Thread(
             target=self._main, name="vmm-vcpu0", daemon=True
@@ -372,9 +372,6 @@ class Lifecycle:
             console.finish(HURRY_S if hurried else None)
         end = self._with_failures(end)  # of which there may be more only now
         return end, self._full_result(end, now_ns)
-
-    def _tell_readers(self, result: RunResult | None) -> None:
-        self._host_side.end(result)
 
     def _result_of(self, end: End) -> RunResult:
         """What is known whatever has failed: the reason, the exit code, the detail."""

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from .. import threads
 from ..errors import VmmError
 from ..result import RunResult
 from ..vcpu.control import LOOK, PAUSE, RunControl
@@ -100,8 +101,8 @@ class RunState(RunControl):
                 self._halt(PAUSE)
                 if self.is_own_thread():
                     return
-                self._changed.wait_for(
-                    lambda: self._pauses != pauses or self._has_ended
+                threads.wait_for(
+                    self._changed, lambda: self._pauses != pauses or self._has_ended
                 )
             if self._pauses == pauses:
                 raise VmmError("the guest can't be paused: the run has ended")
@@ -173,8 +174,10 @@ class RunState(RunControl):
     def wait(self, timeout: float | None) -> RunResult:
         """As Machine.wait."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self.result is not None or self.started_ns is None, timeout
+            threads.wait_for(
+                self._changed,
+                lambda: self.result is not None or self.started_ns is None,
+                timeout,
             )
             if self.started_ns is None:  # or the start has failed
                 raise VmmError("this machine was never started")

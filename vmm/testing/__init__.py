@@ -1,9 +1,10 @@
 """What the pytest plugin `minivmm` gives to tests: fixtures that build machines.
 
-The fixtures `vm`, `vm_class` and `vm_session` are VmFactory objects; annotate a test's
-argument with it.
+`vm`, `vm_class` and `vm_session` are VmFactory objects; `guest`, `guest_class` and
+`guest_session` are TestGuests. Annotate a test's argument with them.
 """
 
 from .factory import VmFactory
+from .guest import TestGuest
 
-__all__ = ["VmFactory"]
+__all__ = ["TestGuest", "VmFactory"]

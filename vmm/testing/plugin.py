@@ -3,103 +3,59 @@
 Installed with the package (entry point `minivmm`); `pytest --help` lists the options.
 """
 
-import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
-from vmm import threads
-from vmm.config import merged
-from vmm.errors import KvmUnavailable
 from vmm.foreign_text import one_line
-from vmm.installation import script
-from vmm.kvm.kvm import Kvm
 from vmm.machine.registry import Closable, open_machines
 
-from .artifacts import folder_for
 from .attachments import Attachment, JunitWriter, attach
-from .factory import TestMachine, VmFactory
+from .fixtures import (
+    _vmm_templates,
+    guest,
+    guest_class,
+    guest_session,
+    vm,
+    vm_class,
+    vm_session,
+)
+from .session import (
+    OF_A_TEST,
+    SESSION,
+    Deadline,
+    Session,
+    machines_of,
+    scopes_of,
+    uses_machines,
+)
 from .settings import (
-    Settings,
     add_options,
     check_marker,
-    check_names,
     read_settings,
     refuse_unknown_options,
 )
+from .test_machine import TestMachine
 
-FIXTURES: Final = ("vm", "vm_class", "vm_session")
 GRACE_S: Final = 15.0  # between our deadline and pytest-timeout's
 MARKER: Final = (
     "vmm(**settings): defaults of the test's machines, as vm() takes them; "
-    "deadline=S is the test's own"
+    "deadline=S is the test's own; devices=[...] are classes, or functions, which make "
+    "one for each machine; ready=TEXT, or a regex, is what a guest prints when it is up"
 )
-REMEDIES: Final = (
-    "make /dev/kvm usable (on a hosted runner by the udev rule of minivmm's README, "
-    f"'In your CI'), or run pytest by {script('with-kvm')}"
-)
-_session = pytest.StashKey["_Session"]()
 _made = pytest.StashKey[set[Closable]]()
 
-
-class _Deadline:
-    """Stops a test's machines when its time is up."""
-
-    def __init__(self, seconds: float, item: pytest.Item) -> None:
-        self.seconds = seconds
-        self.passed = False
-        self._item = item
-        self._timer = threading.Timer(seconds, self._pass)
-        self._timer.daemon = True
-
-    @property
-    def message(self) -> str:
-        return f"the test's deadline of {self.seconds:g} s has passed (--vmm-deadline)"
-
-    def _pass(self) -> None:
-        self.passed = True
-        for factory in _factories(self._item):
-            factory.stop(self.message)
-
-    def __enter__(self) -> "_Deadline":
-        threads.start(self._timer)
-        return self
-
-    def suspend(self) -> None:
-        """A person debugs the test: there is no hurry any more."""
-        self._timer.cancel()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-        self._timer.join()  # no thread is left for the next test
-
-
-class _Session:
-    """What the plugin knows in one run of pytest."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.factories: dict[str, VmFactory] = {}  # by the fixture's name
-        self.deadline: _Deadline | None = None
-        self._trouble: str | None = None
-
-    def check_kvm(self) -> None:
-        """Skip the test where no machine can run, or fail it if that was asked for."""
-        if self._trouble is None:
-            self._trouble = _kvm_trouble()
-        if self._trouble:
-            refuse = pytest.fail if self.settings.require else pytest.skip
-            refuse(f"no machine can run here: {self._trouble}; {REMEDIES}")
-
-
-def _kvm_trouble() -> str:
-    try:
-        with Kvm():
-            return ""
-    except KvmUnavailable as error:
-        return str(error)
+__all__ = [  # fixtures, which pytest finds here
+    "_vmm_templates",
+    "guest",
+    "guest_class",
+    "guest_session",
+    "vm",
+    "vm_class",
+    "vm_session",
+]
 
 
 # Set-up
@@ -118,7 +74,7 @@ def pytest_load_initial_conftests(args: Sequence[str]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check what was chosen, once, before any test."""
     config.addinivalue_line("markers", MARKER)
-    config.stash[_session] = _Session(read_settings(config))
+    config.stash[SESSION] = Session(read_settings(config))
     if config.getoption("xmlpath", None):
         config.pluginmanager.register(JunitWriter(config))
 
@@ -136,111 +92,47 @@ def pytest_collection_modifyitems(
     if config.getoption("timeout") is not None or config.getini("timeout"):
         return  # the user's own
     for item in items:
-        if _uses_machines(item) and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(_deadline_of(item) + GRACE_S))
-
-
-# Fixtures
-
-
-@pytest.fixture
-def vm(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VmFactory]:
-    """Builds machines for one test: vm(kernel=..., initrd=..., append=..., ...)."""
-    yield from _serve("vm", request, tmp_path_factory)
-
-
-@pytest.fixture(scope="class")
-def vm_class(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VmFactory]:
-    """Builds machines that live until the end of the class."""
-    yield from _serve("vm_class", request, tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def vm_session(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VmFactory]:
-    """Builds machines that live until the end of the session."""
-    yield from _serve("vm_session", request, tmp_path_factory)
-
-
-def _serve(
-    name: str,
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[VmFactory]:
-    session = request.config.stash[_session]
-    session.check_kvm()
-    node = request.node
-    defaults = merged(session.settings.machine, _marked(node))
-    root = session.settings.artifacts or tmp_path_factory.getbasetemp() / "vmm"
-    factory = VmFactory(name, defaults, folder_for(root, node.nodeid or name))
-    session.factories[name] = factory
-    try:
-        yield factory
-    finally:
-        factory.close()
-        if session.factories.get(name) is factory and name != "vm":
-            del session.factories[name]
-
-
-def _marked(node: pytest.Collector | pytest.Item) -> dict[str, Any]:
-    """What `vmm` markers say; the closest one wins."""
-    settings: dict[str, Any] = {}
-    for mark in reversed([*node.iter_markers("vmm")]):  # the closest is the first
-        settings = merged(settings, mark.kwargs)
-    settings.pop("deadline", None)
-    check_names(settings, "pytest.mark.vmm")
-    return settings
+        if uses_machines(item) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_limit_of(item) + GRACE_S))
 
 
 # One test
-
-
-def _uses_machines(item: pytest.Item) -> bool:
-    return any(name in FIXTURES for name in getattr(item, "fixturenames", ()))
-
-
-def _factories(item: pytest.Item) -> list[VmFactory]:
-    """Those that the test uses."""
-    session = item.config.stash[_session]
-    names = getattr(item, "fixturenames", ())
-    return [
-        session.factories[n] for n in FIXTURES if n in names and n in session.factories
-    ]
-
-
-def _machines(item: pytest.Item) -> list[TestMachine]:
-    return [machine for factory in _factories(item) for machine in factory.machines]
 
 
 def _deadline_of(item: pytest.Item) -> float:
     for mark in item.iter_markers("vmm"):
         if "deadline" in mark.kwargs:
             return float(mark.kwargs["deadline"])
-    return item.config.stash[_session].settings.deadline_s
+    return item.config.stash[SESSION].settings.deadline_s
+
+
+def _limit_of(item: pytest.Item) -> float:
+    """What it may take with the boot of a guest, which has a deadline of its own."""
+    boots = "_vmm_templates" in getattr(item, "fixturenames", ())
+    boot_s = item.config.stash[SESSION].settings.deadline_s if boots else 0
+    return _deadline_of(item) + boot_s
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Time the whole of a test, its fixtures too; forget its machines at its end."""
-    if not _uses_machines(item):
+    if not uses_machines(item):
         return (yield)
-    session = item.config.stash[_session]
-    with _Deadline(_deadline_of(item), item) as session.deadline:
+    session = item.config.stash[SESSION]
+    with Deadline(_deadline_of(item), item) as session.deadline:
         try:
             return (yield)
         finally:
             session.deadline = None
-            session.factories.pop("vm", None)
+            for name in OF_A_TEST:
+                session.scopes.pop(name, None)
+            for scope in session.scopes.values():
+                scope.look_again()
 
 
 def pytest_enter_pdb(config: pytest.Config) -> None:
     """Give who debugs a test the time that he takes, as pytest-timeout does."""
-    deadline = config.stash[_session].deadline
+    deadline = config.stash[SESSION].deadline
     if deadline is not None:
         deadline.suspend()
 
@@ -249,7 +141,7 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test whose deadline has passed; note the machines that it made."""
     before = set(open_machines())
-    deadline = item.config.stash[_session].deadline
+    deadline = item.config.stash[SESSION].deadline
     try:
         outcome = yield
     except BaseException as error:
@@ -257,7 +149,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             error.add_note(deadline.message)
         raise
     finally:
-        item.stash[_made] = set(open_machines()) - before - set(_machines(item))
+        item.stash[_made] = set(open_machines()) - before - set(machines_of(item))
     if deadline is not None and deadline.passed:
         pytest.fail(deadline.message, pytrace=False)
     return outcome
@@ -287,13 +179,18 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show a failed test's machines; attach their consoles to XML and HTML reports."""
     report = yield
-    machines = _machines(item)
+    machines = machines_of(item)
     if report.failed:
-        for number, machine in enumerate(machines, 1):
-            machine.keep()
-            kernel = Path(machine.config.images()[0]).name
-            title = one_line(f"vmm: machine {number}, {kernel}")
-            report.sections.append((title, machine.describe()))
+        for scope in scopes_of(item):
+            for number, machine in enumerate(scope.machines, 1):
+                machine.keep()
+                kernel = Path(machine.config.images()[0]).name
+                for title, text in (
+                    (kernel, machine.describe()),
+                    *scope.look(machine),
+                ):
+                    title = one_line(f"vmm: {scope.noun} {number}, {title}")
+                    report.sections.append((title, text))
     if call.when == "teardown":
         attach(item.config, report, _consoles(machines))
     return report

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -10,8 +11,10 @@ import pytest
 
 from vmm.config import KEYWORDS, QUIRKS, parse_memory
 from vmm.errors import ConfigError
+from vmm.field_types import parse_size
 
 DEADLINE_S: Final = 120.0
+CACHE_SIZE: Final = 2 << 30
 CI_ARTIFACTS: Final = "vmm-artifacts"
 
 
@@ -60,6 +63,13 @@ def _quirks(text: str) -> str:
     return text
 
 
+def _size(text: str) -> int:
+    try:
+        return parse_size("", text)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix(": ")) from None
+
+
 class _Option(NamedTuple):
     name: str
     parse: Callable[[str], Any]
@@ -76,7 +86,22 @@ _OPTIONS: Final = (
     _Option("cpus", _cpus, "N", "virtual CPUs (1)"),
     _Option("quirks", _quirks, "WHICH", "auto, none or pvm (auto)"),
     _Option(
-        "deadline", _seconds, "S", f"seconds that a test may take ({DEADLINE_S:g})"
+        "ready",
+        str,
+        "TEXT",
+        "a guest is ready when it has printed TEXT (default: when its agent answers)",
+    ),
+    _Option(
+        "deadline",
+        _seconds,
+        "S",
+        f"seconds that a test may take, and the boot of a guest ({DEADLINE_S:g})",
+    ),
+    _Option(
+        "cache-size",
+        _size,
+        "SIZE",
+        "what booted guests may take in pytest's cache directory (2G)",
     ),
     _Option(
         "artifacts",
@@ -89,34 +114,51 @@ _OPTIONS: Final = (
 )
 _OF_A_MACHINE: Final = ("kernel", "initrd", "append", "memory", "cpus", "quirks")
 _REQUIRE: Final = "fail where a machine can't run here, instead of skipping"
+_FLAGS: Final = {  # for a run
+    "fresh": "boot each guest anew, instead of taking one from pytest's cache",
+    "keep": "save the guest of a test that fails, for `vmm restore`",
+}
 
 
 class Settings(NamedTuple):
     """What was chosen. `machine` are defaults for MachineConfig."""
 
     machine: dict[str, Any]
+    ready: str | None
     deadline_s: float
     artifacts: Path | None
     require: bool
+    fresh: bool
+    keep: bool
+    cache_size: int
 
 
 def add_options(parser: pytest.Parser) -> None:
     """Declare all of them, in both places."""
     group = parser.getgroup(
-        "vmm", "machines of minivmm (fixtures vm, vm_class, vm_session)"
+        "vmm",
+        "machines of minivmm (fixtures vm and guest, vm_class and guest_class, "
+        "vm_session and guest_session)",
     )
     for option in _OPTIONS:
         group.addoption(
             f"--vmm-{option.name}", metavar=option.metavar, help=option.help
         )
-        parser.addini(f"vmm_{option.name}", f"default of --vmm-{option.name}")
+        parser.addini(_ini(option.name), f"default of --vmm-{option.name}")
+    for name, text in _FLAGS.items():
+        group.addoption(f"--vmm-{name}", action="store_true", help=text)
     group.addoption("--vmm-require", action="store_true", help=_REQUIRE)
     parser.addini("vmm_require", _REQUIRE, type="bool", default=False)
 
 
+def _ini(name: str) -> str:
+    return f"vmm_{name}".replace("-", "_")
+
+
 def refuse_unknown_options(arguments: Sequence[str]) -> None:
     """Raise pytest.UsageError for a `--vmm-` option that there isn't."""
-    known = [f"--vmm-{name}" for name in ("require", *(o.name for o in _OPTIONS))]
+    names = ("require", *_FLAGS, *(option.name for option in _OPTIONS))
+    known = [f"--vmm-{name}" for name in names]
     for argument in arguments:
         word = argument.partition("=")[0]
         if word.startswith("--vmm") and word not in known:
@@ -127,10 +169,10 @@ def read_settings(config: pytest.Config) -> Settings:
     """What the command line and the ini file say. Raises pytest.UsageError."""
     chosen: dict[str, Any] = {}
     for option in _OPTIONS:
-        text = config.getoption(f"vmm_{option.name}")
+        text = config.getoption(_ini(option.name))
         where, folder = f"--vmm-{option.name}", config.invocation_params.dir
         if text is None:
-            text, where = config.getini(f"vmm_{option.name}"), f"vmm_{option.name}"
+            text, where = config.getini(_ini(option.name)), _ini(option.name)
             folder = config.rootpath
         if not text:
             continue
@@ -145,9 +187,13 @@ def read_settings(config: pytest.Config) -> Settings:
         artifacts = config.rootpath / CI_ARTIFACTS
     return Settings(
         machine={name: chosen[name] for name in _OF_A_MACHINE if name in chosen},
+        ready=chosen.get("ready"),
         deadline_s=chosen.get("deadline", DEADLINE_S),
         artifacts=artifacts,
         require=config.getoption("vmm_require") or config.getini("vmm_require"),
+        fresh=config.getoption("vmm_fresh"),
+        keep=config.getoption("vmm_keep"),
+        cache_size=chosen.get("cache-size", CACHE_SIZE),
     )
 
 
@@ -160,7 +206,7 @@ def check_names(names: Iterable[str], where: str) -> None:
 
 
 def check_marker(mark: pytest.Mark) -> None:
-    """Raise pytest.UsageError for words without a name, and for no time in seconds."""
+    """Raise pytest.UsageError for words without a name, and values of other kinds."""
     if mark.args:
         word = repr(mark.args[0])
         raise pytest.UsageError(f"pytest.mark.vmm: {word} has no name: say NAME={word}")
@@ -168,4 +214,15 @@ def check_marker(mark: pytest.Mark) -> None:
     if type(deadline) not in (int, float) or not 0 < deadline < 1e9:
         raise pytest.UsageError(
             f"pytest.mark.vmm: deadline: {deadline!r} is no time in seconds"
+        )
+    ready = mark.kwargs.get("ready")
+    if not isinstance(ready, str | bytes | re.Pattern | None):
+        raise pytest.UsageError(
+            f"pytest.mark.vmm: ready: {ready!r} is no text and no regex"
+        )
+    devices = mark.kwargs.get("devices", ())
+    if not isinstance(devices, list | tuple) or not all(map(callable, devices)):
+        raise pytest.UsageError(
+            f"pytest.mark.vmm: devices: {devices!r} is no list of classes, or of "
+            "functions, each of which makes a device"
         )

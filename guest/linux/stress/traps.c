@@ -122,6 +122,9 @@ static void check(const struct expected *row)
 
 	if (row->rip < 0)
 		was.rip = is.rip;
+	/* A trap; but a hypervisor of AMD's that takes #DB for itself gives it back so. */
+	if (row->run == icebp && is.rip == (uint64_t)row->at)
+		was.rip = was.address = is.rip;
 	if ((is.error ^ was.error) == PF_FETCH)
 		is.error = was.error; /* a CPU without NX */
 	expect(is.signal == was.signal && is.code == was.code &&

@@ -286,7 +286,7 @@ def test_help_has_every_option_in_its_group(
 
 
 def test_every_option_is_a_field_or_the_commands_own() -> None:
-    own = {"result", "profile", "quiet", "debug", "shell", "subcommand"}
+    own = {"result", "profile", "quiet", "debug", "subcommand", "shell"}
     own |= {"save", "save_when"}
     options = vars(parser().parse_args(["run"]))
     assert options.keys() - own == KEYWORDS - {"console"}

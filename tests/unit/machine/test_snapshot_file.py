@@ -51,7 +51,7 @@ def test_what_was_saved_is_loaded(saved: Path) -> None:
     got, image = load(saved)
     assert got.config == contents().config
     assert bytes_of(image) == bytes_of(ram())
-    assert image.allocated() <= 65 * 4096  # what was zero is a hole
+    assert image.allocated() <= 65 * 4096  # with the same holes
 
 
 def test_it_is_the_users_only(saved: Path) -> None:
@@ -211,6 +211,15 @@ def replaced(path: Path, by: Callable[[Path], object]) -> None:
 
 def link_away(path: Path) -> None:
     path.symlink_to(path.parent.parent / "gone")
+
+
+def test_ram_that_the_host_has_not_got_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "s", contents(), ram(pages=600), compress=False)
+    monkeypatch.setattr("vmm.ram_image.available_memory", lambda: 2 << 20)
+    with pytest.raises(VmmError, match=r"has 2 MiB of memory left, and .* takes 2"):
+        load(tmp_path / "s")
 
 
 def test_there_is_none(tmp_path: Path) -> None:
