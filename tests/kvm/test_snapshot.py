@@ -439,6 +439,7 @@ def agent_snapshot() -> Iterator[Snapshot]:
         yield machine.snapshot()
 
 
+@pytest.mark.both
 def test_a_clones_real_time_is_its_snapshots_or_ours(agent_snapshot: Snapshot) -> None:
     def ahead(set_clock: bool) -> tuple[float, float]:
         """Of its real time before ours; and its monotonic time."""
