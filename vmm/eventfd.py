@@ -46,6 +46,7 @@ class EventFdTrigger:
 
     def __init__(self) -> None:
         self.eventfd = EventFd()
+        self._has_fired = False
         self._lock = threading.Lock()  # or a closed number may be somebody else's
 
     def trigger(self) -> None:
@@ -53,10 +54,17 @@ class EventFdTrigger:
         with self._lock:
             if self.eventfd.fd < 0:
                 return
+            self._has_fired = True
             try:
                 self.eventfd.signal()
             except OSError as error:
                 raise TriggerError(f"interrupt eventfd: {error.strerror}") from error
+
+    def has_fired(self) -> bool:
+        """Whether it was triggered since somebody has asked before."""
+        with self._lock:
+            fired, self._has_fired = self._has_fired, False
+        return fired
 
     def set_level(self, high: bool) -> None:
         """Raises TriggerError: the next edge would end it."""

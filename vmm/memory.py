@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import GuestAddressError, VmmError
-from .kvm._libc import address_of, map_over
+from .kvm._libc import address_of, map_over, populate
 
 if TYPE_CHECKING:  # most runs have none
     from .ram_image import RamImage
@@ -48,6 +48,7 @@ class GuestMemory:
     ) -> None:
         self._is_closed = False
         self._image: RamImage | None = None
+        self._is_its_life = False  # all of it since `image`: not that which froze
         self.regions: list[Region] = []
         size = 0
         for guest_addr, length in ranges:
@@ -132,16 +133,32 @@ class GuestMemory:
 
         image = RamImage.of(self._view, self._host_addr, self._image)
         self.become(image)
+        self._is_its_life = False
         return image
 
     def become(self, image: "RamImage") -> None:
         """Have what `image` has, whatever was written since. KVM follows."""
+        start = self._host_addr - address_of(self._export)
         if image is self._image:
-            start = self._host_addr - address_of(self._export)
+            self._teach()
             self._mmap.madvise(mmap.MADV_DONTNEED, start, self.size)
         else:
             self._map(image.fd, 0)
             self._image = image
+        self._is_its_life = True
+
+    def _teach(self) -> None:
+        if self._image is not None and self._is_its_life:
+            self._image.learn(self._host_addr)
+
+    def warm(self) -> None:
+        """Get what a guest that goes on from an image is about to write to.
+
+        Page by page, as it comes there, each takes an exit. It needn't wait for this.
+        """
+        if self._image is not None:
+            for start, end in self._image.hot:
+                populate(self._host_addr + start, end - start)
 
     def _map(self, fd: int, flags: int) -> None:
         flags |= mmap.MAP_PRIVATE | MAP_NORESERVE
@@ -169,6 +186,7 @@ class GuestMemory:
         if self._is_closed:
             return
         self._is_closed = True
+        self._teach()
         self._image = None
         self._view.release()
         del self._export  # an exported buffer would make mmap.close() fail

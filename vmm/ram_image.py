@@ -4,7 +4,9 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Self
 
 from .errors import VmmError
@@ -24,6 +26,10 @@ _IS_OWN: Final = bytes(
     bool(byte & _PRESENT_OR_SWAPPED and not byte & _FILE_OR_SHARED)
     for byte in range(256)
 )
+LIVES: Final = 3
+"""Of its machines' lives, those that tell which pages each of them writes to."""
+HOT_MAX: Final = 1024
+"""Pages of them at most."""
 _SEALS: Final = (
     fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 )
@@ -40,6 +46,11 @@ class RamImage:
         """Takes `fd`, and seals it: no shared mapping may be writable."""
         self.fd = fd
         self.size = size
+        self.hot: list[tuple[int, int]] = []
+        """Start and end of runs that most machines write to, in bytes, once known."""
+        self._lives = 0
+        self._tally: Counter[int] = Counter()  # in how many of them, by page
+        self._lock = threading.Lock()
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
 
     @classmethod
@@ -98,6 +109,19 @@ class RamImage:
         for start, end in self.extents():
             self.copy_to(file, start, end)
 
+    def learn(self, address: int) -> None:
+        """A machine whose RAM at `address` this was is put back, or ends."""
+        with self._lock:
+            if self._lives == LIVES:
+                return
+            for start, end in own_pages(address, self.size):
+                self._tally.update(range(start, end, PAGE_SIZE))
+            self._lives += 1
+            if self._lives == LIVES:
+                pages = [p for p, lives in self._tally.items() if 2 * lives > LIVES]
+                self.hot = _runs(sorted(pages)) if len(pages) <= HOT_MAX else []
+                self._tally.clear()
+
     def extents(self) -> Iterator[Run]:
         """Start and end of each run that isn't a hole, in bytes."""
         return extents(self.fd, self.size)
@@ -118,6 +142,17 @@ class RamImage:
 
     def __del__(self) -> None:
         os.close(self.fd)
+
+
+def _runs(pages: Sequence[int]) -> list[tuple[int, int]]:
+    """Start and end of each run of pages, which are in order, in bytes."""
+    runs: list[tuple[int, int]] = []
+    for page in pages:
+        if runs and runs[-1][1] == page:
+            runs[-1] = runs[-1][0], page + PAGE_SIZE
+        else:
+            runs.append((page, page + PAGE_SIZE))
+    return runs
 
 
 def no_memory(size: int, error: OSError) -> VmmError:

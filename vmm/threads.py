@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .errors import VmmError
-from .kvm._libc import KICK_SIGNAL
+from .kvm._libc import KICK_SIGNAL, swap_signal_mask
 
 # What is for one thread alone: its own faults, and our kick.
 _OWN: Final = {
@@ -25,7 +25,7 @@ _OWN: Final = {
 # not as it does: one that comes in between would wait for as long as that lasts.
 LOOK_S: Final = 1.0
 
-_OTHERS: Final = signal.valid_signals() - _OWN
+_OTHERS: Final = sum(1 << number - 1 for number in signal.valid_signals() - _OWN)
 
 
 def start(thread: threading.Thread) -> None:
@@ -44,15 +44,15 @@ def start(thread: threading.Thread) -> None:
     except RuntimeError as error:
         raise VmmError(f"{thread.name}: {error}") from error
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        swap_signal_mask(signal.SIG_SETMASK, before)
 
 
-def block_signals() -> set[int]:
-    """Leave signals to other threads, from here on; returns what was blocked before.
+def block_signals() -> int:
+    """Leave signals to other threads, from here on; returns the mask of before.
 
     For a thread that somebody else has started. Its children inherit it.
     """
-    return signal.pthread_sigmask(signal.SIG_BLOCK, _OTHERS)
+    return swap_signal_mask(signal.SIG_BLOCK, _OTHERS)
 
 
 def nap(condition: threading.Condition, timeout: float | None = None) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from scripts.with_kvm.host_kvm import Kind, host_kvm
 from vmm.errors import VmmError
 
-from . import boot, exits, plot, startup
+from . import boot, clone, exits, plot, startup
 from .errors import BenchError
 from .host import this_host
 from .report import as_json, as_markdown, as_text
@@ -24,15 +24,19 @@ from .tools import ROOT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MEASURES: Final = ("exits", "boot", "startup")
-TITLES: Final = exits.MEASURES | {
-    "boot-verbose": "process start to init, all messages on ttyS0",
-    "boot-quiet": "process start to init, with `quiet`",
-    "boot-memory": "memory beyond guest RAM, written to and private, at init (quiet)",
-    "first-run": "process start to first KVM_RUN",
-    "private-dirty": "memory beyond guest RAM that is written to and private",
-    "resident": "memory beyond guest RAM that is resident",
-}
+MEASURES: Final = ("exits", "boot", "startup", "clone")
+TITLES: Final = (
+    exits.MEASURES
+    | clone.MEASURES
+    | {
+        "boot-verbose": "process start to init, all messages on ttyS0",
+        "boot-quiet": "process start to init, with `quiet`",
+        "boot-memory": "memory beyond guest RAM, written and private, at init (quiet)",
+        "first-run": "process start to first KVM_RUN",
+        "private-dirty": "memory beyond guest RAM that is written to and private",
+        "resident": "memory beyond guest RAM that is resident",
+    }
+)
 EXIT_USAGE: Final = 2
 DESCRIPTION: Final = """\
 Measure this VMM beside what it has to be compared with, all on this machine and in
@@ -45,6 +49,9 @@ measures:
             RAM then: Debian's cloud kernel, on PVM our ring-3 one, which runs
             natively there
   startup   from process start to the first KVM_RUN; memory beyond guest RAM
+  clone     snapshots: what one takes, and a clone of it in this process, with 128 and
+            512 MiB of RAM: to its first exit, to the agent's answer, put back; and
+            restored by a new process, to the answer of a shell
   (none)    all of these
 
 variants:
@@ -98,7 +105,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("measures", metavar="MEASURE", nargs="*", help="exits, boot, startup")
+    add("measures", metavar="MEASURE", nargs="*", help=", ".join(MEASURES))
     add("--rounds", metavar="N", type=int, default=7, help="default: %(default)s")
     add("--json", metavar="FILE", help="write the results to FILE as JSON")
     add("--markdown", action="store_true", help="print the medians as such a table")
@@ -130,7 +137,9 @@ def _check_writable(option: str, path: str) -> None:
 
 def build_guests(measures: Sequence[str], kind: Kind) -> None:
     """Build the guests that these measures run. Raises BenchError."""
-    names = ["bare", *([boot.needed(kind)] if "boot" in measures else [])]
+    names = ["bare"]
+    names += [boot.needed(kind)] if "boot" in measures else []
+    names += clone.needed(kind) if "clone" in measures else []
     done = subprocess.run([ROOT / "scripts/build-guest", "--quiet", *names])
     if done.returncode:
         raise BenchError(
@@ -148,6 +157,8 @@ def jobs(measures: Sequence[str], kind: Kind) -> list[Job]:
         result += boot.jobs(kind)
     if "startup" in measures:
         result += startup.jobs()
+    if "clone" in measures:
+        result += clone.jobs(kind)
     return result
 
 

@@ -50,7 +50,10 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def started(
-    command: Command, folder: Path, stdout: int | IO[bytes]
+    command: Command,
+    folder: Path,
+    stdout: int | IO[bytes],
+    stdin: int = subprocess.DEVNULL,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start a child in `folder`, its stderr in a file there; end it at the end.
 
@@ -62,7 +65,7 @@ def started(
                 command.argv,
                 cwd=folder,
                 env={**inherited(os.environ), **command.environment},
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stdout,
                 stderr=errors,
                 start_new_session=True,

@@ -38,7 +38,7 @@ def frozen(process: subprocess.Popen[bytes]) -> Iterator[list[str]]:
     os.killpg(process.pid, signal.SIGSTOP)
     try:
         if _stands(process.pid):
-            yield [text for pid in _members(process.pid) if (text := _smaps(pid))]
+            yield [text for pid in _members(process.pid) if (text := smaps_of(pid))]
         else:
             yield []
     finally:
@@ -75,6 +75,12 @@ def _stands(pid: int) -> bool:
     return False
 
 
+def field_kb(smaps: str, name: str) -> int:
+    """Return the sum of a field over all mappings, in kB."""
+    fields = map(_FIELD.match, smaps.splitlines())
+    return sum(int(field[2]) for field in fields if field and field[1] == name)
+
+
 def _members(session: int) -> list[int]:
     """Return the processes of a session. Source: proc(5), /proc/pid/stat."""
     found = []
@@ -86,7 +92,8 @@ def _members(session: int) -> list[int]:
     return found
 
 
-def _smaps(pid: int) -> str:
+def smaps_of(pid: int) -> str:
+    """Return a process's smaps; "" where it has ended, or we may not look."""
     try:
         return Path(f"/proc/{pid}/smaps").read_text()
     except OSError:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .host import Host
     from .summary import Row
 
+COLUMNS_MAX: Final = 8
 NOT_MEASURED: Final = "not measured"
 
 
@@ -53,14 +54,22 @@ def as_text(
 def as_markdown(
     host: Host, booted: Mapping[str, object] | None, rows: Sequence[Row]
 ) -> str:
-    """Return the medians for a README: a line per variant, a column per measure."""
+    """Return the medians for a README: a line per variant, a column per measure.
+
+    The other way round where that is a table as wide as nobody's page.
+    """
     measures = list(dict.fromkeys(row.measure for row in rows))
+    variants = list(dict.fromkeys(row.variant for row in rows))
     medians = {(row.variant, row.measure): _median(row) for row in rows}
-    lines = [*_head(host, booted), "", f"| median | {' | '.join(measures)} |"]
-    lines.append("|---" * (1 + len(measures)) + "|")
-    for variant in dict.fromkeys(row.variant for row in rows):
-        cells = (medians.get((variant, measure), "") for measure in measures)
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    across, down = measures, variants
+    if len(measures) > COLUMNS_MAX:
+        across, down = variants, measures
+        medians = {(down, across): text for (across, down), text in medians.items()}
+    lines = [*_head(host, booted), "", f"| median | {' | '.join(across)} |"]
+    lines.append("|---" * (1 + len(across)) + "|")
+    for name in down:
+        cells = (medians.get((name, other), "") for other in across)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -62,6 +62,14 @@ def test_the_program_that_runs_commands(
 
 
 @pytest.mark.linux
+def test_the_clones_of_a_program() -> None:
+    section = README.read_text().partition("\n## From Python\n")[2]
+    match = re.search(r"puts one back:\n\n```python\n(.*?)```", section, re.S)
+    assert match is not None
+    exec(f"from vmm import Machine, MachineConfig\n{match[1]}", {})
+
+
+@pytest.mark.linux
 def test_the_example_in_the_guests_docstring() -> None:
     assert doctest.testmod(vmm.agent.guest) == (0, 2)
 

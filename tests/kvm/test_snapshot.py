@@ -160,6 +160,38 @@ def ticks(machine: Machine) -> int:
     return count
 
 
+@pytest.mark.both
+@pytest.mark.parametrize("name", ["rtc", "chipset", "traps", "string-io", "mmio"])
+def test_cut_at_any_moment_a_guest_comes_to_the_same_end(name: str) -> None:
+    cuts = []
+    with bare_machine(name, serial="capture") as machine:
+        machine.start()
+        while machine.result is None:
+            with suppress(VmmError):  # it has ended
+                machine.pause()
+                cuts.append((machine.console.printed, machine.snapshot()))
+                machine.resume()
+            time.sleep(0.002 * len(cuts))
+        end, whole = machine.wait(), machine.console.transcript
+    assert cuts
+    for printed, snapshot in cuts[: 40 if LONG else 3]:
+        with snapshot, snapshot.clone() as clone:
+            assert clone.wait(DEADLINE).reason is end.reason
+            assert clone.console.transcript == whole[printed:]
+
+
+def test_ram_above_the_hole_is_in_it() -> None:
+    with bare_machine("spin", memory="4G", serial="null") as machine:
+        machine.start()
+        low, high = 0xE000_0000 - 4096, 0x1_2000_0000 - 4096  # the last page of each
+        machine.memory.write(high, b"high")
+        machine.memory.write(low, b"low")
+        with machine.snapshot() as snapshot, snapshot.clone() as clone:
+            machine.memory.write(high, b"more")
+            assert clone.memory.read(high, 4) == b"high"
+            assert clone.memory.read(low, 3) == b"low"
+
+
 class HolderState(State):
     holds: bool
 
@@ -389,6 +421,47 @@ def test_a_clone_ends_as_its_machine_would(snapshot: Snapshot) -> None:
             clone.snapshot()
         with pytest.raises(VmmError, match="the run has ended"):
             clone.reset()
+
+
+# With an agent
+
+
+@pytest.fixture(scope="module")
+def agent_snapshot() -> Iterator[Snapshot]:
+    with Machine(MachineConfig(kernel=kernel("tiny"), agent=True)) as machine:
+        machine.start()
+        machine.guest.wait_ready(DEADLINE)
+        yield machine.snapshot()
+
+
+def test_a_clones_real_time_is_its_snapshots_or_ours(agent_snapshot: Snapshot) -> None:
+    def ahead(set_clock: bool) -> tuple[float, float]:
+        """Of its real time before ours; and its monotonic time."""
+        with agent_snapshot.clone(set_clock=set_clock) as clone:
+            told = clone.guest.run(["date", "+%s"], text=True).stdout
+            up = clone.guest.read_text("/proc/uptime").split()[0]
+            return float(told) - time.time(), float(up)
+
+    time.sleep(2.5)
+    (frozen, before), (right, now) = ahead(False), ahead(True)
+    assert frozen < -1.5
+    assert abs(right) < 1.5
+    assert abs(now - before) < 1
+
+
+def test_clones_have_random_numbers_of_their_own(agent_snapshot: Snapshot) -> None:
+    clones = [agent_snapshot.clone() for _ in range(3)]
+    command = ["head", "-c16", "/dev/urandom"]
+    drawn = {clone.guest.run(command, check=True).stdout for clone in clones}
+    assert len(drawn) == 3
+    assert {len(each) for each in drawn} == {16}
+    for clone in clones:
+        clone.close()
+
+
+def test_a_clock_is_set_by_an_agent_alone(snapshot: Snapshot) -> None:
+    with pytest.raises(ConfigError, match="set_clock: it takes agent=True"):
+        snapshot.clone(set_clock=True)
 
 
 # What can't be

@@ -71,6 +71,7 @@ class FakeVm:
         self.lines: list[tuple[int, bool]] = []
         self.refuses_lines = False
         self.irqfds: dict[int, int] = {}
+        self.cut: list[int] = []
         self.ioeventfds: dict[int, Doorbell] = {}
         self.coalesced: list[int] = []
 
@@ -81,6 +82,7 @@ class FakeVm:
     def deassign_irqfd(self, eventfd: int, gsi: int) -> None:
         os.fstat(eventfd)
         assert self.irqfds.pop(eventfd) == gsi
+        self.cut.append(gsi)
 
     def set_irq_line(self, gsi: int, high: bool) -> None:
         if self.refuses_lines:
@@ -107,12 +109,16 @@ class FakeVideo:
 
     def __init__(self) -> None:
         self.claims = 0
+        self.renewals = 0
 
     def open(self) -> None:
         self.claims += 1
 
     def close(self) -> None:
         self.claims -= 1
+
+    def renew(self) -> None:
+        self.renewals += 1
 
 
 class Rig:

@@ -2,25 +2,24 @@
 
 import threading
 import time
-from contextlib import ExitStack
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from vmm import Machine, MachineConfig, MachineState
-from vmm.console.console import Console
-from vmm.devices.serial import Serial
-from vmm.event_loop import EventLoop, GuestClock
-from vmm.machine import guest_time, lifecycle
-from vmm.machine.lifecycle import HostSide, Lifecycle
-from vmm.machine.outcomes import Outcomes
+from vmm.host.quirks import Quirks
+from vmm.machine import guest_time, lifecycle, machine
+from vmm.machine.lifecycle import Lifecycle
 from vmm.machine.state import RunState
 from vmm.machine.verdict import Verdict
 from vmm.machine.vm_instance import VmParts
-from vmm.watch.panic import PanicWatch
+from vmm.memory import Range
 
 from .fake_vcpu import FakeVcpu
+
+if TYPE_CHECKING:
+    from vmm.event_loop import GuestClock
 
 _S: Final = MachineState
 ALLOWED: Final = {
@@ -112,6 +111,22 @@ class _NoTime:
     def go_on(self) -> None: ...
 
 
+class _NoKvm:
+    def __enter__(self) -> "_NoKvm":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def _no_boot(config: MachineConfig, *_: object) -> object:
+    return SimpleNamespace(
+        kernel=SimpleNamespace(warnings=[], ring3=False),
+        ram=[Range(0, 2 << 20)],
+        cpus=config.cpus,
+        cmdline=b"",
+    )
+
+
 def replace_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put in what stands for KVM."""
     monkeypatch.setattr(lifecycle, "VmInstance", FakeInstance)
@@ -120,49 +135,22 @@ def replace_kvm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Lifecycle, "_make_report", lambda _: "")
     monkeypatch.setattr(Lifecycle, "_find_symbols", lambda _: None)
     monkeypatch.setattr("signal.pthread_kill", lambda thread, number: None)
+    monkeypatch.setattr(machine, "Kvm", _NoKvm)
+    monkeypatch.setattr(machine, "chosen_quirks", lambda _: Quirks())
+    monkeypatch.setattr(machine, "open_boot", _no_boot)
+    monkeypatch.setattr(machine, "RunState", WatchedState)
+    monkeypatch.setattr(
+        machine,
+        "probe_kvm",
+        lambda _, quirks, __: SimpleNamespace(quirks=quirks, posts=False, entry=None),
+    )
 
 
 def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedState]:
     """A machine that was made, and its state; wants `replace_kvm`."""
     settings = {"serial": "null"} | settings | {"kernel": "none", "cpus": cpus}
-    config = MachineConfig(**settings)  # type: ignore[arg-type]
-    machine = Machine.__new__(Machine)
-    machine.config, machine._is_disowned, machine._pokes = config, False, False
-    machine._profile = machine.debugcon = None
-    state = machine._state = WatchedState()
-    outcomes = machine._outcomes = Outcomes(config, state)
-    loop = machine._loop = EventLoop(outcomes.loop_failed)
-    clock = state.clock = GuestClock(loop)
-    watch = PanicWatch(outcomes.panic_told)
-    console = machine.console = Console(
-        loop, config.console, outcomes.write_failed, on_output=watch.feed
-    )
-    line = SimpleNamespace(trigger=lambda: None)
-    console.connect(Serial(line, console.sink, clock=clock, events=console.events))
-    host_side = HostSide(
-        loop, clock, console, watch, None, None, None, outcomes.failures
-    )
-    outcomes.connect(host_side)
-    nothing = SimpleNamespace(
-        reset=lambda: None,
-        discard=lambda: None,
-        reports=list,
-        note=str,
-        counts={},
-        io_manager=SimpleNamespace(unclaimed_accesses=0),
-    )
-    made: Any = {
-        "setup": SimpleNamespace(quirks=nothing),
-        "memory": nothing,
-        "boot": SimpleNamespace(cpus=cpus, cmdline=b""),
-        "devices": nothing,
-        "control": state,
-        "profile": None,
-    }
-    machine._life = Lifecycle(config, VmParts(**made), state, host_side, None)
-    with ExitStack() as stack:
-        stack.callback(loop.close)
-        stack.callback(machine.console.close)
-        stack.callback(loop.stop)
-        machine._cleanup = stack.pop_all()
-    return machine, state
+    made = Machine(MachineConfig(**settings))  # type: ignore[arg-type]
+    state = made._state
+    assert isinstance(state, WatchedState)
+    state.clock = made._clock
+    return made, state

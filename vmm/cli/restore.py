@@ -18,6 +18,6 @@ def load(options: Options) -> Snapshot:
             "Snapshot.load and clone(devices=...) there"
         )
     command = snapshot.config.command
-    options.profile = None
+    options.profile, options.shell = None, False
     options.capture = None if command is None else command.capture
     return snapshot

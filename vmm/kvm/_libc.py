@@ -71,6 +71,18 @@ def map_over(address: int, size: int, flags: int, fd: int = -1) -> None:
         raise OSError(code, os.strerror(code))
 
 
+_libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
+_MADV_POPULATE_WRITE: Final = 23  # Linux 5.14
+
+
+def populate(address: int, size: int) -> None:
+    """Give pages of a private mapping their own memory, if that can be.
+
+    mmap.madvise would keep Python's lock.
+    """
+    _libc.madvise(address, size, _MADV_POPULATE_WRITE)
+
+
 _libc.renameat2.argtypes = (c_int, c_char_p, c_int, c_char_p, c_uint)
 _RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
 
@@ -106,6 +118,20 @@ class _sigaction(ctypes.Structure):
         ("sa_flags", c_int),
         ("sa_restorer", c_void_p),
     ]
+
+
+_libc.pthread_sigmask.argtypes = (c_int, c_char_p, c_char_p)
+_SIGSET_SIZE: Final = 128
+
+
+def swap_signal_mask(how: int, signals: int) -> int:
+    """As signal.pthread_sigmask; of masks, bit n - 1 is signal n.
+
+    Python's makes an enum of each signal twice, 64 of them: a tenth of a clone's start.
+    """
+    before = ctypes.create_string_buffer(_SIGSET_SIZE)
+    _libc.pthread_sigmask(how, signals.to_bytes(_SIGSET_SIZE, "little"), before)
+    return int.from_bytes(before.raw, "little")
 
 
 KICK_SIGNAL: Final = int(signal.SIGRTMIN)

@@ -496,7 +496,6 @@ KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 1 << 2
 KVM_PIT_SPEAKER_DUMMY: Final = 1
 KVM_CPUID_FLAG_SIGNIFCANT_INDEX: Final = 1 << 0  # the kernel's spelling
 
-KVM_CLOCK_REALTIME: Final = 1 << 2
 KVM_CLOCK_HOST_TSC: Final = 1 << 3
 
 KVM_VCPU_TSC_CTRL: Final = 0

@@ -7,13 +7,11 @@ from ..devices.state import Nanoseconds, State, Uint64
 from ._libc import ioctl
 from .abi import (
     KVM_CLOCK_HOST_TSC,
-    KVM_CLOCK_REALTIME,
     KVM_GET_CLOCK,
     KVM_GET_IRQCHIP,
     KVM_IRQCHIP_IOAPIC,
     KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE,
-    KVM_SET_CLOCK,
     KVM_SET_IRQCHIP,
     kvm_clock_data,
     kvm_irqchip,
@@ -75,17 +73,6 @@ def get_clock(vm: Vm) -> ClockState:
     ioctl(vm.fd, KVM_GET_CLOCK, data)
     has_tsc = data.flags & KVM_CLOCK_HOST_TSC
     return ClockState(data.clock, data.host_tsc if has_tsc else None)
-
-
-def set_clock(vm: Vm, clock_ns: int, realtime_ns: int | None = None) -> None:
-    """Let kvm-clock go on from there; with `realtime_ns`, from where it would be now.
-
-    That is CLOCK_REALTIME when it was `clock_ns`; needs Linux 5.16.
-    """
-    data = kvm_clock_data(clock=clock_ns)
-    if realtime_ns is not None:
-        data.flags, data.realtime = KVM_CLOCK_REALTIME, realtime_ns
-    ioctl(vm.fd, KVM_SET_CLOCK, data)
 
 
 def _get_chip(vm: Vm, number: int) -> bytes:

@@ -251,6 +251,17 @@ class DeviceManager:
             for wiring in self._wirings.values():
                 wiring.flush(self._vm[0])
 
+    def put_back(self) -> None:
+        """The VM is to go on from elsewhere: nothing of its former life may come later.
+
+        Neither interrupts nor translations: where KVM shadows page tables, as on PVM,
+        it isn't told of any that change under it, and would go on by those of before.
+        """
+        with self._lock:
+            self.flush()
+            assert self._vm is not None
+            self._vm[1].renew()
+
     def reset(self) -> None:
         """Return every device to its power-on state."""
         with self._lock:

@@ -5,7 +5,7 @@ from typing import Final
 
 from ..kvm.vcpu import Vcpu
 from ..kvm.vm import Vm
-from ..kvm.vm_state import ClockState, get_clock, set_clock
+from ..kvm.vm_state import ClockState, get_clock
 
 IA32_TSC: Final = 0x10
 _WRAP: Final = 1 << 64
@@ -58,7 +58,7 @@ def continue_clocks(
     unstable. Returns how far each TSC, which may not be movable, is ahead. The formula
     is that of Documentation/virt/kvm/devices/vcpu.rst.
     """
-    set_clock(vm, clock.clock_ns)
+    vm.set_clock(clock.clock_ns)
     now = get_clock(vm)
     passed = (now.clock_ns - clock.clock_ns) * vcpus[0].get_tsc_khz() // 1_000_000
     ahead = []

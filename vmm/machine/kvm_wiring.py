@@ -93,9 +93,13 @@ class Wiring:
     def flush(self, vm: Vm) -> None:
         """Let what its edges have told KVM reach the interrupt controllers.
 
-        KVM injects them by a worker of its own, for which taking one away waits.
+        KVM injects them by a worker of its own, for which taking one away waits; and
+        for a grace period, milliseconds on a busy host, so that only those that may be
+        under way are.
         """
         for gsi, trigger in self._edges:
+            if not trigger.has_fired():
+                continue
             vm.deassign_irqfd(trigger.eventfd.fd, gsi)
             vm.assign_irqfd(trigger.eventfd.fd, gsi)
 

@@ -168,8 +168,13 @@ class Lifecycle:
         from .guest_time import GuestTime
 
         self.instance.restore(saved)
-        self._host_side.restored()
+        self._goes_on()
         self._time = GuestTime(self.instance.vm, self.instance.vcpus)
+
+    def _goes_on(self) -> None:
+        """It is about to, from what was saved."""
+        self._host_side.restored()
+        self._host_side.loop.call_soon(self._parts.memory.warm)
 
     def join(self) -> None:
         """Wait until the guest is gone."""
@@ -197,7 +202,7 @@ class Lifecycle:
         self._host_side.watch.restart(self._host_side.console.sink.accepted)
         instance = VmInstance(self._parts, self._saved)
         if self._saved is not None:
-            self._host_side.restored()
+            self._goes_on()
         self._powered = True
         self._saved = None  # a boot again is one
         return instance

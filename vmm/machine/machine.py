@@ -293,6 +293,7 @@ class Machine:
 
         def restore() -> None:
             self.console.drop_input()
+            self._devices.put_back()
             self._ram.become(ram)
             self._life.restore(saved)
 

@@ -72,7 +72,7 @@ def save(
 
 
 def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None:
-    """Make a VM go on from there, be it new or have run before.
+    """Make a VM go on from there, be it new or put back, as its devices say.
 
     Raises ConfigError or InvalidState where it is another kind of machine; KvmError.
     """
@@ -81,7 +81,6 @@ def restore(vm: Vm, vcpus: Sequence[Vcpu], parts: Parts, saved: SavedVm) -> None
             "the snapshot was taken where CPUID shows guests something else: on "
             "another CPU, or by another KVM"
         )
-    parts.devices.flush()  # nothing of a former life may come later
     for vcpu, state, rescue, told in zip(
         vcpus, saved.vcpus, parts.rescues, saved.rescues, strict=True
     ):

@@ -101,11 +101,13 @@ class Snapshot:
         *,
         devices: Iterable[DeviceIo] | None = None,
         start: bool = True,
+        set_clock: bool = False,
         **settings: "Unpack[MachineSettings]",
     ) -> "Machine":
         """A machine of its own that goes on from here, at once if `start`.
 
-        For its guest no time has passed. It shares the pages of RAM that nobody has
+        For its guest no time has passed; with `set_clock` its agent sets the real time
+        to ours, once it runs. It shares the pages of RAM that nobody has
         written to since. Its console is captured, unless `settings`, which may change
         what is on the host's side, say where it goes.
 
@@ -115,6 +117,8 @@ class Snapshot:
         """
         from .machine import Machine
 
+        if set_clock and not (start and self.config.agent):
+            raise ConfigError("set_clock: it takes agent=True, and a clone that starts")
         given = self._made() if devices is None else list(devices)
         machine = Machine(self.config_of_clone(settings), snapshot=self)
         try:
@@ -122,6 +126,8 @@ class Snapshot:
                 machine.plug(device)
             if start:
                 machine.start()
+            if set_clock:
+                machine.guest.reconnect(set_clock=True)
         except BaseException:
             machine.close()
             raise

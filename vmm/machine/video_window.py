@@ -32,6 +32,18 @@ class VideoWindow:
         if not self._claims:
             self._back(self._region.size)
 
+    def renew(self) -> None:
+        """Take the slot away and put it back.
+
+        With any slot that goes KVM forgets all that it knows of guest page tables: it
+        is its only way to say so.
+        """
+        now, other = self._region.size, 0
+        if self._claims:
+            now, other = other, now
+        self._back(other)
+        self._back(now)
+
     def _back(self, size: int) -> None:
         address = self._region.guest_addr
         self._vm.set_user_memory_region(self._slot, address, size, self._host_addr)

@@ -100,6 +100,29 @@ def test_power_on_connects_the_lines(rig: Rig) -> None:
     assert list(rig.vm.irqfds.values()) == [5]
 
 
+def test_only_lines_that_were_triggered_are_flushed(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    rig.power_on()
+    rig.manager.flush()
+    assert rig.vm.cut == []
+    device.interrupts[0].trigger()
+    rig.manager.flush()
+    rig.manager.flush()
+    assert rig.vm.cut == [5]
+    assert list(rig.vm.irqfds.values()) == [5]
+
+
+def test_a_vm_that_is_put_back_loses_interrupts_and_translations(rig: Rig) -> None:
+    device = Device()
+    rig.manager.add(device)
+    rig.power_on()
+    device.interrupts[0].trigger()
+    rig.manager.put_back()
+    assert rig.vm.cut == [5]
+    assert rig.video.renewals == 1
+
+
 def test_trigger_reaches_the_connected_eventfd(rig: Rig) -> None:
     device = Device()
     rig.manager.add(device)

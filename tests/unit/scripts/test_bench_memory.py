@@ -9,12 +9,12 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pytest
-
 from scripts.benchmark import memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import pytest
 
 SLEEPER = "print(flush=True); import time; time.sleep(1000)"
 # A parent stands in vfork(2) until its child has gone, and SIGSTOP stops that.
