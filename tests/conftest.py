@@ -101,7 +101,7 @@ def _fetch_for_the_machine(items: list[pytest.Item]) -> None:
         if marker := item.get_closest_marker("foreign"):
             # The test itself will say that it isn't there, and why.
             with contextlib.suppress(foreign.FetchError):
-                foreign.fetch(marker.args[0])
+                foreign.unpack(foreign.fetch(marker.args[0]))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -14,7 +14,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from vmm.boot.image import PVH
+from vmm.boot.kernel import open_kernel
 from vmm.config import BUILD_DIR
+
+from .lengths import EMULATED
 
 FOLDER: Final = Path(BUILD_DIR, "foreign")
 KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -126,6 +130,27 @@ def _fetch(source: Source | Program, folder: Path) -> None:
         work.rename(folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def unpack(folder: Path) -> None:
+    """Put what is in a bzImage beside it, for where an emulated CPU would unpack it."""
+    for bzimage in (folder / name for name in ("bzImage", "linux")):
+        vmlinux = _vmlinux(bzimage)
+        if bzimage.exists() and not vmlinux.exists():
+            part = vmlinux.with_name(f"{vmlinux.name}.{os.getpid()}")
+            with open_kernel(bzimage, PVH).file as file:
+                part.write_bytes(file.read(0, file.size))
+            part.rename(vmlinux)
+
+
+def quickest(bzimage: Path) -> Path:
+    """What to boot here; our own tests have bzImages that unpack themselves."""
+    vmlinux = _vmlinux(bzimage)
+    return vmlinux if EMULATED and vmlinux.exists() else bzimage
+
+
+def _vmlinux(bzimage: Path) -> Path:
+    return bzimage.with_name(f"{bzimage.name}.vmlinux")
 
 
 def program_files(folder: Path) -> dict[str, Path]:
