@@ -84,6 +84,9 @@ def pytest_collection_modifyitems(
 
     dropped = [item for item in items if not runs(item)]
     items[:] = [item for item in items if runs(item)]
+    # First, so that pytest-xdist, which gives away what comes last, won't part those
+    # that share a software machine.
+    items.sort(key=lambda item: item.get_closest_marker("software_machine") is None)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
     if side is None:
