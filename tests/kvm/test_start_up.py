@@ -33,7 +33,7 @@ OURS = """
     devices.trigger errors event_loop eventfd field_types foreign_text host
     host.probe host.quirks host.report host.selection input_file installation kvm
     kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm
-    machine machine.builder machine.device_manager machine.kvm_wiring
+    machine machine.builder machine.device_manager machine.extras machine.kvm_wiring
     machine.legacy_devices machine.level_lines machine.lifecycle machine.machine
     machine.outcomes machine.registry machine.state machine.verdict
     machine.video_window machine.vm_instance memory place result threads vcpu
