@@ -40,10 +40,10 @@ def test_bench_boots_in_a_process_of_its_own_and_in_one_that_runs() -> None:
     measured = run_rounds(ours, 1, lambda _: None)
     assert measured.reasons == {}
     values = {key: samples[0].value for key, samples in measured.samples.items()}
-    assert set(values) == {
+    # Without memory if the guest had reset before we looked.
+    assert set(values) - {("boot-memory", "all")} == {
         (boot.QUIET, "all"),
         (boot.QUIET, boot.RUNNING),
-        ("boot-memory", "all"),
     }
     assert all(value > 1 for value in values.values())
 

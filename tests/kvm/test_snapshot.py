@@ -18,7 +18,7 @@ from support.guests import (
     process_status,
     wait_until,
 )
-from support.lengths import LONG
+from support.lengths import EMULATED, LONG
 from support.open_fds import open_fds
 
 from vmm import ConfigError, ExitReason, Machine, MachineConfig, MachineState, VmmError
@@ -30,6 +30,8 @@ from vmm.devices import (
     State,
 )
 from vmm.machine.snapshot import Snapshot
+
+CUTS = 40 if LONG else 3 if EMULATED else 10  # the host's side has the ten
 
 
 @pytest.mark.both
@@ -44,7 +46,7 @@ def test_nothing_is_lost_between_a_machine_and_its_clones(
         machine.plug(device)
         machine.start()
         wait_until(lambda: min(device.stores) > 0, "all CPUs count")
-        for _ in range(40 if LONG else 10):
+        for _ in range(CUTS):
             time.sleep(delays.random() * 0.003)
             copies = Counted(cpus), Counted(cpus)
             with machine.snapshot() as snapshot:
@@ -66,7 +68,7 @@ def test_a_machine_that_is_put_back_goes_on_from_there(cpus: int) -> None:
         machine.start()
         goes_on(device)
         with machine.snapshot():
-            for _ in range(40 if LONG else 10):
+            for _ in range(CUTS):
                 time.sleep(delays.random() * 0.003)
                 machine.reset()
                 goes_on(device)

@@ -29,11 +29,11 @@ class Api(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(b"nope")
             return
-        self.send_response(204)
-        self.end_headers()
-        if self.path == "/snapshot/create":
+        if self.path == "/snapshot/create":  # before it is told: we may be killed then
             open(body["snapshot_path"], "w")
             open(body["mem_file_path"], "w")
+        self.send_response(204)
+        self.end_headers()
         if self.path == "/snapshot/load":
             assert os.path.exists(body["snapshot_path"]) and body["resume_vm"]
             number = re.search(rb"[(]([0-9]+)[+]1", os.read(0, 99))[1]
