@@ -1,10 +1,11 @@
 """AcpiDevice: how a device describes itself to a guest that reads ACPI tables."""
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from .errors import InvalidAcpiId
-from .record import Record
+from .record import Record, field
 from .resources import DeviceResources
 
 # ACPI Specification 6.5, section 6.1.5: a PNP ID, or an ACPI ID.
@@ -21,6 +22,14 @@ class AcpiDevice(Record):
 
     hid: str
     resources: DeviceResources
+    compatible: tuple[str, ...] = ()
+    """More names of any form for drivers to go by, the best one first: its _CID."""
+    description: str = ""
+    """For people: its _DDN, if any."""
+    packages: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Objects of its own, by their names of four characters: packages of integers."""
+    events: DeviceResources = field(default_factory=DeviceResources)
+    """Interrupts that a Generic Event Device takes, and notifies the driver by 0x80."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.hid, str) or not re.fullmatch(_HID, self.hid):

@@ -23,7 +23,7 @@ from ..vcpu.control import End
 from ..watch.panic import PanicWatch
 from .builder import asked_symbols, chosen_quirks, open_boot
 from .device_manager import DeviceManager
-from .legacy_devices import LegacyDevices, acpi_pm
+from .legacy_devices import LegacyDevices, acpi_devices
 from .lifecycle import HostSide, Lifecycle
 from .outcomes import Outcomes
 from .registry import Elsewhere, keep, register, unregister
@@ -122,7 +122,8 @@ class Machine:
             for device in self._legacy.devices:
                 self._devices.add(device)
             if self.config.acpi:
-                self._devices.add(acpi_pm(outcomes.powered_off))
+                for device in acpi_devices(outcomes.powered_off, memory):
+                    self._devices.add(device)
             self.console.connect(self._legacy.serial)
             command = self._plug_command_port(stack)
             self._agent = self._plug_agent()
