@@ -10,6 +10,8 @@ from .resources import DeviceResources
 
 # ACPI Specification 6.5, section 6.1.5: a PNP ID, or an ACPI ID.
 _HID: Final = r"[A-Z]{3}[0-9A-F]{4}|[A-Z0-9]{4}[0-9A-F]{4}"
+_CID: Final = r"[A-Za-z0-9_]+"  # what drivers for others' devices go by
+_NAME: Final = r"[A-Z][A-Z0-9_]{3}"  # those with a _ in front are the specification's
 
 
 class AcpiDevice(Record):
@@ -17,7 +19,8 @@ class AcpiDevice(Record):
 
     `hid` is a PNP ID ("PNP0501") or an ACPI ID ("QEMU0001"). Devices that share
     one are told apart by a _UID: their number, from 0, in the order in which they
-    were plugged in. Raises InvalidAcpiId for a `hid` that is neither.
+    were plugged in. Raises InvalidAcpiId for a `hid` that is neither, and for other
+    names that can't be.
     """
 
     hid: str
@@ -37,3 +40,7 @@ class AcpiDevice(Record):
                 f"ACPI ID is {self.hid!r}: three capital letters, or four capital "
                 "letters or digits, and four hexadecimal digits are needed"
             )
+        for form, names in ((_CID, self.compatible), (_NAME, self.packages)):
+            for name in names:
+                if not re.fullmatch(form, name):
+                    raise InvalidAcpiId(f"ACPI name is {name!r}: {form} is needed")

@@ -216,8 +216,9 @@ def _device(index: int, device: AcpiDevice, uid: int) -> bytes:
     terms = [
         aml.name("_HID", aml.hardware_id(device.hid)),
         aml.name("_UID", aml.integer(uid)),
-        aml.name("_CRS", aml.resource_template(list(device.resources))),
     ]
+    if len(device.resources):
+        terms.append(aml.name("_CRS", aml.resource_template(list(device.resources))))
     if device.compatible:
         names = map(aml.hardware_id, device.compatible)
         terms.append(aml.name("_CID", aml.package(*names)))

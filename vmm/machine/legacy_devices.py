@@ -62,7 +62,7 @@ class LegacyDevices:
         reset_line = _Line(reset)
         self.i8042 = I8042Device(reset_line, keyboard_irq)
         self.rtc = CmosRtc(clock, rtc_irq, setup=setup)
-        self.devices = (
+        self.devices: tuple[DeviceIo, ...] = (
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq),
             CmosRtcPio(self.rtc, rtc_irq),
