@@ -161,7 +161,7 @@ def test_linux_likes_the_tables_finds_the_devices_and_powers_off(
 @pytest.mark.linux
 @pytest.mark.both
 def test_a_clone_is_told_by_acpi_that_it_is_one_and_its_parent_is_not() -> None:
-    """The interrupt is all that shows: this kernel has no driver for the ID."""
+    """By its interrupt, which shows whether or not the kernel has a driver for it."""
     config = MachineConfig(
         kernel=built("vmlinux-full-ring3" if SUFFIX else "vmlinux-debian"),
         initrd=built("initramfs-busybox.cpio"),
