@@ -14,6 +14,7 @@ from support.guests import (
     follow,
     with_script,
 )
+from support.kernel_images import MIB, elf, program_header
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 from vmm.boot.layout import VM_GENERATION_ID
@@ -27,7 +28,7 @@ from vmm.devices.resources import (
     PioAddressConstraint,
     ResourceConstraint,
 )
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, ImageError
 
 # What ACPICA and Linux's ACPI code say of tables that they don't like.
 PROBLEMS = re.compile(
@@ -128,6 +129,21 @@ def test_without_acpi_there_is_no_generation_id() -> None:
         machine.plug(Line23())  # nobody has it
     with bare_machine("poweroff") as machine:
         assert any(machine.memory.read(VM_GENERATION_ID, GENERATION_ID_SIZE))
+
+
+def test_a_kernel_over_the_generation_id_is_refused_where_there_is_one(
+    tmp_path: Path,
+) -> None:
+    kernel = tmp_path / "kernel"
+    parts = [program_header(MIB, 16, 64), program_header(VM_GENERATION_ID, 0, 16)]
+    kernel.write_bytes(elf(parts, entry=MIB))
+    with (
+        Machine(MachineConfig(kernel=kernel, serial="null")) as machine,
+        pytest.raises(ImageError, match="lies over the VM generation ID, at "),
+    ):
+        machine.start()
+    with Machine(MachineConfig(kernel=kernel, serial="null", acpi=False)) as machine:
+        machine.start()
 
 
 @pytest.mark.linux
