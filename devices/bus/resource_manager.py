@@ -44,7 +44,8 @@ class PoolLayout(Record):
     Ports below `any_port_from` belong to ISA devices, which ask for them by
     number; likewise the IRQs that are not in `any_irqs`. `pio` and `irqs` lack what
     the PC itself uses: the ports of the interrupt controllers and the timer, the
-    IRQs 0 of the timer, 2 of the cascade, 13 of the FPU. A device that asks for some
+    IRQs 0 of the timer, 2 of the cascade, 13 of the FPU; of the IOAPIC's further pins
+    `irqs` has only the last. A device that asks for some
     shared IRQ gets `shared_irq`, as everybody else, or `shared_level_irq`; one that
     asks for MMIO or memory anywhere gets it in `any_mmio` or `any_mem`, in their
     order. `addresses` is where both may be: all but RAM, and what the PC itself has
@@ -67,7 +68,7 @@ class PoolLayout(Record):
     )
     any_mmio: Ranges = ((0xE000_0000, 0xFEBF_FFFF), (0x40_0000_0000, 0x7F_FFFF_FFFF))
     any_mem: Ranges = ((0x1_0000_0000, 0x3F_FFFF_FFFF),)
-    irqs: tuple[int, ...] = (1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15)
+    irqs: tuple[int, ...] = (1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 15, 23)
     any_irqs: tuple[int, ...] = (10, 11, 9, 7, 6)
     shared_irq: int = 5
     shared_level_irq: int = 11

@@ -5,19 +5,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from support.guests import DEADLINE, bare_machine, built, with_script
+from support.guests import (
+    DEADLINE,
+    SUFFIX,
+    Shell,
+    bare_machine,
+    built,
+    follow,
+    with_script,
+)
+from support.kernel_images import MIB, elf, program_header
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
+from vmm.boot.layout import VM_GENERATION_ID
 from vmm.cli.main import main
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.device_io import DeviceIo
+from vmm.devices.pc.vm_generation_id import GENERATION_ID_SIZE, GENERATION_IRQ
 from vmm.devices.resources import (
     LegacyIrqConstraint,
     MmioAddressConstraint,
     PioAddressConstraint,
     ResourceConstraint,
 )
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, ImageError
 
 # What ACPICA and Linux's ACPI code say of tables that they don't like.
 PROBLEMS = re.compile(
@@ -39,6 +50,13 @@ class Adder(DeviceIo):
 
     def get_acpi_devices(self) -> Sequence[AcpiDevice]:
         return [AcpiDevice("ADDR0001", self.get_assigned_resources())]
+
+
+class Line23(DeviceIo):
+    """One that wants the interrupt that the generation ID has where there is ACPI."""
+
+    def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
+        return [LegacyIrqConstraint(irq=GENERATION_IRQ)]
 
 
 class Port(DeviceIo):
@@ -105,6 +123,29 @@ def test_more_devices_than_the_tables_have_room_for_are_refused_at_the_start() -
             machine.start()
 
 
+def test_without_acpi_there_is_no_generation_id() -> None:
+    with bare_machine("poweroff", acpi=False) as machine:
+        assert not any(machine.memory.read(VM_GENERATION_ID, GENERATION_ID_SIZE))
+        machine.plug(Line23())  # nobody has it
+    with bare_machine("poweroff") as machine:
+        assert any(machine.memory.read(VM_GENERATION_ID, GENERATION_ID_SIZE))
+
+
+def test_a_kernel_over_the_generation_id_is_refused_where_there_is_one(
+    tmp_path: Path,
+) -> None:
+    kernel = tmp_path / "kernel"
+    parts = [program_header(MIB, 16, 64), program_header(VM_GENERATION_ID, 0, 16)]
+    kernel.write_bytes(elf(parts, entry=MIB))
+    with (
+        Machine(MachineConfig(kernel=kernel, serial="null")) as machine,
+        pytest.raises(ImageError, match="lies over the VM generation ID, at "),
+    ):
+        machine.start()
+    with Machine(MachineConfig(kernel=kernel, serial="null", acpi=False)) as machine:
+        machine.start()
+
+
 @pytest.mark.linux
 @pytest.mark.hardware
 def test_linux_likes_the_tables_finds_the_devices_and_powers_off(
@@ -131,6 +172,36 @@ def test_linux_likes_the_tables_finds_the_devices_and_powers_off(
     assert "0505-0505 : QEMU0001:00" in output
     assert result.reason is ExitReason.POWEROFF
     assert result.exit_code == 0
+
+
+@pytest.mark.linux
+@pytest.mark.both
+def test_a_clone_is_told_by_acpi_that_it_is_one_and_its_parent_is_not() -> None:
+    """By its interrupt, which shows whether or not the kernel has a driver for it."""
+    config = MachineConfig(
+        kernel=built("vmlinux-full-ring3" if SUFFIX else "vmlinux-debian"),
+        initrd=built("initramfs-busybox.cpio"),
+        memory="256M",
+        append="quiet guest.shell",
+        serial="capture",
+        timeout=DEADLINE,
+    )
+    count = "sed -n 's/^ *23: *\\([0-9]*\\).*ACPI:Ged/\\1/p' /proc/interrupts"
+    until = f"until [ $({count}) -gt 0 ]; do :; done; sleep 0.1; {count}"
+    with Machine(config) as machine:
+        machine.start()
+        shell = Shell(machine)
+        assert shell.ask(count) == "0\r\n"
+        with machine.snapshot() as snapshot:
+            with snapshot.clone() as clone:
+                assert follow(clone).ask(until) == "1\r\n"
+                clone.reset()
+                assert follow(clone).ask(until) == "1\r\n"
+            assert shell.ask(count) == "0\r\n"
+            with snapshot.clone() as clone, clone.snapshot() as later:
+                assert follow(clone).ask(until) == "1\r\n"
+                with later.clone() as other:
+                    follow(other).ask(until)
 
 
 @pytest.mark.linux

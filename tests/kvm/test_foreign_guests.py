@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.foreign import FetchError, fetch, quickest
-from support.guests import DEADLINE, built, with_script
+from support.guests import DEADLINE, Shell, built, follow, with_script
 
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
@@ -91,6 +91,32 @@ def test_without_acpi_a_kernel_that_has_it_finds_cpus_by_the_mp_table(
     assert b"MPTABLE: OEM ID: MINIVMM" in result.output
     assert b"ACPI: Interpreter disabled" in result.output
     assert re.search(rb"IO-APIC +4-edge +ttyS0", result.output)
+
+
+@pytest.mark.foreign("installer")
+def test_a_clones_random_numbers_are_stirred_before_anybody_asks(
+    foreign: Path,
+) -> None:
+    """By the VM generation ID: Debian's generic kernel has the driver, and no agent."""
+    config = MachineConfig(
+        kernel=foreign / "linux",
+        initrd=built("initramfs-busybox.cpio"),
+        memory="512M",
+        append="quiet guest.shell",
+        serial="capture",
+        timeout=3 * DEADLINE,
+    )
+    asked = "until dmesg | grep -q '%s'; do sleep 0.1; done; dmesg | grep -c '%s'"
+    told = "random: crng reseeded due to virtual machine fork"
+    with Machine(config) as machine:
+        machine.start()
+        shell = Shell(machine)
+        shell.ask(asked % ("crng init done", told))
+        with machine.snapshot() as snapshot, snapshot.clone() as clone:
+            assert follow(clone).ask(asked % (told, told)) == "1\r\n"
+        assert shell.ask(f"dmesg | grep -c '{told}'") == "0\r\n"
+        machine.reset()
+        assert shell.ask(asked % (told, told)) == "1\r\n"
 
 
 @pytest.mark.foreign("backports")

@@ -14,6 +14,7 @@ from support.guests import (
     Shell,
     bare_machine,
     built,
+    follow,
     kernel,
     process_status,
     wait_until,
@@ -22,6 +23,7 @@ from support.lengths import EMULATED, LONG
 from support.open_fds import open_fds
 
 from vmm import ConfigError, ExitReason, Machine, MachineConfig, MachineState, VmmError
+from vmm.boot.layout import VM_GENERATION_ID
 from vmm.devices import (
     DeviceIo,
     LegacyIrqConstraint,
@@ -29,6 +31,7 @@ from vmm.devices import (
     ResourceConstraint,
     State,
 )
+from vmm.devices.pc.vm_generation_id import GENERATION_ID_SIZE
 from vmm.machine.snapshot import Snapshot
 
 CUTS = 40 if LONG else 3 if EMULATED else 10  # the host's side has the ten
@@ -73,6 +76,30 @@ def test_a_machine_that_is_put_back_goes_on_from_there(cpus: int) -> None:
                 machine.reset()
                 goes_on(device)
                 assert device.wrong == []
+
+
+@pytest.mark.both
+def test_each_life_has_a_generation_id_of_its_own() -> None:
+    def generation(machine: Machine) -> bytes:
+        return machine.memory.read(VM_GENERATION_ID, GENERATION_ID_SIZE)
+
+    with bare_machine("ticks", serial="capture") as machine:
+        machine.start()
+        machine.console.expect("ticks\n", DEADLINE)
+        first = generation(machine)
+        with machine.snapshot() as snapshot:
+            assert generation(machine) == first  # it goes on as it was
+            with snapshot.clone() as one, snapshot.clone() as other:
+                ids = [first, generation(one), generation(other)]
+                one.reset()
+                ids.append(generation(one))
+                with one.snapshot() as later, later.clone() as grandchild:
+                    ids.append(generation(grandchild))
+        assert generation(machine) == first
+        machine.reset()
+        ids.append(generation(machine))
+    assert len(set(ids)) == len(ids)
+    assert bytes(GENERATION_ID_SIZE) not in ids
 
 
 @pytest.mark.both
@@ -208,13 +235,6 @@ def shell() -> Iterator[Shell]:
     with Machine(config) as machine:
         machine.start()
         yield Shell(machine)
-
-
-def follow(clone: Machine) -> Shell:
-    """A Shell of a clone whose shell is set up."""
-    shell = Shell.__new__(Shell)
-    shell.machine = clone
-    return shell
 
 
 @pytest.fixture

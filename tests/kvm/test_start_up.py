@@ -25,7 +25,8 @@ OURS = """
     devices.pc.calendar_registers devices.pc.cmos_rtc devices.pc.cmos_setup
     devices.pc.crtc devices.pc.i8042 devices.pc.i8042_reg devices.pc.i8042_state
     devices.pc.keyboard devices.pc.pci_config_ports devices.pc.platform
-    devices.pc.post_code devices.pc.pvpanic devices.pc.reset_control devices.record
+    devices.pc.post_code devices.pc.pvpanic devices.pc.reset_control
+    devices.pc.vm_generation_id devices.record
     devices.resources devices.serial devices.serial.events devices.serial.interrupts
     devices.serial.modem devices.serial.receiver devices.serial.reg
     devices.serial.state devices.serial.timeout devices.serial.transmitter

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from support.plain_ram import PlainRam
 from support.serial_rig import CountingTrigger, StallSink
 from vmm.devices.arm.pl031 import RTCIMSC, RTCLR, RTCMR, Rtc
 from vmm.devices.arm.platform import RtcMmio
@@ -30,6 +31,7 @@ from vmm.devices.pc.platform import (
 from vmm.devices.pc.post_code import PostCode
 from vmm.devices.pc.pvpanic import Pvpanic
 from vmm.devices.pc.reset_control import SystemControlPortA
+from vmm.devices.pc.vm_generation_id import VmGenerationId
 from vmm.devices.resources import (
     LegacyIrqConstraint,
     MmioAddressRange,
@@ -265,6 +267,7 @@ DEVICES: Final[dict[type[DeviceIo], Callable[[World], DeviceIo]]] = {
     CommandExit: lambda world: CommandExit(world.callback("exit")),
     IsaDebugExit: lambda world: IsaDebugExit(world.callback("exit")),
     Debugcon: lambda world: Debugcon(world.sink),
+    VmGenerationId: lambda _: VmGenerationId(PlainRam(0x1000), 0x10),
     Locked: lambda _: Locked(Holder()),
 }
 

@@ -60,6 +60,13 @@ class Shell:
         return self.machine.console.expect(self.PROMPT, DEADLINE).before.decode()
 
 
+def follow(clone: Machine) -> Shell:
+    """A Shell of a clone whose shell is set up."""
+    shell = Shell.__new__(Shell)
+    shell.machine = clone
+    return shell
+
+
 def bare(name: str) -> Path:
     """A bare-metal guest of guest/bare."""
     return built(f"bare/{name}.elf")

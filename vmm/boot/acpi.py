@@ -69,6 +69,9 @@ ACTIVE_HIGH_LEVEL: Final = 1 | 3 << 2
 ALL_CPUS: Final = 0xFF
 NMI_LINT: Final = 1
 
+_EVENT_DEVICE: Final = "ACPI0013"
+STATUS_CHANGE: Final = 0x80  # the first of the notifications that mean what one likes
+
 
 def acpi_tables(
     cpus: int, devices: Iterable[AcpiDevice], level_irqs: Iterable[int] = ()
@@ -194,6 +197,9 @@ def _dsdt(cpus: int, devices: Sequence[AcpiDevice]) -> bytes:
     for index, device in enumerate(devices):
         namespace.append(_device(index, device, numbers[device.hid]))
         numbers[device.hid] += 1
+        if len(device.events):
+            namespace.append(_event_device(index, device, numbers[_EVENT_DEVICE]))
+            numbers[_EVENT_DEVICE] += 1
     body = aml.name("_S5", soft_off) + aml.scope("_SB", *namespace)
     return _table(b"DSDT", 2, body)
 
@@ -207,9 +213,29 @@ def _cpu_device(index: int) -> bytes:
 
 
 def _device(index: int, device: AcpiDevice, uid: int) -> bytes:
-    return aml.device(
-        f"D{index:03X}",
+    terms = [
         aml.name("_HID", aml.hardware_id(device.hid)),
         aml.name("_UID", aml.integer(uid)),
-        aml.name("_CRS", aml.resource_template(list(device.resources))),
+    ]
+    if len(device.resources):
+        terms.append(aml.name("_CRS", aml.resource_template(list(device.resources))))
+    if device.compatible:
+        names = map(aml.hardware_id, device.compatible)
+        terms.append(aml.name("_CID", aml.package(*names)))
+    if device.description:
+        terms.append(aml.name("_DDN", aml.string(device.description)))
+    for segment, numbers in device.packages.items():
+        package = aml.package(*map(aml.integer, numbers))
+        terms.append(aml.name(segment, package))
+    return aml.device(f"D{index:03X}", *terms)
+
+
+def _event_device(index: int, device: AcpiDevice, uid: int) -> bytes:
+    """The one that takes interrupts for `device`, number `index` (section 5.6.9)."""
+    return aml.device(
+        f"E{index:03X}",
+        aml.name("_HID", aml.hardware_id(_EVENT_DEVICE)),
+        aml.name("_UID", aml.integer(uid)),
+        aml.name("_CRS", aml.resource_template(list(device.events))),
+        aml.method("_EVT", 1, aml.notify(f"D{index:03X}", STATUS_CHANGE)),
     )

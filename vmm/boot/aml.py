@@ -22,6 +22,9 @@ _BUFFER_OP: Final = b"\x11"
 _PACKAGE_OP: Final = b"\x12"
 _DEVICE_OP: Final = b"\x5b\x82"
 _STRING_PREFIX: Final = b"\x0d"
+_METHOD_OP: Final = b"\x14"
+_NOTIFY_OP: Final = b"\x86"
+_SERIALIZED: Final = 1 << 3
 _ZERO_OP: Final = b"\0"
 _ONE_OP: Final = b"\1"
 _INTEGERS: Final = ((1, b"\x0a"), (2, b"\x0b"), (4, b"\x0c"), (8, b"\x0e"))
@@ -97,6 +100,17 @@ def scope(segment: str, *terms: bytes) -> bytes:
 def device(segment: str, *terms: bytes) -> bytes:
     """A device, and what it has."""
     return _DEVICE_OP + _with_length(_name_segment(segment) + b"".join(terms))
+
+
+def method(segment: str, arguments: int, *terms: bytes) -> bytes:
+    """A method of 0..7 arguments, which runs once at a time."""
+    flags = bytes([arguments | _SERIALIZED])
+    return _METHOD_OP + _with_length(_name_segment(segment) + flags + b"".join(terms))
+
+
+def notify(segment: str, value: int) -> bytes:
+    """Tell the driver of the object `segment`, here or further up, of `value`."""
+    return _NOTIFY_OP + _name_segment(segment) + integer(value)
 
 
 def hardware_id(hid: str) -> bytes:

@@ -28,6 +28,8 @@ STRINGS_MAX: Final = 0x10000
 EBDA: Final = 0x9FC00  # the last KiB of base memory
 EBDA_SIZE: Final = 0x400
 SETUP_DATA: Final = 0xD0000  # a page; within RAM it would split the kernel's e820 map
+# In a page of its own, and not where one looks for the ROMs of cards: each 2 KiB.
+VM_GENERATION_ID: Final = 0xD1010
 ACPI: Final = 0xE0000  # the tables, RSDP first: where BIOSes have it, too
 ACPI_SIZE: Final = 0x10000
 MP_TABLE: Final = 0xF0000  # in the BIOS's ROM, as its code

@@ -1,9 +1,12 @@
 """LegacyDevices: the standard devices of the machine, made and wired together."""
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
+from ..boot.layout import VM_GENERATION_ID
 from ..console.console import Console
 from ..devices.clock import Clock
+from ..devices.device_io import DeviceIo
 from ..devices.pc.acpi_pm import AcpiPm
 from ..devices.pc.cmos_rtc import CmosRtc
 from ..devices.pc.crtc import Crtc
@@ -21,9 +24,13 @@ from ..devices.pc.platform import (
 from ..devices.pc.post_code import PostCode
 from ..devices.pc.pvpanic import Pvpanic
 from ..devices.pc.reset_control import SystemControlPortA
+from ..devices.pc.vm_generation_id import VmGenerationId
 from ..devices.serial import Serial
 from ..devices.trigger import InterruptLine
 from ..watch.panic import PanicWatch
+
+if TYPE_CHECKING:
+    from ..devices.guest_ram import GuestRam
 
 
 class _Line:
@@ -55,7 +62,7 @@ class LegacyDevices:
         reset_line = _Line(reset)
         self.i8042 = I8042Device(reset_line, keyboard_irq)
         self.rtc = CmosRtc(clock, rtc_irq, setup=setup)
-        self.devices = (
+        self.devices: tuple[DeviceIo, ...] = (
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq),
             CmosRtcPio(self.rtc, rtc_irq),
@@ -67,6 +74,10 @@ class LegacyDevices:
         )
 
 
-def acpi_pm(power_off: Callable[[], None]) -> AcpiPmPio:
-    """What a machine with ACPI has besides: the registers that switch it off."""
-    return AcpiPmPio(AcpiPm(_Line(power_off)))
+def acpi_devices(power_off: Callable[[], None], ram: "GuestRam") -> list[DeviceIo]:
+    """What a machine with ACPI has besides: what switches it off, and what tells it
+    that it is a clone."""
+    return [
+        AcpiPmPio(AcpiPm(_Line(power_off))),
+        VmGenerationId(ram, VM_GENERATION_ID),
+    ]

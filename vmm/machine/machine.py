@@ -23,7 +23,7 @@ from ..watch.panic import PanicWatch
 from .builder import asked_symbols, chosen_quirks, open_boot
 from .device_manager import DeviceManager
 from .extras import Extras
-from .legacy_devices import LegacyDevices, acpi_pm
+from .legacy_devices import LegacyDevices, acpi_devices
 from .lifecycle import HostSide, Lifecycle
 from .outcomes import Outcomes
 from .registry import Elsewhere, keep, register, unregister
@@ -120,7 +120,8 @@ class Machine:
             for device in self._legacy.devices:
                 self._devices.add(device)
             if self.config.acpi:
-                self._devices.add(acpi_pm(outcomes.powered_off))
+                for device in acpi_devices(outcomes.powered_off, memory):
+                    self._devices.add(device)
             self.console.connect(self._legacy.serial)
             extras = Extras(self.config, self._devices, outcomes)
             extras.plug(self._loop, clock, self._state, memory, stack)

@@ -13,6 +13,7 @@ from ..boot.firmware import COM_PORTS, firmware
 from ..boot.pic import set_up_pics
 from ..boot.placement import Block, check_room, write_blocks
 from ..devices.pc.platform import SerialPio
+from ..devices.pc.vm_generation_id import GENERATION_ID_SIZE
 from ..devices.record import Record
 from ..errors import ConfigError, KvmError
 from ..host.quirks import Quirks
@@ -297,6 +298,11 @@ def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
         from ..boot.acpi import acpi_tables
 
         tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs)
-        check_room(boot.kernel, [Block("the ACPI tables", layout.ACPI, tables)])
+        generation = bytes(GENERATION_ID_SIZE)
+        ours = [
+            Block("the ACPI tables", layout.ACPI, tables),
+            Block("the VM generation ID", layout.VM_GENERATION_ID, generation),
+        ]
+        check_room(boot.kernel, ours)
         memory.write(layout.ACPI, tables)
     return start

@@ -41,7 +41,15 @@ BIG = AcpiDevice(
         ]
     ),
 )
-DEVICES = (COM1, COM2, PVPANIC, VIRTIO, BIG)
+GENERATION = AcpiDevice(
+    "MVMM0001",
+    DeviceResources(),
+    compatible=("VM_Gen_Counter", "VMGENCTR", "PNP0C02"),
+    description="VM_Gen_Counter",
+    packages={"ADDR": (0xD1010, 1)},
+    events=DeviceResources([LegacyIrq(23)]),
+)
+DEVICES = (COM1, COM2, GENERATION, PVPANIC, VIRTIO, BIG)
 
 
 class Tables(dict[str, bytes]):
@@ -168,6 +176,25 @@ def test_devices_of_one_kind_have_numbers_of_their_own(tmp_path: Path) -> None:
     text = disassembled(Tables(), tmp_path)
     found = re.findall(r'"(PNP0501|QEMU0001)".*\n *Name \(_UID, (\w+)\)', text)
     assert found == [("PNP0501", "Zero"), ("PNP0501", "One"), ("QEMU0001", "Zero")]
+
+
+def test_an_event_device_notifies_the_driver_of_what_has_events(
+    tmp_path: Path,
+) -> None:
+    text = disassembled(Tables(devices=[COM1, GENERATION]), tmp_path)
+    text = " ".join(re.sub(r"//.*", "", text).split())
+    device = text.partition("Device (D001) {")[2]
+    assert 'Name (_CID, Package (0x03) { "VM_Gen_Counter", "VMGENCTR", ' in device
+    assert "_CRS" not in device.partition("Device (")[0]
+    assert 'Name (_DDN, "VM_Gen_Counter")' in device
+    assert "Name (ADDR, Package (0x02) { 0x000D1010, One })" in device
+    events = device.partition("Device (E001) {")[2]
+    assert 'Name (_HID, "ACPI0013"' in events
+    interrupt = "Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive, ,, )"
+    assert f"{interrupt} {{ 0x00000017, }}" in events
+    assert "Method (_EVT, 1, Serialized" in events
+    assert "Notify (D001, 0x80" in events
+    assert text.count("ACPI0013") == 1
 
 
 # What doesn't fit

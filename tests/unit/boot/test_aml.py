@@ -108,6 +108,13 @@ def test_a_package_reads_back(values: list[int]) -> None:
     assert (read, left) == (values, b"")
 
 
+def test_a_method_that_notifies() -> None:
+    encoded = aml.method("_EVT", 1, aml.notify("D007", 0x80))
+    body, rest = read_package(encoded[1:])
+    assert (encoded[0], rest) == (0x14, b"")
+    assert body == b"_EVT\x09\x86D007\x0a\x80"
+
+
 @given(st.from_regex(r"[A-Z_][A-Z0-9_]{0,3}", fullmatch=True, alphabet=ASCII))
 def test_names_are_four_characters(segment: str) -> None:
     encoded = aml.name(segment, aml.integer(0))

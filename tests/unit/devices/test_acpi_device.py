@@ -84,3 +84,15 @@ def test_pnp_and_acpi_ids_are_taken(hid: str) -> None:
 def test_another_id_is_refused(hid: object) -> None:
     with pytest.raises(DeviceError, match="ACPI ID is "):
         AcpiDevice(hid, DeviceResources())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cid", ["", "A B", "A\n", "\xc4"])
+def test_a_name_that_it_cannot_be_compatible_with_is_refused(cid: str) -> None:
+    with pytest.raises(DeviceError, match="ACPI name is "):
+        AcpiDevice("MINE0001", DeviceResources(), compatible=("VM_Gen_Counter", cid))
+
+
+@pytest.mark.parametrize("name", ["", "ABC", "ABCDE", "_CRS", "abcd", "1ABC"])
+def test_an_object_of_its_own_has_a_name_that_is_nobody_elses(name: str) -> None:
+    with pytest.raises(DeviceError, match="ACPI name is "):
+        AcpiDevice("MINE0001", DeviceResources(), packages={"ADDR": (), name: (1,)})
