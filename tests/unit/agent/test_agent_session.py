@@ -217,6 +217,17 @@ def test_more_output_than_was_allowed_ends_the_command(agent: FakeAgent) -> None
     assert "more output" in str(channel.error)
 
 
+@pytest.mark.parametrize("status", [0x137F, 0xFFFF, 0x7F, 0xFF])
+def test_status_of_one_that_hasnt_ended_is_nonsense(
+    agent: FakeAgent, status: int
+) -> None:
+    with agent.session.changed:
+        channel = agent.session.open(TRUE)
+    agent.say(frames.CHANGED, struct.pack("<BH", 7, status), channel.number)
+    assert channel.status is None
+    assert "makes no sense" in str(channel.error)
+
+
 def test_guest_that_takes_nothing_is_sent_no_more(agent: FakeAgent) -> None:
     with agent.session.changed:
         channel = agent.session.open(TRUE)
