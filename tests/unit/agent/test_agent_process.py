@@ -22,10 +22,15 @@ Rig = tuple[Guest, PtyWire]
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("agent") / "vmm-agent"
     program.write_bytes(built("vmm-agent").read_bytes())
     program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(scope="module")
+def rig(program: Path) -> Iterator[Rig]:
     with agent_process(program) as found:
         yield found
 
@@ -524,3 +529,9 @@ def test_another_host_says_hello_in_the_middle_of_a_frame(
         assert time.monotonic() < end
         time.sleep(0.01)
     guest.run(["pkill", "-f", "^sleep 1000$"])
+
+
+def test_agent_behind_half_a_frame(program: Path) -> None:
+    """Of a boot before it."""
+    with agent_process(program, heard=b"\x05half") as (guest, _):
+        guest.wait_ready(10)
