@@ -49,6 +49,8 @@ class Channel:
         self, number: int, changed: threading.Condition, outlet: Outlet
     ) -> None:
         self.number = number
+        self.order_frames = 0
+        """By how many it is started."""
         self.changed = changed
         self.pid: int | None = None
         self.status: int | None = None
