@@ -280,9 +280,10 @@ static void serve(int ignore_term)
 			set_action(ignored[i], SIG_IGN, NULL);
 	sys(__NR_rt_sigprocmask, SIG_BLOCK, (long)&child, 0, sizeof(child), 0);
 	set_action(SIGCHLD, on_child, restore_rt);
+	out[out_end++] = 0; /* ends what a guest before us has left on the line */
 	send(READY, 0, 0);
 	for (;;) {
-		if (!flush())
+		if (!flush() || (send_input_credits() && !flush()))
 			return;
 		watch_all();
 		sys(__NR_ppoll, (long)watched, 1 + 3 * COMMANDS,

@@ -65,9 +65,10 @@ class PtyWire:
 
 
 @contextmanager
-def agent_process(program: Path) -> Iterator[tuple[Guest, PtyWire]]:
-    """A Guest whose commands run here."""
+def agent_process(program: Path, heard: bytes = b"") -> Iterator[tuple[Guest, PtyWire]]:
+    """A Guest whose commands run here; `heard` came on the line before its agent."""
     wire = PtyWire()
+    wire.session.receive(lambda: heard)
     env = {"VMM_AGENT_LINE": wire.line, "PATH": os.environ["PATH"]}
     process = subprocess.Popen([program], env=env, start_new_session=True)
     guest = Guest(wire.session)

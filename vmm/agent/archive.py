@@ -132,6 +132,8 @@ class ArchiveReader:
         Raises OSError, the guest's or ours, and VmmError for what makes no sense.
         """
         top = self._record()
+        if top.kind == _LINK:  # it was followed there, and isn't to be here
+            raise self._nonsense("a link")
         if os.path.isdir(local):
             name = os.path.basename(self._remote.rstrip("/")) or "root"
             local = os.path.join(local, name)
@@ -150,6 +152,8 @@ class ArchiveReader:
             if self._stream.read(1):
                 raise self._nonsense("more than was asked for")
             os.rename(os.path.join(work, "whole"), local)
+            if top.kind == _DIRECTORY:  # which only its owner's w lets us move
+                _adopt(local, top)
         finally:
             _remove(work)
 
@@ -163,7 +167,10 @@ class ArchiveReader:
         elif entry.kind == _LINK:
             if not 0 < entry.size <= _PATH_MAX:
                 raise self._nonsense("a link's target")
-            os.symlink(self._exactly(entry.size), name, dir_fd=folder)
+            target = self._exactly(entry.size)
+            if b"\0" in target:
+                raise self._nonsense("a link's target")
+            os.symlink(target, name, dir_fd=folder)
         else:
             raise self._nonsense("a record")
 
@@ -176,7 +183,8 @@ class ArchiveReader:
         try:
             while (inner := self._record()).kind != _UP:
                 self._make(fd, inner, self._checked(inner.name), depth + 1)
-            _adopt(fd, entry)
+            if depth:
+                _adopt(fd, entry)
         finally:
             os.close(fd)
 
@@ -224,15 +232,18 @@ class ArchiveReader:
         return VmmError(f"get: {self._remote!r}: {_MIDST}: {what}")
 
 
-def _adopt(fd: int, entry: _Record) -> None:
-    os.utime(fd, ns=(entry.mtime % (1 << 62), entry.mtime % (1 << 62)))
-    os.fchmod(fd, entry.mode & _PLAIN_BITS)
+def _adopt(file: int | str, entry: _Record) -> None:
+    os.utime(file, ns=(entry.mtime % (1 << 62), entry.mtime % (1 << 62)))
+    os.chmod(file, entry.mode & _PLAIN_BITS)
 
 
 def _remove(folder: str) -> None:
     """Whatever permissions are in it."""
     import shutil
 
-    for path, _, _ in os.walk(folder):
-        os.chmod(path, 0o700)
+    for path, names, _ in os.walk(folder):
+        for name in names:  # before it looks into them
+            inner = os.path.join(path, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)
     shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """Channel: one command of the guest's, as far as the session has heard of it."""
 
+import os
 import struct
 import threading
 from typing import Final, Protocol
@@ -13,6 +14,8 @@ GRANT: Final = 64 << 10  # that was read, before the guest is told
 CAPTURE_LIMIT: Final = 64 << 20  # bytes that a command may print, both streams
 STDOUT: Final = 0
 STDERR: Final = 1
+
+_NONSENSE: Final = "guest: its agent sent what makes no sense"
 
 # What CHANGED tells, as bits
 _OUT_ENDED: Final = 1
@@ -46,6 +49,8 @@ class Channel:
         self, number: int, changed: threading.Condition, outlet: Outlet
     ) -> None:
         self.number = number
+        self.order_frames = 0
+        """By how many it is started."""
         self.changed = changed
         self.pid: int | None = None
         self.status: int | None = None
@@ -90,7 +95,7 @@ class Channel:
             room = self.input_room + _NUMBER.unpack(payload)[0]
             self.input_room = min(room, INPUT_WINDOW)
         else:
-            self.fail(VmmError("guest: its agent sent what makes no sense"))
+            self.fail(VmmError(_NONSENSE))
 
     def _take_output(self, stream: int, data: bytes) -> None:
         self._window[stream] -= len(data)
@@ -120,7 +125,10 @@ class Channel:
         self.ended = [bool(state & _OUT_ENDED), bool(state & _ERR_ENDED)]
         self.input_is_broken = bool(state & _IN_BROKEN)
         if state & _EXITED:
-            self.status = status
+            if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+                self.status = status
+            else:  # it is stopped, or goes on
+                self.fail(VmmError(_NONSENSE))
 
     def _grant(self, stream: int, count: int) -> None:
         self._read[stream] += count
@@ -177,6 +185,5 @@ class Channel:
     def close(self) -> None:
         """Kill what runs, and hear no more of it."""
         if not self.is_over:
-            if self.status is None:
-                self.signal(9, group=True)
+            self.signal(9, group=True)  # which outlives the command, if that has ended
             self._outlet.send(frames.CLOSE, self.number, b"")

@@ -85,6 +85,7 @@ class Guest:
         process group being killed; FileNotFoundError, PermissionError and other
         OSErrors if it can't be started.
         """
+        _refuse_unknown(settings)
         mode = TextMode(text, encoding, errors)
         data = None if input is None else mode.input(input)
         process = self._open(args, mode, has_input=data is not None, **settings)
@@ -92,8 +93,8 @@ class Guest:
             try:
                 output, error_output = process.communicate_bytes(data or b"", timeout)
             except subprocess.TimeoutExpired as expired:
-                expired.stdout = mode.output(expired.stdout or b"")
-                expired.stderr = mode.output(expired.stderr or b"")
+                expired.stdout = mode.part(expired.stdout or b"")
+                expired.stderr = mode.part(expired.stderr or b"")
                 raise
             code = process.wait()
         done: subprocess.CompletedProcess[Any] = subprocess.CompletedProcess(
@@ -122,6 +123,7 @@ class Guest:
         of its environment, `cwd`, and `user` and `group`, numbers of whom it is to be.
         Raises OSError if it can't be started.
         """
+        _refuse_unknown(settings)
         mode = TextMode(text, encoding, errors)
         has_input = stdin == PIPE or pty is not None
         if stdin not in (PIPE, DEVNULL, None) or stderr not in (PIPE, STDOUT_TOO):
@@ -256,6 +258,14 @@ class Guest:
     def _check_started(self) -> None:
         if not self.is_started:
             raise VmmError("guest: the machine isn't started: start() it first")
+
+
+def _refuse_unknown(settings: Surroundings) -> None:
+    for name in settings.keys() - Surroundings.__annotations__.keys():
+        raise TypeError(
+            f"unexpected keyword argument {name!r}: all output is captured, and a text "
+            "is a line for the shell, without being asked"
+        )
 
 
 def _check_errno(code: int, path: str) -> None:

@@ -107,18 +107,19 @@ class AgentLine(SerialEvents):
 
     def fetch(self) -> int:
         """The next byte of a piece's beginning, its size in front."""
-        if self._at >= FETCH_FIRST or not self._piece:
-            with self._lock:
+        with self._lock:  # vCPUs may fetch at once, and a session may end meanwhile
+            if self._at >= FETCH_FIRST or not self._piece:
                 self._cut_piece()
-        self._at += 1
-        return self._piece[self._at - 1]
+            self._at += 1
+            return self._piece[self._at - 1]
 
     def fetch_rest(self) -> int:
         """The next byte of its rest; 0: there is none, for another host had cut it."""
-        if self._at >= len(self._piece):
-            return 0
-        self._at += 1
-        return self._piece[self._at - 1]
+        with self._lock:
+            if self._at >= len(self._piece):
+                return 0
+            self._at += 1
+            return self._piece[self._at - 1]
 
     def _cut_piece(self) -> None:
         size = min(len(self._queue), FETCH_MAX)

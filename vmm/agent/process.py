@@ -12,7 +12,7 @@ from typing import IO, Any, Final, Self
 from .. import threads
 from ..errors import VmmError
 from .channel import CAPTURE_LIMIT, STDERR, STDOUT, Channel
-from .order import Args, checked_size
+from .order import Args, StrOrBytesPath, checked_size
 from .session import Session
 
 # Stages of a start that has failed; the agent's
@@ -44,6 +44,11 @@ class TextMode:
         text = data.decode(self.encoding, self.errors)
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
+    def part(self, data: bytes) -> Any:  # noqa: ANN401
+        """Likewise, for output that may end within a character."""
+        lenient = None if self.encoding is None else "replace"
+        return TextMode(None, self.encoding, lenient).output(data)
+
     def input(self, data: Any) -> bytes:  # noqa: ANN401
         """What the guest gets for input. Raises TypeError."""
         if self.encoding is not None and isinstance(data, str):
@@ -69,7 +74,7 @@ class GuestProcess:
         mode: TextMode,
         *,
         has_input: bool,
-        cwd: object = None,
+        cwd: StrOrBytesPath | None = None,
     ) -> None:
         self.args = args
         self.stdin: IO[Any] | None = None
@@ -81,6 +86,7 @@ class GuestProcess:
         self._mode = mode
         self._cwd = cwd
         self._input_is_open = has_input
+        self._unsent = memoryview(b"")  # what communicate() has had no time for
 
     def open_files(self, *, has_errors: bool) -> None:
         """Make the file objects."""
@@ -122,7 +128,10 @@ class GuestProcess:
 
     def poll(self) -> int | None:
         """Its status, if it has one by now."""
-        return self.returncode
+        code = self.returncode
+        if code is None:  # it may have none ever
+            self._check()
+        return code
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for its end. Raises subprocess.TimeoutExpired."""
@@ -155,7 +164,8 @@ class GuestProcess:
         self._signal(signal.SIGKILL, group=True)
 
     def _signal(self, number: int, *, group: bool) -> None:
-        number = signal.Signals(number)
+        if not 0 <= number <= signal.SIGRTMAX:
+            raise ValueError(f"there is no signal {number}")
         with self._changed:
             if not self._channel.is_over and self._channel.status is None:
                 self._channel.signal(number, group=group)
@@ -175,7 +185,7 @@ class GuestProcess:
         """Send all input, read all output, and wait for its end.
 
         Raises subprocess.TimeoutExpired with what came so far; it may be called again,
-        without the input.
+        without the input, the rest of which is sent then.
         """
         data = b"" if input is None else self._mode.input(input)
         output, errors = self.communicate_bytes(data, timeout)
@@ -190,13 +200,17 @@ class GuestProcess:
         """Likewise, whatever its files are."""
         if data and not self._input_is_open:
             raise ValueError("input: the command has no stdin: popen(stdin=PIPE)")
-        channel, end, view = self._channel, _end_of(timeout), memoryview(data)
+        if data and self._unsent:
+            raise ValueError("input: there is some yet that wasn't sent")
+        channel, end = self._channel, _end_of(timeout)
         with self._changed:
             channel.keep_all(CAPTURE_LIMIT)
+            if data:
+                self._unsent = memoryview(data)
             while True:
-                if view and not channel.input_is_broken:
-                    view = view[channel.write(view) :]
-                if not view or channel.input_is_broken:
+                if self._unsent and not channel.input_is_broken:
+                    self._unsent = self._unsent[channel.write(self._unsent) :]
+                if not self._unsent or channel.input_is_broken:
                     self.end_input()
                 if channel.is_over:
                     break
@@ -272,7 +286,7 @@ class GuestProcess:
         name = os.fsdecode(_first(self.args))
         text = os.strerror(number)
         if stage == _AT_CHDIR:
-            return OSError(number, text, os.fsdecode(str(self._cwd or "/")))
+            return OSError(number, text, os.fsdecode(self._cwd or "/"))
         if stage == _AT_INTERPRETER:
             return OSError(number, f"{text}: {_NO_INTERPRETER}", name)
         if stage == _AT_USER:

@@ -135,20 +135,42 @@ class Session:
         channel = Channel(number, self.changed, self)
         self._channels[number] = channel
         size = frames.PAYLOAD_MAX
-        while len(order) > size:
-            self.send(frames.RUN_MORE, number, order[:size])
-            order = order[size:]
-        self.send(frames.RUN, number, order)
+        *more, last = (order[at : at + size] for at in range(0, len(order), size))
+        channel.order_frames = len(more) + 1
+        for part in more:
+            self.send(frames.RUN_MORE, number, part)
+        self.send(frames.RUN, number, last)
         return channel
 
     def forget(self, channel: Channel) -> None:
         """Nobody is interested in it any more. With the lock."""
         if self._channels.get(channel.number) is channel:
-            channel.close()
+            if not self._withdraw(channel):
+                channel.close()
             channel.fail(VmmError("guest: the command was closed"))
             del self._channels[channel.number]
 
     # With the lock
+
+    def _withdraw(self, channel: Channel) -> bool:
+        """Take its order back, if none of it has gone: it is never to run.
+
+        Who tries until the agent answers had all that he gave up run then, else.
+        """
+        own = [
+            item
+            for item in self._queue
+            if item[1] == channel.number and item[0] != frames.PING
+        ]
+        kinds = [kind for kind, _, _ in own]
+        if (
+            kinds.count(frames.RUN_MORE) + kinds.count(frames.RUN)
+            < channel.order_frames
+        ):
+            return False
+        self._queue = [item for item in self._queue if item not in own]
+        self._queued -= sum(len(payload) for _, _, payload in own)
+        return True
 
     def _restart(self, why: str) -> None:
         self._fail_all(lambda: VmmError(why))

@@ -12,7 +12,7 @@ from ..agent.guest import PIPE
 from ..agent.process import GuestProcess
 from ..console.signals import handled
 from ..console.terminal import HELP, EscapeFilter, raw_terminal
-from ..errors import GuestEnded
+from ..errors import GuestEnded, VmmError
 from ..machine.machine import Machine
 from .messages import say, show
 
@@ -81,12 +81,16 @@ class _Session:
                 self._process.resize(*_size())  # it may have changed just before
                 if not self._quiet:
                     say("Ctrl-A x quits, Ctrl-A h helps")
-            thread = threading.Thread(target=self._show_all, daemon=True)
-            thread.start()
-            self._type_all(keys)
-            thread.join()
-        if self._error is not None:
-            raise self._error
+            streams = [(STDOUT, 1)] if self._on_terminal else [(STDOUT, 1), (STDERR, 2)]
+            for stream in streams:
+                thread = threading.Thread(target=self._show, args=stream, daemon=True)
+                thread.start()
+                stack.callback(thread.join)  # it uses the pipe
+            stack.callback(self._process.close)
+            self._type_all(keys, len(streams))
+            error = self._error
+        if error is not None:
+            raise error
 
     def _on_resize(self, *_: object) -> None:
         self._tell(_RESIZED)
@@ -97,7 +101,8 @@ class _Session:
         except BlockingIOError:
             return  # it is awake
 
-    def _type_all(self, keys: EscapeFilter | None) -> None:
+    def _type_all(self, keys: EscapeFilter | None, streams: int) -> None:
+        """Until so many have ended, or one has failed."""
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
         poller.register(0, select.POLLIN)
@@ -107,7 +112,8 @@ class _Session:
                 told = os.read(self._wake, _READ_SIZE)
                 if _RESIZED in told:
                     self._process.resize(*_size())
-                if _OVER in told:
+                streams -= told.count(_OVER)
+                if not streams or self._error is not None:
                     return
             if 0 in ready:
                 data = os.read(0, _READ_SIZE)
@@ -117,27 +123,15 @@ class _Session:
                     continue
                 try:
                     self._process.write_all(data if keys is None else keys(data))
-                except (BrokenPipeError, GuestEnded):
-                    poller.unregister(0)  # the other thread sees the end
-
-    def _show_all(self) -> None:
-        try:
-            errors = threading.Thread(target=self._show, args=(STDERR, 2), daemon=True)
-            if not self._on_terminal:
-                errors.start()
-            self._show(STDOUT, 1)
-            if not self._on_terminal:
-                errors.join()
-            self._process.wait()
-        except Exception as error:  # for the thread that waits
-            self._error = error
-        self._tell(_OVER)
+                except (BrokenPipeError, VmmError):
+                    poller.unregister(0)  # the other threads see the end
 
     def _show(self, stream: int, fd: int) -> None:
         try:
             while data := self._process.read_some(stream, _READ_SIZE):
                 while data:
                     data = data[os.write(fd, data) :]
-        except GuestEnded:
-            if stream == STDOUT:
-                raise
+            self._process.wait()
+        except Exception as error:  # for the thread that waits
+            self._error = self._error or error
+        self._tell(_OVER)

@@ -39,6 +39,7 @@ struct command {
 	unsigned int state, told, status;
 	unsigned char input[INPUT_WINDOW]; /* a ring */
 	unsigned int first, waiting;
+	unsigned int taken; /* input that the host isn't told of yet */
 	int input_ends;
 };
 
@@ -49,6 +50,14 @@ static void close_fd(int *fd)
 	if (*fd >= 0)
 		sys1(__NR_close, *fd);
 	*fd = -1;
+}
+
+static void close_all(struct command *c)
+{
+	close_fd(&c->in);
+	close_fd(&c->streams[0]);
+	close_fd(&c->streams[1]);
+	c->pid = 0;
 }
 
 static struct command *find(unsigned int channel)
@@ -64,16 +73,13 @@ static struct command *free_command(void)
 	for (struct command *c = commands; c < commands + COMMANDS; c++)
 		if (!c->pid)
 			return c;
+	/* One that nobody listens to goes on without its streams. */
+	for (struct command *c = commands; c < commands + COMMANDS; c++)
+		if (!c->is_ours) {
+			close_all(c);
+			return c;
+		}
 	return NULL;
-}
-
-/* Give the host back what the command has read, or never will. */
-static void send_input_credit(struct command *c, unsigned int count)
-{
-	if (!count || !c->is_ours)
-		return;
-	put32(payload, count);
-	send(INPUT_CREDIT, c->channel, 4);
 }
 
 static void break_input(struct command *c)
@@ -81,14 +87,14 @@ static void break_input(struct command *c)
 	c->state |= IN_BROKEN;
 	if (!c->is_terminal)
 		close_fd(&c->in);
-	send_input_credit(c, c->waiting);
+	c->taken += c->waiting;
 	c->waiting = 0;
 }
 
 /* Write to the command what waits for it. */
 static void feed(struct command *c)
 {
-	unsigned int run, taken = 0;
+	unsigned int run;
 	long n;
 
 	while (c->waiting && c->in >= 0) {
@@ -104,9 +110,8 @@ static void feed(struct command *c)
 		}
 		c->first = (c->first + n) % INPUT_WINDOW;
 		c->waiting -= n;
-		taken += n;
+		c->taken += n;
 	}
-	send_input_credit(c, taken);
 	if (c->input_ends && !c->waiting && !c->is_terminal)
 		close_fd(&c->in);
 }
@@ -115,7 +120,7 @@ static void feed(struct command *c)
 static void take_input(struct command *c, const unsigned char *data, size_t size)
 {
 	if (c->in < 0 || c->state & IN_BROKEN) {
-		send_input_credit(c, size);
+		c->taken += size;
 		return;
 	}
 	for (size_t i = 0; i < size && c->waiting < INPUT_WINDOW; i++)
@@ -194,12 +199,28 @@ static int tell(int late)
 			payload[2] = c->status >> 8;
 			send(CHANGED, c->channel, 3);
 		}
-		if ((c->state & all) == all) {
-			close_fd(&c->in);
-			c->pid = 0;
-		}
+		if ((c->state & all) == all)
+			close_all(c);
 	}
 	return waits;
+}
+
+/*
+ * Give the host back what commands have read, or never will: once for all that came, for
+ * a frame for each may be more than `out` has room for.  Gives back whether it did.
+ */
+static int send_input_credits(void)
+{
+	int sent = 0;
+
+	for (struct command *c = commands; c < commands + COMMANDS; c++)
+		if (c->pid && c->is_ours && c->taken && has_room()) {
+			put32(payload, c->taken);
+			c->taken = 0;
+			send(INPUT_CREDIT, c->channel, 4);
+			sent = 1;
+		}
+	return sent;
 }
 
 /* RUN: what is to be run is in `order`. */
@@ -228,7 +249,7 @@ static void start(unsigned int channel)
 	c->streams[1] = fds[2];
 	c->credit[0] = c->credit[1] = OUTPUT_WINDOW;
 	c->state = c->told = fds[2] < 0 ? ERR_ENDED : 0;
-	c->status = c->first = c->waiting = c->input_ends = 0;
+	c->status = c->first = c->waiting = c->taken = c->input_ends = 0;
 	if (wanted.flags & TELL_START) {
 		put32(payload, c->pid);
 		send(STARTED, channel, 4);

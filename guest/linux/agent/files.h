@@ -208,10 +208,11 @@ static int receive_pieces(int fd, unsigned long size)
 /* A file appears whole, under another name until then. */
 static int receive_file(int dir, const char *name, const struct record *of)
 {
-	static const char hidden[] = ".vmm-agent-put";
+	char hidden[40]; /* another one's may be in the same directory at once */
 	int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW;
 	int fd, error;
 
+	add_number(add(hidden, ".vmm-agent-put."), sys0(__NR_getpid), 10);
 	sys3(__NR_unlinkat, dir, hidden, 0);
 	fd = sys(__NR_openat, dir, (long)hidden, flags, 0600, 0);
 	if (fd < 0)

@@ -33,7 +33,8 @@
 #define MORE 0x8000
 #define NOBODY 0xffff /* what reads where there is no device */
 
-static unsigned char inbox[2 + PIECE_MAX];
+/* Its beginning in one page, or it came by two exits, and a clone could begin between. */
+static unsigned char inbox[2 + PIECE_MAX] __attribute__((aligned(FIRST)));
 static int has_ports, can_post;
 
 static void in_bytes(unsigned short port, unsigned char *to, unsigned long count)

@@ -311,8 +311,7 @@ static int make_pipe(int *theirs, int *ours, int they_read)
 		return -error;
 	*theirs = ends[!they_read];
 	*ours = ends[they_read];
-	if (they_read) /* we read nothing that poll hasn't told of */
-		sys3(__NR_fcntl, *ours, F_SETFL, O_NONBLOCK);
+	sys3(__NR_fcntl, *ours, F_SETFL, O_NONBLOCK);
 	return 0;
 }
 

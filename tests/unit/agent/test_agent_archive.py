@@ -3,6 +3,10 @@
 import io
 import os
 import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,6 +46,7 @@ def extract(data: bytes, local: Path) -> None:
         record(b"?"),
         record(b"l", size=0),
         record(b"l", size=1 << 40),
+        record(b"l", size=3) + b"a\0b",
         record(b"f") + struct.pack("<QI", 0, 1 << 30),
         record(b"f") + struct.pack("<QI", 1 << 63, 8) + b"12345678",
         record(b"f") + piece(10, b"x") + piece(3, b"y"),
@@ -71,6 +76,57 @@ def test_link_is_not_followed(tmp_path: Path) -> None:
             extract(record(b"d") + link + then + UP, tmp_path / "out")
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "out").exists()
+
+
+def test_link_in_place_of_a_file_is_none_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(VmmError, match="a link"):
+        extract(record(b"l", size=11) + b"/etc/passwd", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+AS_NOBODY = """
+import io, os, shutil, sys, tempfile  # which nobody may be able to read
+from vmm.agent.archive import ArchiveReader
+if os.getuid() == 0:
+    os.setuid(65534)
+ArchiveReader(io.BytesIO(sys.stdin.buffer.read()), "/remote").extract(sys.argv[1])
+"""
+
+
+def extract_as_nobody(data: bytes, local: Path) -> str:
+    """What root may isn't what users may; its last words."""
+    local.parent.chmod(0o777)
+    paths = f"import sys; sys.path[:0] = {sys.path!r}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{paths}\n{AS_NOBODY}", str(local)],
+        input=data,
+        capture_output=True,
+        cwd="/",
+        check=False,
+    )
+    return done.stderr.decode()
+
+
+@pytest.fixture
+def anybodys() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        (Path(folder) / "in").mkdir()
+        yield Path(folder) / "in"
+
+
+def test_directory_that_nobody_may_write_to(anybodys: Path) -> None:
+    data = record(b"d", mode=0o555) + record(b"d", mode=0o500) + FILE + UP + UP
+    assert extract_as_nobody(data, anybodys / "out") == ""
+    assert (anybodys / "out").stat().st_mode & 0o7777 == 0o555
+    assert (anybodys / "out" / "x" / "x").read_bytes() == b"data"
+
+
+def test_nothing_is_left_of_one_that_nobody_may_look_into(anybodys: Path) -> None:
+    way = record(b"l", b"way", size=4) + b"/etc"
+    data = record(b"d") + way + record(b"d", mode=0) + FILE + UP
+    assert "an end in the middle" in extract_as_nobody(data, anybodys / "out")
+    assert list(anybodys.iterdir()) == []
 
 
 def test_fault_is_the_guests_errno(tmp_path: Path) -> None:

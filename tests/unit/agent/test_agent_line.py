@@ -1,5 +1,8 @@
 """COM2's host side and the ports beside it, with a guest made of register accesses."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from support.stopped_clock import StoppedClock
 
@@ -185,3 +188,24 @@ def test_another_machine_goes_on_from_the_uarts_state(rig: Rig) -> None:
     first = clone.fetch(FETCH_FIRST)
     assert first[2:5] == b"\0\x02\x01"  # HELLO, behind the end of whatever there was
     assert int.from_bytes(first[:2], "little") > 45
+
+
+def test_vcpus_that_fetch_at_once_while_a_session_ends(
+    rig: Rig,
+) -> None:
+    def fetch_much() -> None:
+        for _ in range(300_000):
+            rig.line.fetch()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            vcpus = [pool.submit(fetch_much) for _ in range(3)]
+            while not all(vcpu.done() for vcpu in vcpus):
+                rig.line.clear()
+                rig.line.send(b"x")
+            for vcpu in vcpus:
+                vcpu.result()
+    finally:
+        sys.setswitchinterval(interval)

@@ -22,10 +22,15 @@ Rig = tuple[Guest, PtyWire]
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = tmp_path_factory.mktemp("agent") / "vmm-agent"
     program.write_bytes(built("vmm-agent").read_bytes())
     program.chmod(0o755)
+    return program
+
+
+@pytest.fixture(scope="module")
+def rig(program: Path) -> Iterator[Rig]:
     with agent_process(program) as found:
         yield found
 
@@ -77,6 +82,24 @@ def is_alive(pid: str) -> bool:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def test_timeout_within_a_character(guest: Guest) -> None:
+    with pytest.raises(subprocess.TimeoutExpired) as caught:
+        guest.run(r"printf 'x\303'; sleep 1000", text=True, timeout=1)
+    assert str(caught.value.stdout) == "x\N{REPLACEMENT CHARACTER}"
+
+
+def test_timeout_kills_what_has_outlived_the_command(
+    guest: Guest, tmp_path: Path
+) -> None:
+    pid = tmp_path / "pid"
+    with pytest.raises(subprocess.TimeoutExpired):
+        guest.run(f"sleep 1000 & echo $! > {pid}", timeout=1)
+    end = time.monotonic() + 10
+    while is_alive(pid.read_text().strip()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_env_is_all_there_is_and_cwd_is_where_it_runs(guest: Guest) -> None:
@@ -196,6 +219,48 @@ def test_popen_and_signals(guest: Guest) -> None:
     assert caught.communicate(timeout=10) == (b"usr1\n", b"")
 
 
+def test_communicate_again_sends_the_rest(guest: Guest) -> None:
+    with guest.popen("sleep 0.5; wc -c", text=True) as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.communicate("x" * 100_000, timeout=0.1)
+        with pytest.raises(ValueError, match="wasn't sent"):
+            process.communicate("more")
+        assert process.communicate(timeout=10) == ("100000\n", "")
+
+
+def test_signals_of_real_time_and_none(guest: Guest) -> None:
+    with guest.popen(["sleep", "1000"]) as process:
+        process.send_signal(0)
+        with pytest.raises(ValueError, match="no signal 65"):
+            process.send_signal(65)
+        process.send_signal(signal.SIGRTMIN + 1)
+        assert process.wait(10) == -(signal.SIGRTMIN + 1)
+
+
+def test_poll_of_one_that_will_never_have_a_status(guest: Guest) -> None:
+    process = guest.popen(["sleep", "1000"])
+    process.close()
+    with pytest.raises(VmmError, match="was closed"):
+        process.poll()
+
+
+@pytest.mark.parametrize("name", ["capture_output", "stdout", "shell", "has_input"])
+def test_setting_of_subprocess_that_there_isnt(guest: Guest, name: str) -> None:
+    with pytest.raises(TypeError, match=f"'{name}': all output is captured"):
+        guest.run(["true"], **{name: True})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=name):
+        guest.popen(["true"], **{name: True})  # type: ignore[arg-type]
+
+
+def test_input_byte_by_byte(guest: Guest) -> None:
+    """Each would be answered, if it were, by more than it has."""
+    with guest.popen("sleep 0.3; cat") as process:
+        assert process.stdin is not None
+        for _ in range(5000):
+            process.stdin.write(b"x")
+        assert process.communicate(timeout=10) == (b"x" * 5000, b"")
+
+
 def test_stderr_into_stdout(guest: Guest) -> None:
     process = guest.popen("echo a; echo b >&2; echo c", stderr=STDOUT_TOO, text=True)
     assert process.communicate("", 10) == ("a\nb\nc\n", None)
@@ -255,6 +320,31 @@ def test_more_than_it_has_room_for(guest: Guest) -> None:
             return
         except BlockingIOError:  # they are being killed
             assert time.monotonic() < end
+
+
+def test_another_host_has_room_however_much_runs(guest: Guest) -> None:
+    running = [guest.popen(["sleep", "1000"]) for _ in range(32)]
+    pids = [process.pid for process in running]
+    guest.reconnect()
+    assert guest.run(["echo", "quick"], timeout=10).stdout == b"quick\n"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)  # they ran on
+
+
+def test_files_put_into_a_directory_at_once(guest: Guest, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+
+    def put(number: int) -> None:
+        file = tmp_path / str(number)
+        file.write_bytes(bytes([number]) * 300_000)
+        guest.put(file, there)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(put, range(1, 25)))
+    assert {int(file.name): set(file.read_bytes()) for file in there.iterdir()} == {
+        number: {number} for number in range(1, 25)
+    }
 
 
 def test_run_keeps_so_much_and_no_more(
@@ -439,3 +529,9 @@ def test_another_host_says_hello_in_the_middle_of_a_frame(
         assert time.monotonic() < end
         time.sleep(0.01)
     guest.run(["pkill", "-f", "^sleep 1000$"])
+
+
+def test_agent_behind_half_a_frame(program: Path) -> None:
+    """Of a boot before it."""
+    with agent_process(program, heard=b"\x05half") as (guest, _):
+        guest.wait_ready(10)

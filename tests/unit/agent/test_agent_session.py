@@ -161,6 +161,33 @@ def test_no_more_than_so_much_without_an_answer() -> None:
     assert len(agent.wire.frames()) == 10
 
 
+def test_what_was_given_up_before_it_was_sent_never_runs() -> None:
+    agent = FakeAgent()
+    with agent.session.changed:
+        kept = agent.session.open(TRUE)
+        for _ in range(UNASKED_MAX):
+            channel = agent.session.open(TRUE * 2000)  # many frames
+            channel.write(b"its input")
+            agent.session.forget(channel)
+    agent.say(frames.READY)
+    sent = [(frame.type, frame.channel) for frame in agent.wire.frames()]
+    assert sent == [(frames.HELLO, 0), (frames.RUN, kept.number)]
+    assert agent.session._queued == 0
+
+
+def test_what_was_given_up_when_a_part_was_sent_is_ended() -> None:
+    agent = FakeAgent()
+    agent.session.greet()
+    with agent.session.changed:
+        channel = agent.session.open(TRUE * 20_000)
+        agent.session.forget(channel)
+    agent.welcome()
+    agent.say(frames.TAKEN, struct.pack("<I", 1 << 20))
+    kinds = [frame.type for frame in agent.wire.frames()]
+    assert kinds[0] == frames.RUN_MORE
+    assert kinds[-3:] == [frames.RUN, frames.SIGNAL, frames.CLOSE]
+
+
 def test_frames_of_another_session_are_nothing() -> None:
     agent = FakeAgent()
     agent.session.greet()
@@ -215,6 +242,17 @@ def test_more_output_than_was_allowed_ends_the_command(agent: FakeAgent) -> None
     for _ in range(OUTPUT_WINDOW // 2048 + 1):
         agent.say(frames.OUTPUT, bytes(2048), channel.number)
     assert "more output" in str(channel.error)
+
+
+@pytest.mark.parametrize("status", [0x137F, 0xFFFF, 0x7F, 0xFF])
+def test_status_of_one_that_hasnt_ended_is_nonsense(
+    agent: FakeAgent, status: int
+) -> None:
+    with agent.session.changed:
+        channel = agent.session.open(TRUE)
+    agent.say(frames.CHANGED, struct.pack("<BH", 7, status), channel.number)
+    assert channel.status is None
+    assert "makes no sense" in str(channel.error)
 
 
 def test_guest_that_takes_nothing_is_sent_no_more(agent: FakeAgent) -> None:

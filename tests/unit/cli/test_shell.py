@@ -1,6 +1,7 @@
 """`vmm run --shell` on a terminal, with the real agent, but this host for a guest."""
 
 import struct
+import subprocess
 import sys
 import termios
 from fcntl import ioctl
@@ -82,3 +83,61 @@ def test_keys_that_end_it(command: list[str]) -> None:
         terminal.read_until(b"ready")
         terminal.type(b"\x01x")
         terminal.read_until(b"status None")
+
+
+LOSES_ITS_AGENT = """
+import sys, threading
+from pathlib import Path
+from support.agent_rig import agent_process
+from vmm.cli.shell import shell_status
+from vmm.errors import VmmError
+
+
+class Machine:
+    console = None
+
+    def __init__(self, guest):
+        self.guest = guest
+
+
+def lose():
+    with wire.session.changed:
+        wire.session._lose()
+        wire.session.changed.notify_all()
+
+
+with agent_process(Path(sys.argv[1])) as (guest, wire):
+    threading.Timer(0.5, lose).start()
+    try:
+        shell_status(Machine(guest), quiet=True)
+    except VmmError as error:
+        print("told:", error)
+"""
+
+
+def test_lost_agent_is_told_once(agent: Path) -> None:
+    paths = f"import sys; sys.path[:0] = {sys.path!r}"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{paths}\n{LOSES_ITS_AGENT}", str(agent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None  # stdin stays open
+        assert process.stderr is not None
+        told = process.stdout.read()
+        assert told.startswith(b"told: guest: what its agent sent")
+        assert process.stderr.read() == b""
+
+
+def test_shell_whose_errors_cant_be_written(command: list[str]) -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=full
+        ) as process,
+    ):
+        assert process.stdin is not None
+        process.stdin.write(b"echo x >&2\n")
+        process.stdin.flush()
+        assert process.wait(10) == 1
