@@ -82,7 +82,7 @@ def test_without_kvm_the_remedy_is_with_kvm(
 
 
 def test_without_a_measure_all_are_measured() -> None:
-    assert parse([]).measures == ["exits", "boot", "startup"]
+    assert parse([]).measures == ["exits", "boot", "startup", "clone"]
 
 
 def test_json_has_the_host_the_rows_and_what_was_not_measured() -> None:
