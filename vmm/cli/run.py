@@ -50,6 +50,8 @@ def run(options: Options) -> int:
         options.serial = Place("stdio" if is_ours else "null")
     if options.shell:
         _check_shell(options)
+        if snapshot is None:
+            options.agent = True
     _check_places(options)
     report = _reporter(options.result)
     profile = _new_profile(options)
@@ -104,7 +106,6 @@ def _check_shell(options: Options) -> None:
             "shell: stdin and stdout are its own: choose --serial null, file:PATH or "
             "unix:PATH"
         )
-    options.agent = True
 
 
 def _check_places(options: Options) -> None:
