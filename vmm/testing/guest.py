@@ -1,5 +1,6 @@
 """TestGuest: what the fixtures `guest`, `guest_class` and `guest_session` are."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -41,13 +42,18 @@ class TestGuest(Guest):
     __test__ = False  # no class of tests
 
     def __init__(
-        self, machine: TestMachine, devices: Sequence[DeviceIo], scope: "GuestScope"
+        self,
+        machine: TestMachine,
+        devices: Sequence[DeviceIo],
+        scope: "GuestScope",
+        origin: "Snapshot",
     ) -> None:
         self.machine = machine
         """Its machine, to be paused, looked at, waited for."""
         self.devices = tuple(devices)
         """Those that the marker `vmm` names, in this clone."""
         self._scope = scope
+        self._origin = origin
 
     if not TYPE_CHECKING:  # where it is a Guest
 
@@ -71,7 +77,7 @@ class TestGuest(Guest):
 
     def fresh(self) -> "TestGuest":
         """Another guest that is as this one was at first. Otherwise as `fork`."""
-        return self._scope.clone()
+        return self._scope.clone(self._origin)
 
     def reset(self) -> None:
         """Put it back to what it was at first.
@@ -132,7 +138,7 @@ class GuestScope(Scope):
         if machine is not self.machines[0]:
             self._forks.append(machine)
         machine.start()
-        return TestGuest(machine, devices, self)
+        return TestGuest(machine, devices, self, origin)
 
     def look(self, machine: TestMachine) -> list[tuple[str, str]]:
         """The kernel's log, and how to get the guest: asked once for each test.
@@ -156,7 +162,8 @@ class GuestScope(Scope):
                 snapshot.save(folder)
         except (VmmError, OSError) as error:
             return [(title, f"the guest can't be saved: {error}")]
-        return [(title, f"vmm restore {folder}")]
+        shell = " --shell" if machine.config.agent else ""
+        return [(title, f"vmm restore {shlex.quote(str(folder))}{shell}")]
 
     def look_again(self) -> None:
         """It will have said more by then."""

@@ -1,7 +1,7 @@
 """Templates: the guests that tests' guests are clones of, each booted once."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmm.machine.snapshot import Snapshot
 
 KERNEL_MARK: Final = "minivmm: tests go on from here\n"
+NOT_KEPT: Final = "the booted guest isn't kept for the next run"
 _WAITS: Final = "vmm: waits for another process, which boots the guest"
 
 
@@ -64,20 +65,31 @@ class Templates:
             self._snapshots.popitem()[1].close()
 
     def _find(self, key: str, description: Description, folder: Path) -> "Snapshot":
-        around = self._around
         if key in self._failures:
             raise NotReady(self._failures[key])
+        with ExitStack() as stack:
+            entry = self._enter(key, stack)
+            if entry is None:
+                return self._boot(key, description, folder)
+            snapshot = self._load(key, entry)
+            if snapshot is None:
+                snapshot = self._boot(key, description, folder)
+                self._save(key, snapshot, entry)
+            return snapshot
+
+    def _enter(self, key: str, stack: ExitStack) -> Entry | None:
+        """Its place in the store, until `stack` ends; None where nothing is kept."""
+        around = self._around
         if around.store is None:
-            return self._boot(key, description, folder)
+            return None
+        entering = around.store.entry(key, around.deadline_s, self._on_wait)
         try:
-            with around.store.entry(key, around.deadline_s, self._on_wait) as entry:
-                snapshot = self._load(key, entry)
-                if snapshot is None:
-                    snapshot = self._boot(key, description, folder)
-                    self._save(key, snapshot, entry)
+            return stack.enter_context(entering)
         except TimeoutError as error:
             raise self._failed(key, str(error)) from None
-        return snapshot
+        except OSError as error:
+            around.warn(f"{NOT_KEPT}: {error}")
+            return None
 
     def _on_wait(self) -> None:
         self._around.show(_WAITS)
@@ -103,7 +115,7 @@ class Templates:
             self._note(key, "fresh").touch()
             store.shrink()
         except (VmmError, OSError) as error:
-            self._around.warn(f"the booted guest isn't kept for the next run: {error}")
+            self._around.warn(f"{NOT_KEPT}: {error}")
 
     def _boot(self, key: str, description: Description, folder: Path) -> "Snapshot":
         config = description.config.replace(

@@ -161,6 +161,19 @@ def test_one_that_cannot_be_kept_is_used_all_the_same(
     assert "isn't kept for the next run: [Errno 28] No space left" in warning
 
 
+def test_a_cache_that_cannot_be_written_to_is_done_without(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_(*_: object) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Store, "_lock", open_)
+    process = world.run()
+    assert world.get(process) is world.get(process)
+    [warning] = world.warnings
+    assert "isn't kept for the next run: [Errno 30] Read-only file" in warning
+
+
 def test_all_are_closed_at_the_end(world: World) -> None:
     process = world.run()
     snapshot = world.get(process)
