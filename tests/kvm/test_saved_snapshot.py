@@ -217,6 +217,25 @@ def test_a_captured_commands_output_goes_on_where_it_went(tmp_path: Path) -> Non
     assert done.returncode == 2
 
 
+def test_what_debugcon_has_written_stays(tmp_path: Path) -> None:
+    path, log = tmp_path / "s", tmp_path / "log"
+    with bare_machine("echo", debugcon=f"file:{log}") as machine:
+        machine.start()
+        machine.console.expect("ready", DEADLINE)
+        with machine.snapshot() as snapshot:
+            snapshot.save(path)
+            log.write_text("written before")
+            with snapshot.clone() as clone:
+                assert clone.debugcon is not None
+                assert clone.debugcon.transcript == b""
+    assert vmm("restore", path, "--quiet", stdin=b"q").returncode == 0
+    assert log.read_text() == "written before"
+    other = f"file:{tmp_path}/other"
+    done = vmm("restore", path, "--quiet", "--debugcon", other, stdin=b"q")
+    assert done.returncode == 0
+    assert (tmp_path / "other").exists()
+
+
 def test_a_text_that_never_comes_fails_the_run(tmp_path: Path) -> None:
     words = "--save", tmp_path / "s", "--save-when", "never", "--result"
     done = vmm(*echo(*words, tmp_path / "r.json"), stdin=b"q")

@@ -25,5 +25,7 @@ def load(options: Options) -> Snapshot:
     command = snapshot.config.command
     if options.serial is None and command is not None and command.capture is not None:
         options.serial = Place("null")  # as in the run that was saved
+    if options.debugcon is None and snapshot.config.debugcon is not None:
+        options.debugcon = Place("null")  # not over what the run that was saved wrote
     options.profile = options.capture = None
     return snapshot
