@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, count
@@ -28,7 +29,7 @@ else:
 
 KEPT: Final = "guest"  # the snapshot's folder, in its machine's
 _ENDED_FORKS: Final = 3  # that a report shows
-_DMESG_S: Final = 5.0
+_DMESG_S: Final = 5.0  # for all guests that one test has: they may all hang
 
 
 class TestGuest(Guest):
@@ -125,6 +126,7 @@ class GuestScope(Scope):
         self._description = description
         self._is_kept = is_kept
         self._seen: dict[TestMachine, list[tuple[str, str]]] = {}
+        self._patience_s = _DMESG_S
         self._forks: list[TestMachine] = []
         self._ended: list[TestMachine] = []  # of the forks
 
@@ -146,7 +148,10 @@ class GuestScope(Scope):
         The guest may be gone at the next call.
         """
         if machine not in self._seen:
-            self._seen[machine] = [*_kernel_log(machine), *self._keep(machine)]
+            start = time.monotonic()
+            log = _kernel_log(machine, self._patience_s)
+            self._patience_s -= time.monotonic() - start
+            self._seen[machine] = [*log, *self._keep(machine)]
         return self._seen[machine]
 
     def _keep(self, machine: TestMachine) -> list[tuple[str, str]]:
@@ -168,6 +173,7 @@ class GuestScope(Scope):
     def look_again(self) -> None:
         """It will have said more by then."""
         self._seen.clear()
+        self._patience_s = _DMESG_S
 
     def end(self, machine: TestMachine, *, failed: bool) -> None:
         """Close it. Of forks, of which there may be thousands, a report has the last.
@@ -199,13 +205,13 @@ def _free(path: Path) -> Path:
     return next(free for free in chain([path], names) if not free.exists())
 
 
-def _kernel_log(machine: TestMachine) -> list[tuple[str, str]]:
+def _kernel_log(machine: TestMachine, timeout: float) -> list[tuple[str, str]]:
     """What the kernel has said since the clone was made, also what no console shows."""
-    if machine.result is not None or not machine.config.agent:
+    if machine.result is not None or not machine.config.agent or timeout <= 0:
         return []
     log = ""
     with suppress(VmmError, OSError, SubprocessError):  # there may be no dmesg
-        done = machine.guest.run("dmesg", timeout=_DMESG_S, errors="replace")
+        done = machine.guest.run("dmesg", timeout=timeout, errors="replace")
         log = printable(done.stdout).rpartition(KERNEL_MARK)[2]
     lines = log[-LAST_BYTES:].splitlines()[-LAST_LINES:]
     if not lines:
