@@ -245,6 +245,22 @@ def test_vmm_keep_leaves_the_guest_as_it_was(suite: pytest.Pytester) -> None:
         assert machine.guest.read_text("/nonce") == "4711"
 
 
+def test_a_guest_that_a_test_asks_for_as_it_runs_is_no_leak(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile(
+        """
+        def test_it(request):
+            request.getfixturevalue("guest").run("true", check=True)
+            request.getfixturevalue("guest_session").run("true", check=True)
+
+        def test_later(guest_session):
+            guest_session.run("true", check=True)
+        """
+    )
+    run(suite, "-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
 def test_without_a_cache_directory_guests_are_booted_all_the_same(
     suite: pytest.Pytester,
 ) -> None:

@@ -96,7 +96,7 @@ class Templates:
 
     def _load(self, key: str, entry: Entry) -> "Snapshot | None":
         with suppress(FileNotFoundError):
-            raise self._failed(key, self._note(key, "failure").read_text())
+            raise self._failed(key, self._note(key, "failure").read_text("utf-8"))
         if self._around.is_fresh and not self._note(key, "fresh").exists():
             return None
         try:
@@ -147,7 +147,7 @@ class Templates:
         """Nobody else in this run is to boot it in vain."""
         self._failures[key] = text
         with suppress(OSError):
-            self._note(key, "failure").write_text(text)
+            self._note(key, "failure").write_text(text, "utf-8")
         return NotReady(text)
 
     def _note(self, key: str, kind: str) -> Path:

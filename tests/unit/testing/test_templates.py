@@ -1,5 +1,6 @@
 """Each guest is booted once; needs no KVM."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,17 @@ def test_one_that_does_not_come_up_is_booted_once_a_run(world: World) -> None:
     FakeMachine.error = None
     world.get(world.run())
     assert FakeMachine.boots == 2
+
+
+def test_what_its_console_says_needs_no_locale(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeMachine.error = ExpectTimeout("no 'up'")
+    monkeypatch.setattr(FakeMachine, "describe", lambda _: "console: gr\u00fc\u00df")
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    for process in (world.run(run=7), world.run(run=7)):
+        with pytest.raises(NotReady, match="console: gr\u00fc\u00df"):
+            world.get(process)
 
 
 def test_one_that_is_damaged_is_made_anew_with_a_warning(
