@@ -212,6 +212,8 @@ def test_a_captured_commands_output_goes_on_where_it_went(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout) == (7, b"one\ntwo\n")
     done = vmm("restore", path, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"two\n", b"")
+    done = vmm("restore", path, "--quiet", "--result", "/dev/full")
+    assert (done.returncode, done.stdout) == (125, b"two\n")  # 1 may be the command's
     done = vmm("restore", path, "--shell")
     assert b"shell: there was no agent in the machine" in done.stderr
     assert done.returncode == 2
@@ -230,6 +232,8 @@ def test_what_debugcon_has_written_stays(tmp_path: Path) -> None:
                 assert clone.debugcon.transcript == b""
     assert vmm("restore", path, "--quiet", stdin=b"q").returncode == 0
     assert log.read_text() == "written before"
+    done = vmm("restore", path, "--quiet", "--result", "/dev/full", stdin=b"q")
+    assert done.returncode == 1  # it isn't taken for a command's
     other = f"file:{tmp_path}/other"
     done = vmm("restore", path, "--quiet", "--debugcon", other, stdin=b"q")
     assert done.returncode == 0

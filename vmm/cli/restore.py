@@ -22,6 +22,7 @@ def load(options: Options) -> Snapshot:
         raise ConfigError(
             "shell: there was no agent in the machine: it is to be saved with --agent"
         )
+    options.saved = snapshot.config
     command = snapshot.config.command
     if options.serial is None and command is not None and command.capture is not None:
         options.serial = Place("null")  # as in the run that was saved

@@ -93,10 +93,13 @@ def _conclude(
 def passed_on(options: Options) -> dict[str, bool]:
     """Whose status the exit code may be: what `told_apart` is to know."""
     given = {name for name, value in vars(options).items() if value is not None}
-    return {
-        "command": not given.isdisjoint(("command", "script", "shell")),
-        "debug_exit": "debug_exit" in given,
-    }
+    saved: MachineConfig | None = getattr(options, "saved", None)
+    command = not given.isdisjoint(("command", "script", "shell"))
+    debug_exit = "debug_exit" in given
+    if saved is not None:
+        command |= saved.runs_command
+        debug_exit |= saved.debug_exit is not None
+    return {"command": command, "debug_exit": debug_exit}
 
 
 def _check_shell(options: Options) -> None:
