@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KERNEL_MARK: Final = "minivmm: tests go on from here\n"
 NOT_KEPT: Final = "the booted guest isn't kept for the next run"
+_HELD: Final = 8  # in memory, where the store has the others
 _WAITS: Final = "vmm: waits for another process, which boots the guest"
 
 
@@ -55,9 +56,14 @@ class Templates:
         Raises NotReady, without a second boot if one was in vain, ConfigError, OSError.
         """
         key = description.key(self._around.files)
-        if key not in self._snapshots:
-            self._snapshots[key] = self._find(key, description, folder)
-        return self._snapshots[key]
+        snapshot = self._snapshots.pop(key, None)
+        if snapshot is None:
+            snapshot = self._find(key, description, folder)
+        self._snapshots[key] = snapshot  # the last, now
+        if len(self._snapshots) > _HELD and self._around.store is not None:
+            # Not closed: whoever has guests of it may make more.
+            del self._snapshots[next(iter(self._snapshots))]
+        return snapshot
 
     def close(self) -> None:
         """Let go of all."""

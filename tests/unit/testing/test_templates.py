@@ -1,6 +1,7 @@
 """Each guest is booted once; needs no KVM."""
 
 import io
+import weakref
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,20 @@ def test_a_cache_that_cannot_be_written_to_is_done_without(
     assert world.get(process) is world.get(process)
     [warning] = world.warnings
     assert "isn't kept for the next run: [Errno 30] Read-only file" in warning
+
+
+def test_few_are_held_in_memory_and_none_is_booted_again(world: World) -> None:
+    process = world.run()
+    first = weakref.ref(world.get(process))
+    for number in range(8):
+        assert first() is not None
+        settings = {"ready": "up", "kernel": world.folder / "vmlinux"}
+        process.get(
+            described(settings | {"append": f"{number}"}, {}), world.folder / "boot"
+        )
+    assert first() is None
+    world.get(process)
+    assert FakeMachine.boots == 9
 
 
 def test_all_are_closed_at_the_end(world: World) -> None:
