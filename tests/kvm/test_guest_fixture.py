@@ -1,5 +1,6 @@
 """The fixtures guest, guest_class and guest_session, as a stranger's tests use them."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,8 @@ def test_each_test_has_a_guest_of_its_own_of_one_boot(suite: pytest.Pytester) ->
                 assert fork.read_text("/x") == "fork"
                 assert not fresh.exists("/x")
                 fork.write_text("/x", "changed")
+                with fork.fresh() as as_it_was:
+                    assert as_it_was.read_text("/x") == "fork"
             assert guest.read_text("/x") == "fork"
             guest.reset()  # to what it was at first, in spite of the fork
             assert not guest.exists("/x")
@@ -226,13 +229,46 @@ def test_vmm_keep_leaves_the_guest_as_it_was(suite: pytest.Pytester) -> None:
     )
     result = run(suite, "-p", "no:cacheprovider", "--vmm-keep")
     result.assert_outcomes(passed=1, failed=1)
-    words = next(
-        line for line in result.stdout.lines if line.startswith("vmm restore ")
+    line = next(line for line in result.stdout.lines if line.startswith("vmm restore "))
+    words = shlex.split(line)
+    assert words[3:] == ["--shell"]
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        input=b"cat /nonce; exit 3",
+        capture_output=True,
+        timeout=DEADLINE,
     )
-    folder = Path(words.removeprefix("vmm restore "))
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"4711", b"")
+    folder = Path(words[2])
     assert suite.path / "kept" in folder.parents
     with Snapshot.load(folder) as snapshot, snapshot.clone() as machine:
         assert machine.guest.read_text("/nonce") == "4711"
+
+
+def test_a_guest_that_a_test_asks_for_as_it_runs_is_no_leak(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile(
+        """
+        def test_it(request):
+            request.getfixturevalue("guest").run("true", check=True)
+            request.getfixturevalue("guest_session").run("true", check=True)
+
+        def test_later(guest_session):
+            guest_session.run("true", check=True)
+        """
+    )
+    run(suite, "-p", "no:cacheprovider").assert_outcomes(passed=2)
+
+
+def test_without_a_cache_directory_guests_are_booted_all_the_same(
+    suite: pytest.Pytester,
+) -> None:
+    suite.makepyfile("def test_it(guest): guest.run('true', check=True)")
+    suite.mkdir(".pytest_cache").joinpath("d").touch()
+    result = run(suite)
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*the booted guest isn't kept for the next run: *"])
 
 
 def test_the_deadline_ends_a_guests_command(suite: pytest.Pytester) -> None:

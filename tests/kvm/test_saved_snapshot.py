@@ -208,6 +208,43 @@ def test_saved_when_it_prints_a_text_and_restored(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"typed", b"")
 
 
+def test_a_captured_commands_output_goes_on_where_it_went(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    options = "--kernel", kernel("tiny"), "--initrd", built("initramfs-busybox.cpio")
+    command = "sh -c 'echo one; echo now >/dev/ttyS0; sleep 1; echo two; exit 7'"
+    words = "--capture", "--exec", command, "--save", path, "--save-when", "now"
+    done = vmm("run", *map(str, options), "--quiet", *words)
+    assert (done.returncode, done.stdout) == (7, b"one\ntwo\n")
+    done = vmm("restore", path, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"two\n", b"")
+    done = vmm("restore", path, "--quiet", "--result", "/dev/full")
+    assert (done.returncode, done.stdout) == (125, b"two\n")  # 1 may be the command's
+    done = vmm("restore", path, "--shell")
+    assert b"shell: there was no agent in the machine" in done.stderr
+    assert done.returncode == 2
+
+
+def test_what_debugcon_has_written_stays(tmp_path: Path) -> None:
+    path, log = tmp_path / "s", tmp_path / "log"
+    with bare_machine("echo", debugcon=f"file:{log}") as machine:
+        machine.start()
+        machine.console.expect("ready", DEADLINE)
+        with machine.snapshot() as snapshot:
+            snapshot.save(path)
+            log.write_text("written before")
+            with snapshot.clone() as clone:
+                assert clone.debugcon is not None
+                assert clone.debugcon.transcript == b""
+    assert vmm("restore", path, "--quiet", stdin=b"q").returncode == 0
+    assert log.read_text() == "written before"
+    done = vmm("restore", path, "--quiet", "--result", "/dev/full", stdin=b"q")
+    assert done.returncode == 1  # it isn't taken for a command's
+    other = f"file:{tmp_path}/other"
+    done = vmm("restore", path, "--quiet", "--debugcon", other, stdin=b"q")
+    assert done.returncode == 0
+    assert (tmp_path / "other").exists()
+
+
 def test_a_text_that_never_comes_fails_the_run(tmp_path: Path) -> None:
     words = "--save", tmp_path / "s", "--save-when", "never", "--result"
     done = vmm(*echo(*words, tmp_path / "r.json"), stdin=b"q")

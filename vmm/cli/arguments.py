@@ -70,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
     restore = add("restore", "go on from a machine that was saved, on the same host")
     restore.description = (
         "Go on from where the machine in DIR was saved by --save or Snapshot.save. "
-        "What isn't given is as it was there; ttyS0 is on this terminal."
+        "What isn't given is as it was there, but that ttyS0 is on this terminal, and "
+        "port 0xe9 goes nowhere."
     )
     restore.epilog = "Exit codes: as 'vmm run'."
     restore.add_argument("snapshot", metavar="DIR", help="the folder")

@@ -288,7 +288,7 @@ _RESTORABLE: Final = {
     *("--debugcon", "--serial", "--tee", "--socket-mode", "--serial-policy"),
     *("--serial-buffer", "--serial-limit", "--serial-rate", "--timeout", "--on-reset"),
     *("--on-panic", "--on-crash", "--hang", "--symbols", "--save", "--save-when"),
-    *("--result", "--quiet", "--debug"),
+    *("--shell", "--result", "--quiet", "--debug"),
 }
 RESTORE_OPTIONS: Final = {
     title: kept

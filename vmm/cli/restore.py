@@ -2,6 +2,7 @@
 
 from ..errors import ConfigError
 from ..machine.snapshot import Snapshot
+from ..place import Place
 from .options import Options
 
 
@@ -17,7 +18,15 @@ def load(options: Options) -> Snapshot:
             f"snapshot {options.snapshot!r} has devices of a program's, {names}: use "
             "Snapshot.load and clone(devices=...) there"
         )
+    if options.shell and not snapshot.config.agent:
+        raise ConfigError(
+            "shell: there was no agent in the machine: it is to be saved with --agent"
+        )
+    options.saved = snapshot.config
     command = snapshot.config.command
-    options.profile, options.shell = None, False
-    options.capture = None if command is None else command.capture
+    if options.serial is None and command is not None and command.capture is not None:
+        options.serial = Place("null")  # as in the run that was saved
+    if options.debugcon is None and snapshot.config.debugcon is not None:
+        options.debugcon = Place("null")  # not over what the run that was saved wrote
+    options.profile = options.capture = None
     return snapshot

@@ -50,6 +50,8 @@ def run(options: Options) -> int:
         options.serial = Place("stdio" if is_ours else "null")
     if options.shell:
         _check_shell(options)
+        if snapshot is None:
+            options.agent = True
     _check_places(options)
     report = _reporter(options.result)
     profile = _new_profile(options)
@@ -91,10 +93,13 @@ def _conclude(
 def passed_on(options: Options) -> dict[str, bool]:
     """Whose status the exit code may be: what `told_apart` is to know."""
     given = {name for name, value in vars(options).items() if value is not None}
-    return {
-        "command": not given.isdisjoint(("command", "script", "shell")),
-        "debug_exit": "debug_exit" in given,
-    }
+    saved: MachineConfig | None = getattr(options, "saved", None)
+    command = not given.isdisjoint(("command", "script", "shell"))
+    debug_exit = "debug_exit" in given
+    if saved is not None:
+        command |= saved.runs_command
+        debug_exit |= saved.debug_exit is not None
+    return {"command": command, "debug_exit": debug_exit}
 
 
 def _check_shell(options: Options) -> None:
@@ -104,7 +109,6 @@ def _check_shell(options: Options) -> None:
             "shell: stdin and stdout are its own: choose --serial null, file:PATH or "
             "unix:PATH"
         )
-    options.agent = True
 
 
 def _check_places(options: Options) -> None:

@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 
+from .. import threads
 from ..errors import ConfigError, GuestEnded, VmmError
 from ..machine.machine import Machine
 from ..machine.snapshot_file import check_save_path
@@ -59,7 +60,11 @@ class Saver:
 
     def _begin(self, work: Callable[[], None]) -> None:
         thread = threading.Thread(target=work, name="vmm-save", daemon=True)
-        thread.start()
+        try:
+            threads.start(thread)
+        except VmmError as error:  # for a key: it is the event loop's thread
+            self._fail(str(error))
+            return
         self._threads = [*filter(threading.Thread.is_alive, self._threads), thread]
 
     def _wait_and_save(self) -> None:

@@ -108,8 +108,8 @@ class Snapshot:
 
         For its guest no time has passed; with `set_clock` its agent sets the real time
         to ours, once it runs. It shares the pages of RAM that nobody has
-        written to since. Its console is captured, unless `settings`, which may change
-        what is on the host's side, say where it goes.
+        written to since. Its console is captured, and its debugcon, unless `settings`,
+        which may change what is on the host's side, say where they go.
 
         The user's devices come along by their state: in `devices`, in the order in
         which they were plugged in, or made here where their class takes no arguments.
@@ -147,6 +147,8 @@ class Snapshot:
         own: dict[str, object] = {"serial": "capture", "tee": ()}
         if "console" in settings:
             own = {}
+        if self.config.debugcon is not None:
+            own["debugcon"] = "capture"  # the machine's file is not to be overwritten
         return self.config.replace(**own | settings)
 
     def _made(self) -> list[DeviceIo]:

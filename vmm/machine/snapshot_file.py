@@ -28,6 +28,7 @@ MEMORY: Final = "memory"
 COMPRESSED: Final = "memory.zst"
 _FILES: Final = (MEMORY, COMPRESSED, STATE)
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_SHOWN: Final = 300  # characters of what is wrong, which may be as long as the file
 _TRIES: Final = 10  # against others who save there at the same time
 
 
@@ -230,7 +231,8 @@ def load(path: StrPath) -> tuple[Contents, RamImage]:
                 raise ImageError(f"{MEMORY} hasn't got the {size} bytes of its RAM")
             return contents, RamImage.load(memory.fileno(), size)
     except (ConfigError, InvalidState) as error:
-        raise ImageError(f"snapshot {os.fspath(path)!r}: {error}") from None
+        shown = str(error)[:_SHOWN]
+        raise ImageError(f"snapshot {os.fspath(path)!r}: {shown}") from None
     except OSError as error:
         if isinstance(error, VmmError):
             raise

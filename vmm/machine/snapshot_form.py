@@ -99,15 +99,21 @@ def from_text(text: bytes, here: HostIdentity) -> Contents:
     return Contents(
         config=config,
         saved=saved,
-        cmdline=_typed("cmdline", fields["cmdline"], str).encode(
-            errors="surrogateescape"
-        ),
+        cmdline=_cmdline(fields["cmdline"]),
         is_ring3=_typed("is_ring3", fields["is_ring3"], bool),
         devices=tuple(
             _typed("user_devices", name, str)
             for name in _typed("user_devices", devices, list)
         ),
     )
+
+
+def _cmdline(text: object) -> bytes:
+    try:
+        line: bytes = _typed("cmdline", text, str).encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise ImageError(f"cmdline: {error}") from None
+    return line
 
 
 def config_to_json(config: Checked) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator
 from typing import IO, Any, Final
 
-from ..errors import ImageError
-from ..ram_image import PAGE_SIZE, RamImage
+from ..errors import ImageError, VmmError
+from ..ram_image import PAGE_SIZE, RamImage, available_memory
 
 try:
     from compression import zstd  # type: ignore[import-not-found, unused-ignore]
@@ -39,6 +39,7 @@ except ImportError:
 
 _CHUNK: Final = 1 << 20
 _ZEROS: Final = bytes(_CHUNK)
+_RESERVE: Final = 64 << 20  # of the host's memory
 
 
 def compress(ram: RamImage, file: "IO[bytes]") -> None:
@@ -69,6 +70,10 @@ def decompress(file: "IO[bytes]", size: int) -> RamImage:
             if at + len(piece) > size:
                 raise ImageError(f"memory.zst has more than the {size} bytes of RAM")
             if piece != _ZEROS[: len(piece)]:
+                if available_memory() < _RESERVE:  # the host would kill somebody
+                    raise VmmError(
+                        f"the host has no memory for {size >> 20} MiB of guest RAM"
+                    )
                 _write_pages(fd, piece, at)
             at += len(piece)
         if at < size:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from vmm.config import MachineConfig, merged
-from vmm.devices.device_io import DeviceIo
+from vmm.devices.device_io import DeviceIo, DeviceIoMut
 from vmm.errors import ConfigError
 from vmm.expect.search import Pattern
 from vmm.host.identity import HostIdentity
@@ -87,6 +87,9 @@ def _described(devices: Iterable[Factory], files: "FileHashes") -> Iterator[list
     """Each device's class, with its code, and what it is like at first."""
     for make in devices:
         device = make()
+        if not isinstance(device, DeviceIo | DeviceIoMut):
+            kind = type(device).__name__
+            raise ConfigError(f"pytest.mark.vmm: devices: a {kind} is no DeviceIo")
         state = device.state()
         kind = kind_of(device)
         module = kind.removesuffix("." + type(device).__qualname__)

@@ -20,7 +20,7 @@ from .guest import GuestScope, TestGuest
 from .session import OF_A_TEST, SESSION, Session
 from .settings import check_names
 from .store import Store
-from .templates import Surroundings, Templates
+from .templates import NOT_KEPT, Surroundings, Templates
 
 Some = TypeVar("Some", bound=Scope)
 
@@ -129,8 +129,12 @@ def _vmm_templates(
         run_folder = run_folder.parent
     store = hashes = None
     if getattr(config, "cache", None) is not None:  # -p no:cacheprovider
-        folder = config.cache.mkdir("minivmm")
-        store, hashes = Store(folder, settings.cache_size), folder / "hashes.json"
+        try:
+            folder = config.cache.mkdir("minivmm")
+        except OSError as error:
+            _warn(f"{NOT_KEPT}: {error}")
+        else:
+            store, hashes = Store(folder, settings.cache_size), folder / "hashes.json"
     around = Surroundings(
         store=store,
         files=FileHashes(hashes),

@@ -1,6 +1,8 @@
 """TestGuest: what the fixtures `guest`, `guest_class` and `guest_session` are."""
 
+import shlex
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain, count
@@ -27,7 +29,7 @@ else:
 
 KEPT: Final = "guest"  # the snapshot's folder, in its machine's
 _ENDED_FORKS: Final = 3  # that a report shows
-_DMESG_S: Final = 5.0
+_DMESG_S: Final = 5.0  # for all guests that one test has: they may all hang
 
 
 class TestGuest(Guest):
@@ -41,13 +43,18 @@ class TestGuest(Guest):
     __test__ = False  # no class of tests
 
     def __init__(
-        self, machine: TestMachine, devices: Sequence[DeviceIo], scope: "GuestScope"
+        self,
+        machine: TestMachine,
+        devices: Sequence[DeviceIo],
+        scope: "GuestScope",
+        origin: "Snapshot",
     ) -> None:
         self.machine = machine
         """Its machine, to be paused, looked at, waited for."""
         self.devices = tuple(devices)
         """Those that the marker `vmm` names, in this clone."""
         self._scope = scope
+        self._origin = origin
 
     if not TYPE_CHECKING:  # where it is a Guest
 
@@ -71,7 +78,7 @@ class TestGuest(Guest):
 
     def fresh(self) -> "TestGuest":
         """Another guest that is as this one was at first. Otherwise as `fork`."""
-        return self._scope.clone()
+        return self._scope.clone(self._origin)
 
     def reset(self) -> None:
         """Put it back to what it was at first.
@@ -119,6 +126,7 @@ class GuestScope(Scope):
         self._description = description
         self._is_kept = is_kept
         self._seen: dict[TestMachine, list[tuple[str, str]]] = {}
+        self._patience_s = _DMESG_S
         self._forks: list[TestMachine] = []
         self._ended: list[TestMachine] = []  # of the forks
 
@@ -132,7 +140,7 @@ class GuestScope(Scope):
         if machine is not self.machines[0]:
             self._forks.append(machine)
         machine.start()
-        return TestGuest(machine, devices, self)
+        return TestGuest(machine, devices, self, origin)
 
     def look(self, machine: TestMachine) -> list[tuple[str, str]]:
         """The kernel's log, and how to get the guest: asked once for each test.
@@ -140,7 +148,10 @@ class GuestScope(Scope):
         The guest may be gone at the next call.
         """
         if machine not in self._seen:
-            self._seen[machine] = [*_kernel_log(machine), *self._keep(machine)]
+            start = time.monotonic()
+            log = _kernel_log(machine, self._patience_s)
+            self._patience_s -= time.monotonic() - start
+            self._seen[machine] = [*log, *self._keep(machine)]
         return self._seen[machine]
 
     def _keep(self, machine: TestMachine) -> list[tuple[str, str]]:
@@ -156,11 +167,13 @@ class GuestScope(Scope):
                 snapshot.save(folder)
         except (VmmError, OSError) as error:
             return [(title, f"the guest can't be saved: {error}")]
-        return [(title, f"vmm restore {folder}")]
+        shell = " --shell" if machine.config.agent else ""
+        return [(title, f"vmm restore {shlex.quote(str(folder))}{shell}")]
 
     def look_again(self) -> None:
         """It will have said more by then."""
         self._seen.clear()
+        self._patience_s = _DMESG_S
 
     def end(self, machine: TestMachine, *, failed: bool) -> None:
         """Close it. Of forks, of which there may be thousands, a report has the last.
@@ -192,13 +205,13 @@ def _free(path: Path) -> Path:
     return next(free for free in chain([path], names) if not free.exists())
 
 
-def _kernel_log(machine: TestMachine) -> list[tuple[str, str]]:
+def _kernel_log(machine: TestMachine, timeout: float) -> list[tuple[str, str]]:
     """What the kernel has said since the clone was made, also what no console shows."""
-    if machine.result is not None or not machine.config.agent:
+    if machine.result is not None or not machine.config.agent or timeout <= 0:
         return []
     log = ""
     with suppress(VmmError, OSError, SubprocessError):  # there may be no dmesg
-        done = machine.guest.run("dmesg", timeout=_DMESG_S, errors="replace")
+        done = machine.guest.run("dmesg", timeout=timeout, errors="replace")
         log = printable(done.stdout).rpartition(KERNEL_MARK)[2]
     lines = log[-LAST_BYTES:].splitlines()[-LAST_LINES:]
     if not lines:

@@ -149,7 +149,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             error.add_note(deadline.message)
         raise
     finally:
-        item.stash[_made] = set(open_machines()) - before - set(machines_of(item))
+        scopes = item.config.stash[SESSION].scopes.values()
+        ours = {machine for scope in scopes for machine in scope.machines}
+        item.stash[_made] = set(open_machines()) - before - ours
     if deadline is not None and deadline.passed:
         pytest.fail(deadline.message, pytrace=False)
     return outcome

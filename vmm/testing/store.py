@@ -44,9 +44,10 @@ class Entry:
     def size(self) -> int:
         """Bytes that it takes on the disk."""
         sizes = 0
-        for path in self.folder.rglob("*"):
-            with suppress(OSError):
-                sizes += path.lstat().st_blocks * 512
+        for folder, _, names in os.walk(self.folder):  # it may be removed meanwhile
+            for name in names:
+                with suppress(OSError):
+                    sizes += os.lstat(os.path.join(folder, name)).st_blocks * 512
         return sizes
 
 
@@ -82,9 +83,13 @@ class Store:
                     on_wait()
                     on_wait = _nothing
                 time.sleep(_POLL_S)
+        entry = Entry(self.folder / key)
         try:
-            yield Entry(self.folder / key)
+            yield entry
         finally:
+            with suppress(OSError):
+                if not entry.folder.exists():  # nor is its lock, else one would stay
+                    self._lock_path(key).unlink()
             os.close(lock)
 
     def shrink(self) -> None:
@@ -92,12 +97,13 @@ class Store:
 
         Who is in use stays. Raises OSError.
         """
-        entries = sorted(
-            (path for path in self.folder.iterdir() if path.is_dir()),
-            key=lambda path: path.stat().st_mtime_ns,
-        )
-        left = {path: Entry(path).size() for path in entries}
-        for path in entries:
+        ages = {}
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # somebody else removes it
+                if path.is_dir():
+                    ages[path] = path.stat().st_mtime_ns
+        left = {path: Entry(path).size() for path in ages}
+        for path in sorted(ages, key=ages.__getitem__):
             if sum(left.values()) <= self._limit:
                 return
             if self._remove(path.name):

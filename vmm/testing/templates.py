@@ -1,7 +1,7 @@
 """Templates: the guests that tests' guests are clones of, each booted once."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vmm.machine.snapshot import Snapshot
 
 KERNEL_MARK: Final = "minivmm: tests go on from here\n"
+NOT_KEPT: Final = "the booted guest isn't kept for the next run"
+_HELD: Final = 8  # in memory, where the store has the others
 _WAITS: Final = "vmm: waits for another process, which boots the guest"
 
 
@@ -54,9 +56,14 @@ class Templates:
         Raises NotReady, without a second boot if one was in vain, ConfigError, OSError.
         """
         key = description.key(self._around.files)
-        if key not in self._snapshots:
-            self._snapshots[key] = self._find(key, description, folder)
-        return self._snapshots[key]
+        snapshot = self._snapshots.pop(key, None)
+        if snapshot is None:
+            snapshot = self._find(key, description, folder)
+        self._snapshots[key] = snapshot  # the last, now
+        if len(self._snapshots) > _HELD and self._around.store is not None:
+            # Not closed: whoever has guests of it may make more.
+            del self._snapshots[next(iter(self._snapshots))]
+        return snapshot
 
     def close(self) -> None:
         """Let go of all."""
@@ -64,27 +71,38 @@ class Templates:
             self._snapshots.popitem()[1].close()
 
     def _find(self, key: str, description: Description, folder: Path) -> "Snapshot":
-        around = self._around
         if key in self._failures:
             raise NotReady(self._failures[key])
+        with ExitStack() as stack:
+            entry = self._enter(key, stack)
+            if entry is None:
+                return self._boot(key, description, folder)
+            snapshot = self._load(key, entry)
+            if snapshot is None:
+                snapshot = self._boot(key, description, folder)
+                self._save(key, snapshot, entry)
+            return snapshot
+
+    def _enter(self, key: str, stack: ExitStack) -> Entry | None:
+        """Its place in the store, until `stack` ends; None where nothing is kept."""
+        around = self._around
         if around.store is None:
-            return self._boot(key, description, folder)
+            return None
+        entering = around.store.entry(key, around.deadline_s, self._on_wait)
         try:
-            with around.store.entry(key, around.deadline_s, self._on_wait) as entry:
-                snapshot = self._load(key, entry)
-                if snapshot is None:
-                    snapshot = self._boot(key, description, folder)
-                    self._save(key, snapshot, entry)
+            return stack.enter_context(entering)
         except TimeoutError as error:
             raise self._failed(key, str(error)) from None
-        return snapshot
+        except OSError as error:
+            around.warn(f"{NOT_KEPT}: {error}")
+            return None
 
     def _on_wait(self) -> None:
         self._around.show(_WAITS)
 
     def _load(self, key: str, entry: Entry) -> "Snapshot | None":
         with suppress(FileNotFoundError):
-            raise self._failed(key, self._note(key, "failure").read_text())
+            raise self._failed(key, self._note(key, "failure").read_text("utf-8"))
         if self._around.is_fresh and not self._note(key, "fresh").exists():
             return None
         try:
@@ -103,7 +121,7 @@ class Templates:
             self._note(key, "fresh").touch()
             store.shrink()
         except (VmmError, OSError) as error:
-            self._around.warn(f"the booted guest isn't kept for the next run: {error}")
+            self._around.warn(f"{NOT_KEPT}: {error}")
 
     def _boot(self, key: str, description: Description, folder: Path) -> "Snapshot":
         config = description.config.replace(
@@ -135,7 +153,7 @@ class Templates:
         """Nobody else in this run is to boot it in vain."""
         self._failures[key] = text
         with suppress(OSError):
-            self._note(key, "failure").write_text(text)
+            self._note(key, "failure").write_text(text, "utf-8")
         return NotReady(text)
 
     def _note(self, key: str, kind: str) -> Path:

@@ -296,6 +296,7 @@ def test_every_option_is_a_field_or_the_commands_own() -> None:
 
 def test_restore_takes_what_a_clone_may_change() -> None:
     own = {"result", "quiet", "debug", "subcommand", "save", "save_when", "snapshot"}
+    own |= {"shell"}
     options = vars(parser().parse_args(["restore", "dir"]))
     assert options.keys() - own == FREE - {"console"}
 

@@ -204,6 +204,17 @@ def test_a_damaged_one_is_refused(
     assert caught.value.exit_code == 2
 
 
+def test_what_is_wrong_is_told_in_a_line_of_some_length(tmp_path: Path) -> None:
+    save(tmp_path / "s", contents(), ram(), compress=False)
+    file = tmp_path / "s/state.json"
+    state = unsealed(file.read_bytes())
+    state["config"]["memory"] = "x" * 100_000
+    file.write_bytes(resealed(state))
+    with pytest.raises(ImageError, match="memory: 'xxx") as caught:
+        load(tmp_path / "s")
+    assert len(str(caught.value)) < 1000
+
+
 def replaced(path: Path, by: Callable[[Path], object]) -> None:
     path.rename(path.parent.parent / "gone")
     by(path)
@@ -242,6 +253,16 @@ def test_damaged_compressed_memory_is_refused(
     data = bytearray((saved / "memory.zst").read_bytes())
     (saved / "memory.zst").write_bytes(change(data))
     with pytest.raises(ImageError, match=r"memory.zst (is damaged|ends after)"):
+        load(saved)
+
+
+@pytest.mark.parametrize("saved", ["memory.zst"], indirect=True)
+def test_compressed_memory_that_the_host_has_not_got_is_refused(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zstd = sys.modules["vmm.machine.snapshot_zstd"]
+    monkeypatch.setattr(zstd, "available_memory", lambda: 2 << 20)
+    with pytest.raises(VmmError, match="has no memory for 16 MiB of guest RAM"):
         load(saved)
 
 

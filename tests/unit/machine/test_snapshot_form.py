@@ -110,6 +110,7 @@ def test_configurations_come_back_with_absolute_paths(
         ("config.kernel", "relative", "isn't in the form that we write"),
         ("config.console.serial", 1, "serial: 1 is not text"),
         ("cmdline", None, "cmdline: None is no str"),
+        ("cmdline", "\ud800", "cmdline: 'utf-8' codec can't encode"),
         ("is_ring3", 1, "is_ring3: 1 is no bool"),
         ("user_devices", "x", "user_devices: 'x' is no list"),
         ("user_devices", [1], "user_devices: 1 is no str"),
@@ -127,7 +128,7 @@ def test_what_is_wrong_is_named(path: str, value: object, said: str) -> None:
     assert said in refused(changed(path, value))
 
 
-@pytest.mark.parametrize("name", [*STATE.keys() - {"format", "version"}])
+@pytest.mark.parametrize("name", sorted(STATE.keys() - {"format", "version"}))
 def test_a_missing_field_is_named(name: str) -> None:
     state = {key: value for key, value in STATE.items() if key != name}
     assert refused(state) == f"state lacks {name}"

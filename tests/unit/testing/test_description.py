@@ -77,6 +77,11 @@ def test_another_host_and_another_device_make_another(
     assert key(kernel) != before
 
 
+def test_what_is_no_device_is_named(kernel: Path) -> None:
+    with pytest.raises(ConfigError, match="devices: a dict is no DeviceIo"):
+        key(kernel, devices=[dict])
+
+
 def test_a_file_is_read_once_until_it_changes(
     kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,33 @@ def test_the_one_used_longest_ago_goes_first(kept: Store) -> None:
     assert not (kept.folder / "b.lock").exists()
 
 
+def test_one_that_was_not_kept_leaves_no_lock(kept: Store) -> None:
+    with kept.entry("k", DEADLINE, pytest.fail) as entry:
+        assert entry.load() is None
+    assert not [*kept.folder.iterdir()]
+
+
+def test_what_another_removes_at_the_same_time_is_passed_over(
+    kept: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in "abc":
+        put(kept, key)
+    is_dir = Path.is_dir
+
+    def removed_then(path: Path) -> bool:
+        found = is_dir(path)
+        if path.name == "b" and found:
+            (path / "snapshot/memory").unlink()
+            (path / "snapshot").rmdir()
+            path.rmdir()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", removed_then)
+        kept.shrink()
+    assert names(kept) == ["a", "c"]
+
+
 def test_one_in_use_stays(kept: Store) -> None:
     for key in "abc":
         put(kept, key)

@@ -1,5 +1,7 @@
 """Each guest is booted once; needs no KVM."""
 
+import io
+import weakref
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,17 @@ def test_one_that_does_not_come_up_is_booted_once_a_run(world: World) -> None:
     assert FakeMachine.boots == 2
 
 
+def test_what_its_console_says_needs_no_locale(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FakeMachine.error = ExpectTimeout("no 'up'")
+    monkeypatch.setattr(FakeMachine, "describe", lambda _: "console: gr\u00fc\u00df")
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "ascii")
+    for process in (world.run(run=7), world.run(run=7)):
+        with pytest.raises(NotReady, match="console: gr\u00fc\u00df"):
+            world.get(process)
+
+
 def test_one_that_is_damaged_is_made_anew_with_a_warning(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +172,33 @@ def test_one_that_cannot_be_kept_is_used_all_the_same(
     world.get(world.run())
     [warning] = world.warnings
     assert "isn't kept for the next run: [Errno 28] No space left" in warning
+
+
+def test_a_cache_that_cannot_be_written_to_is_done_without(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_(*_: object) -> int:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Store, "_lock", open_)
+    process = world.run()
+    assert world.get(process) is world.get(process)
+    [warning] = world.warnings
+    assert "isn't kept for the next run: [Errno 30] Read-only file" in warning
+
+
+def test_few_are_held_in_memory_and_none_is_booted_again(world: World) -> None:
+    process = world.run()
+    first = weakref.ref(world.get(process))
+    for number in range(8):
+        assert first() is not None
+        settings = {"ready": "up", "kernel": world.folder / "vmlinux"}
+        process.get(
+            described(settings | {"append": f"{number}"}, {}), world.folder / "boot"
+        )
+    assert first() is None
+    world.get(process)
+    assert FakeMachine.boots == 9
 
 
 def test_all_are_closed_at_the_end(world: World) -> None:
