@@ -1,5 +1,6 @@
 """GuestProcess: a command of the guest's, as subprocess.Popen has one of the host's."""
 
+import codecs
 import errno
 import io
 import os
@@ -28,7 +29,10 @@ _NO_INTERPRETER: Final = (
 
 
 class TextMode:
-    """How text comes out of bytes; None for `encoding`: it stays bytes."""
+    """How text comes out of bytes; None for `encoding`: it stays bytes.
+
+    Raises LookupError for an encoding, or a way with errors, that there isn't.
+    """
 
     def __init__(
         self, text: bool | None, encoding: str | None, errors: str | None
@@ -36,6 +40,9 @@ class TextMode:
         is_text = bool(text) or encoding is not None or errors is not None
         self.encoding = (encoding or "utf-8") if is_text else None
         self.errors = errors or "strict"
+        if self.encoding is not None:  # or the command had run when we find out
+            codecs.lookup(self.encoding)
+            codecs.lookup_error(self.errors)
 
     def output(self, data: bytes) -> Any:  # noqa: ANN401, str or bytes
         """What a user gets for output."""
