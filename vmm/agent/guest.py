@@ -11,8 +11,9 @@ from .. import threads
 from ..errors import VmmError
 from .archive import ArchiveReader, write_archive
 from .order import Args, Env, Size, StrOrBytesPath, Surroundings, order
-from .process import GuestProcess, TextMode
+from .process import GuestProcess
 from .session import Session
+from .text_mode import TextMode
 
 PIPE: Final = subprocess.PIPE
 STDOUT_TOO: Final = subprocess.STDOUT
