@@ -142,6 +142,8 @@ class ArchiveReader:
         import tempfile  # most users of a guest get no files
 
         folder = os.path.dirname(os.path.abspath(local))
+        if not os.path.isdir(folder):  # not in the name of what we make there
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), local)
         work = tempfile.mkdtemp(prefix=".vmm-get-", dir=folder)
         try:
             fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -11,8 +11,9 @@ from .. import threads
 from ..errors import VmmError
 from .archive import ArchiveReader, write_archive
 from .order import Args, Env, Size, StrOrBytesPath, Surroundings, order
-from .process import GuestProcess, TextMode
+from .process import GuestProcess
 from .session import Session
+from .text_mode import TextMode
 
 PIPE: Final = subprocess.PIPE
 STDOUT_TOO: Final = subprocess.STDOUT
@@ -175,7 +176,8 @@ class Guest:
 
         As `put`; `local` is its name here, or a directory that it goes into. It
         appears whole, or not at all; devices, FIFOs and sockets in a directory are
-        left out. Raises OSError, the guest's or ours.
+        left out, and its links point where the guest says: follow none that you don't
+        trust. Raises OSError, the guest's or ours.
         """
         source, target = os.fsdecode(remote), os.fsdecode(local)
         with self._tool(["--get", source]) as process:

@@ -14,6 +14,7 @@ from ..errors import VmmError
 from .channel import CAPTURE_LIMIT, STDERR, STDOUT, Channel
 from .order import Args, StrOrBytesPath, checked_size
 from .session import Session
+from .text_mode import TextMode
 
 # Stages of a start that has failed; the agent's
 _AT_CHDIR: Final = 1
@@ -25,37 +26,6 @@ _NO_INTERPRETER: Final = (
     "it is there, but the guest hasn't what its first line names to run it or, if it "
     "is a program, its dynamic loader"
 )
-
-
-class TextMode:
-    """How text comes out of bytes; None for `encoding`: it stays bytes."""
-
-    def __init__(
-        self, text: bool | None, encoding: str | None, errors: str | None
-    ) -> None:
-        is_text = bool(text) or encoding is not None or errors is not None
-        self.encoding = (encoding or "utf-8") if is_text else None
-        self.errors = errors or "strict"
-
-    def output(self, data: bytes) -> Any:  # noqa: ANN401, str or bytes
-        """What a user gets for output."""
-        if self.encoding is None:
-            return data
-        text = data.decode(self.encoding, self.errors)
-        return text.replace("\r\n", "\n").replace("\r", "\n")
-
-    def part(self, data: bytes) -> Any:  # noqa: ANN401
-        """Likewise, for output that may end within a character."""
-        lenient = None if self.encoding is None else "replace"
-        return TextMode(None, self.encoding, lenient).output(data)
-
-    def input(self, data: Any) -> bytes:  # noqa: ANN401
-        """What the guest gets for input. Raises TypeError."""
-        if self.encoding is not None and isinstance(data, str):
-            return data.encode(self.encoding, self.errors)
-        if isinstance(data, str):
-            raise TypeError("input: a str needs text=True or an encoding")
-        return bytes(memoryview(data))
 
 
 class GuestProcess:

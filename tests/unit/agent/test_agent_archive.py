@@ -147,6 +147,12 @@ def test_nobody_is_made_another_user(tmp_path: Path) -> None:
     assert (tmp_path / "out").stat().st_mode & 0o7777 == 0o755
 
 
+def test_folder_that_isnt_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        extract(FILE, tmp_path / "nowhere" / "out")
+    assert caught.value.filename == str(tmp_path / "nowhere" / "out")
+
+
 def test_file_that_is_there_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("before")
     extract(FILE, tmp_path / "out")

@@ -244,6 +244,17 @@ def test_poll_of_one_that_will_never_have_a_status(guest: Guest) -> None:
         process.poll()
 
 
+@pytest.mark.parametrize("setting", [{"encoding": "nope"}, {"errors": "nope"}])
+def test_encoding_that_there_isnt(
+    guest: Guest, setting: dict[str, str], tmp_path: Path
+) -> None:
+    for start in (guest.run, guest.popen):
+        with pytest.raises(LookupError, match="nope"):
+            start(["touch", tmp_path / "ran"], **setting)  # type: ignore[arg-type]
+    guest.run(["true"])
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("name", ["capture_output", "stdout", "shell", "has_input"])
 def test_setting_of_subprocess_that_there_isnt(guest: Guest, name: str) -> None:
     with pytest.raises(TypeError, match=f"'{name}': all output is captured"):
