@@ -33,6 +33,8 @@ SIGNAL_DELAY_S: Final = 1.0  # that the handler of a signal may wait
 MACHINE_FAILED: Final = 125  # with-kvm's
 PYTHON: Final = sys.executable
 PYTEST: Final = (PYTHON, "-m", "pytest")
+# Neighbours stay together, and share a guest, until one process has nothing left.
+TWO: Final = ("-n2", "--dist=worksteal")
 COVERAGE: Final = (PYTHON, "-m", "coverage")
 CHECKS: Final = {
     "ruff check": [PYTHON, "-m", "ruff", "check", "--quiet"],
@@ -197,15 +199,16 @@ class HostSide(Side):
             return
         self._runner.run([*COVERAGE, "erase"])
         # Measured for what is to be covered alone: it takes as long again.
-        devices = [*COVERAGE, "run", *PYTEST[1:], "-n2", DEVICES]
+        devices = [*COVERAGE, "run", *PYTEST[1:], *TWO, DEVICES]
         self.codes.append(self._pytest(devices))
         if self.codes == [PASSED]:
             self._runner.run([*COVERAGE, "combine", "--quiet"])
             report = [*COVERAGE, "report", "--skip-covered"]
             self.covered = self._runner.run(report) == 0
-        units = [*PYTEST, "-n2", "tests/unit", f"--ignore={DEVICES}"]
+        units = [*PYTEST, *TWO, "tests/unit", f"--ignore={DEVICES}"]
         self.codes.append(self._pytest(units))
-        guests = [*PYTEST, "tests", "--ignore=tests/unit"]
+        # Half of what they take is waiting: for guests' timers, for processes to start.
+        guests = [*PYTEST, *TWO, "tests", "--ignore=tests/unit"]
         self.codes.append(self._pytest(guests, patience))
 
 

@@ -84,6 +84,9 @@ def pytest_collection_modifyitems(
 
     dropped = [item for item in items if not runs(item)]
     items[:] = [item for item in items if runs(item)]
+    # First, so that pytest-xdist, which gives away what comes last, won't part those
+    # that share a software machine.
+    items.sort(key=lambda item: item.get_closest_marker("software_machine") is None)
     if dropped:
         config.hook.pytest_deselected(items=dropped)
     if side is None:
@@ -101,7 +104,7 @@ def _fetch_for_the_machine(items: list[pytest.Item]) -> None:
         if marker := item.get_closest_marker("foreign"):
             # The test itself will say that it isn't there, and why.
             with contextlib.suppress(foreign.FetchError):
-                foreign.fetch(marker.args[0])
+                foreign.unpack(foreign.fetch(marker.args[0]))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -14,7 +14,7 @@ from .kvm._libc import is_zero
 
 PAGE_SIZE: Final = mmap.PAGESIZE
 _CHUNK: Final = 1 << 20
-_PIECE: Final = 64 << 10
+_PIECE: Final = 32 << 10
 
 Run = tuple[int, int]
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any, Final
 
 from vmm.config import MachineConfig
@@ -192,7 +193,7 @@ def _booted(guest: Guest) -> Iterator[Machine]:
             machine.console.expect("# ", timeout=DEADLINE_S)
             _ask(machine)
             yield machine
-    except (VmmError, TimeoutError) as error:
+    except (VmmError, TimeoutError, SubprocessError) as error:
         raise NotMeasured(str(error).splitlines()[0]) from None
 
 

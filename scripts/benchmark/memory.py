@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 DIRTY: Final = frozenset({"Private_Dirty", "Private_Hugetlb"})
 RESIDENT: Final = frozenset({"Rss", "Private_Hugetlb", "Shared_Hugetlb"})
+STOP_S: Final = 2.0  # more than a stop takes
 _MAPPING: Final = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
 _FIELD: Final = re.compile(r"(\w+): +(\d+) kB")
 _SESSION: Final = 3  # in /proc/pid/stat, after the name in brackets
@@ -30,13 +32,15 @@ _SESSION: Final = 3  # in /proc/pid/stat, after the name in brackets
 def frozen(process: subprocess.Popen[bytes]) -> Iterator[list[str]]:
     """Hold a child and its group still; yield the smaps of all in its session.
 
-    There is none of a process that has ended, or that we may not look at.
+    There is none of a process that has ended, or is about to, or that we may not look
+    at.
     """
     os.killpg(process.pid, signal.SIGSTOP)
     try:
-        # A stop takes until the last thread, a vCPU's, has left the kernel.
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        yield [text for pid in _members(process.pid) if (text := smaps_of(pid))]
+        if _stands(process.pid):
+            yield [text for pid in _members(process.pid) if (text := smaps_of(pid))]
+        else:
+            yield []
     finally:
         os.killpg(process.pid, signal.SIGCONT)
 
@@ -54,6 +58,21 @@ def own_kb(smaps: str, ram_size: int, fields: frozenset[str]) -> int:
         elif (field := _FIELD.match(line)) and field[1] in fields and not is_ram:
             total += int(field[2])
     return total
+
+
+def _stands(pid: int) -> bool:
+    """Wait until all threads have stopped, a vCPU's last; tell whether they have.
+
+    Whoever closes a VM waits in the kernel for one of its threads, which SIGSTOP stops
+    with the others: that process stands only when it has been continued.
+    """
+    how = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
+    end = time.monotonic() + STOP_S
+    while time.monotonic() < end:
+        if os.waitid(os.P_PID, pid, how):
+            return True
+        time.sleep(0.001)
+    return False
 
 
 def field_kb(smaps: str, name: str) -> int:

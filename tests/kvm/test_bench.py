@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmark import boot, exits
+from scripts.benchmark import boot, clone, exits
 from scripts.benchmark.__main__ import main
 from scripts.benchmark.rounds import run_rounds
 from scripts.with_kvm.host_kvm import host_kvm
@@ -40,9 +40,28 @@ def test_bench_boots_in_a_process_of_its_own_and_in_one_that_runs() -> None:
     measured = run_rounds(ours, 1, lambda _: None)
     assert measured.reasons == {}
     values = {key: samples[0].value for key, samples in measured.samples.items()}
-    assert set(values) == {
+    # Without memory if the guest had reset before we looked.
+    assert set(values) - {("boot-memory", "all")} == {
         (boot.QUIET, "all"),
         (boot.QUIET, boot.RUNNING),
-        ("boot-memory", "all"),
     }
     assert all(value > 1 for value in values.values())
+
+
+def test_bench_clones_in_this_process_and_restores_in_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clone, "SIZES", (128,))
+    monkeypatch.setattr(clone, "MANY", 3)
+    ours = [job for job in clone.jobs(host_kvm().kind) if job.variant != "firecracker"]
+    measured = run_rounds(ours, 1, lambda _: None)
+    assert measured.reasons == {}
+    names = {measure for measure, _ in measured.samples}
+    assert names == clone.MEASURES.keys() - {"restore-512"}
+    times = {
+        name: samples[0].value
+        for (name, _), samples in measured.samples.items()
+        if samples[0].unit == "ms"
+    }
+    assert all(value > 0 for value in times.values())
+    assert times["clone-start"] < times["clone-answer"] < times["many-answer"]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.foreign import FetchError, fetch
+from support.foreign import FetchError, fetch, quickest
 from support.guests import DEADLINE, Shell, built, follow, with_script
 
 import vmm
@@ -57,7 +57,7 @@ def test_memtest86_reaches_its_first_test_and_answers_keys(foreign: Path) -> Non
 @pytest.mark.foreign("installer")
 def test_debians_installer_draws_its_dialogs_and_moves_on_a_key(foreign: Path) -> None:
     config = MachineConfig(
-        kernel=foreign / "linux",
+        kernel=quickest(foreign / "linux"),
         initrd=foreign / "initrd.gz",
         memory="1G",  # with less it says so first
         cmdline="console=ttyS0,115200 quiet",
@@ -78,7 +78,7 @@ def test_without_acpi_a_kernel_that_has_it_finds_cpus_by_the_mp_table(
 ) -> None:
     """The installer's is Debian's generic kernel, which knows both."""
     result = vmm.run(
-        kernel=foreign / "linux",
+        kernel=quickest(foreign / "linux"),
         command="sh -c 'nproc; dmesg | grep -E \"MPTABLE|ACPI\"; cat /proc/interrupts'",
         append="quiet acpi=off",
         cpus=2,
@@ -99,7 +99,7 @@ def test_a_clones_random_numbers_are_stirred_before_anybody_asks(
 ) -> None:
     """By the VM generation ID: Debian's generic kernel has the driver, and no agent."""
     config = MachineConfig(
-        kernel=foreign / "linux",
+        kernel=quickest(foreign / "linux"),
         initrd=built("initramfs-busybox.cpio"),
         memory="512M",
         append="quiet guest.shell",
@@ -127,7 +127,7 @@ def test_debians_kernel_of_another_generation_boots_to_our_init(foreign: Path) -
     whoever is its VMM; a quarter of its boots come through.
     """
     config = MachineConfig(
-        kernel=foreign / "bzImage",
+        kernel=quickest(foreign / "bzImage"),
         initrd=built("initramfs-tiny.cpio"),
         memory="512M",
         append="quiet",

@@ -96,7 +96,7 @@ def test_large_output_takes_few_exits(machine: Machine) -> None:
 
 def test_by_ports_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """As where its memory can't be locked, or not be read from outside."""
-    monkeypatch.setattr("vmm.machine.machine.Machine._read_caller", lambda *_: b"")
+    monkeypatch.setattr("vmm.vcpu.virtual_memory.read_virtual", lambda *_: b"")
     with agent_machine() as machine:
         machine.start()
         data = os.urandom(5000)

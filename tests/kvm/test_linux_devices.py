@@ -57,7 +57,7 @@ def shell(
     if request.param == "ours":
         image = kernel("full")
     else:
-        image = built("bzImage-debian")
+        image = built("vmlinux-debian")
         evdev = built("modules-debian/evdev.ko").read_bytes()
         more = cpio.write([cpio.file("evdev.ko", evdev)])
         extended = tmp_path_factory.mktemp("debian") / "initramfs.cpio"

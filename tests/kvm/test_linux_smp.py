@@ -36,7 +36,7 @@ dmesg | grep clocksource
 def run_script(folder: Path, script: str, **settings: object) -> str:
     """What a script prints on Debian's kernel, which has to reset after it."""
     config = MachineConfig(
-        kernel=built("bzImage-debian"),
+        kernel=built("vmlinux-debian"),
         initrd=with_script(folder, script),
         memory="256M",
         timeout=DEADLINE,

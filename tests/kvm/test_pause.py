@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from support.counted import Counted
 from support.guests import (
     DEADLINE,
     Shell,
@@ -15,77 +16,28 @@ from support.guests import (
 )
 
 from vmm import ExitReason, Machine, MachineConfig, MachineState, VmmError
-from vmm.devices.device_io import DeviceIo
-from vmm.devices.resources import (
-    MmioAddressConstraint,
-    PioAddressConstraint,
-    ResourceConstraint,
-)
 
-PORT, ADDRESS = 0x500, 0xE800_0000  # of guest/bare/count.S
-STORES = 0x2000  # from one CPU's to the next one's
 PAUSES = 100
 PAUSE_S = 3
 
 
-class Counted(DeviceIo):
-    """What count.S does, checked: nothing is lost, nothing comes twice."""
+def check(device: Counted, machine: Machine) -> list[dict[str, int]]:
+    """What holds when all CPUs stand at a boundary; returns their registers."""
+    assert device.wrong == []
+    assert device.low == [None] * len(device.low)  # no store is half done
+    assert machine.paused is not None
+    cpus = [machine.paused.registers(cpu) for cpu in range(len(device.low))]
+    for registers, written, loads in zip(
+        cpus, device.written, device.loads, strict=True
+    ):
+        # What was done is seen in the registers, too.
+        assert (registers["rcx"] + written) % 256 == 0
+        assert registers["rax"] == loads
+    return cpus
 
-    def __init__(self, cpus: int) -> None:
-        self.wrong: list[str] = []
-        self.written = [0] * cpus
-        self.loads = [0] * cpus
-        self.stores = [0] * cpus
-        self._low: list[bytes | None] = [None] * cpus
 
-    def get_resource_constraints(self) -> list[ResourceConstraint]:
-        return [
-            PioAddressConstraint.at(PORT, 2),
-            MmioAddressConstraint.at(ADDRESS, 0x1_0000),
-        ]
-
-    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
-        if data[0] != self.written[offset] % 256:
-            self.wrong.append(f"{data[0]:#x} after {self.written[offset]} bytes")
-        self.written[offset] += 1
-
-    def read(self, base: int, offset: int, data: memoryview) -> None:
-        cpu = offset // 8
-        self.loads[cpu] += 1
-        data[:] = self.loads[cpu].to_bytes(8, "little")
-        if self.written[cpu] != self.loads[cpu] * 256:
-            self.wrong.append(f"load {self.loads[cpu]} after {self.written[cpu]} bytes")
-
-    def write(self, base: int, offset: int, data: memoryview) -> None:
-        cpu, is_high = divmod(offset - STORES + 4, STORES)
-        if not is_high:
-            self._low[cpu] = bytes(data)
-            return
-        low = self._low[cpu]
-        assert low is not None
-        self._low[cpu] = None
-        self.stores[cpu] += 1
-        value = int.from_bytes(low + bytes(data), "little")
-        if not value == self.stores[cpu] == self.loads[cpu]:
-            self.wrong.append(f"store {self.stores[cpu]} of {value}")
-
-    def check(self, machine: Machine) -> list[dict[str, int]]:
-        """What holds when all CPUs stand at a boundary; returns their registers."""
-        assert self.wrong == []
-        assert self._low == [None] * len(self._low)  # no store is half done
-        assert machine.paused is not None
-        cpus = [machine.paused.registers(cpu) for cpu in range(len(self._low))]
-        for registers, written, loads in zip(
-            cpus, self.written, self.loads, strict=True
-        ):
-            # What was done is seen in the registers, too.
-            assert (registers["rcx"] + written) % 256 == 0
-            assert registers["rax"] == loads
-        return cpus
-
-    @property
-    def counts(self) -> list[list[int]]:
-        return [list(each) for each in (self.written, self.loads, self.stores)]
+def counts(device: Counted) -> list[list[int]]:
+    return [list(each) for each in (device.written, device.loads, device.stores)]
 
 
 @pytest.mark.parametrize("cpus", [1, 2])
@@ -103,10 +55,10 @@ def test_a_guest_is_paused_at_a_boundary_and_loses_nothing(
             time.sleep(delays.random() * 0.003)
             machine.pause()
             assert machine.state is MachineState.PAUSED
-            counts, registers = device.counts, device.check(machine)
+            before, registers = counts(device), check(device, machine)
             time.sleep(0.001)
-            assert counts == device.counts
-            assert registers == device.check(machine)
+            assert before == counts(device)
+            assert registers == check(device, machine)
             machine.resume()
         stores = list(device.stores)
         wait_until(
@@ -142,7 +94,7 @@ class Pausing(Counted):
 
     def write(self, base: int, offset: int, data: memoryview) -> None:
         super().write(base, offset, data)
-        self._pause("low half of a store" if self._low[0] else "high half of a store")
+        self._pause("low half of a store" if self.low[0] else "high half of a store")
 
 
 @pytest.mark.parametrize("loop", ["python", "compiled"])
@@ -161,7 +113,7 @@ def test_a_device_pauses_its_machine_which_completes_the_access(
             device.kind = kind
             wait_until(lambda: machine.state is MachineState.PAUSED, "a pause")
             assert device.kind == ""
-            device.check(machine)
+            check(device, machine)
             machine.resume()
 
 

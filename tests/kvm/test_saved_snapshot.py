@@ -41,9 +41,8 @@ def vmm(
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A shell with a nonce, and three seconds of a sleep under way."""
+    """A shell with a nonce, and a sleep under way that ends by printing it."""
     path = tmp_path_factory.mktemp("snapshot") / "s"
-    nonce = os.urandom(8).hex()
     config = MachineConfig(
         kernel=kernel("tiny"),
         initrd=built("initramfs-busybox.cpio"),
@@ -51,13 +50,19 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         timeout=DEADLINE,
     )
     with Machine(config) as machine:
+        console = machine.console
         machine.start()
-        machine.console.expect("# ", DEADLINE)
-        machine.console.sendline(f"nonce={nonce}; (sleep 1; echo awake $nonce) &")
-        machine.console.expect("# ", DEADLINE)
-        with machine.snapshot() as snapshot:
-            snapshot.save(path)
-    return path, nonce
+        console.expect("# ", DEADLINE)
+        for seconds in (1, 4, 16, 64):  # a slow shell may take longer to come back
+            nonce = os.urandom(8).hex()
+            console.sendline(f"nonce={nonce}; (sleep {seconds}; echo awake $nonce) &")
+            shown = console.expect("# ", DEADLINE).before
+            with machine.snapshot() as snapshot:
+                shown += console.read_until_idle(0.1, DEADLINE)
+                if f"awake {nonce}".encode() not in shown:
+                    snapshot.save(path)
+                    return path, nonce
+    pytest.fail("no sleep is long enough")
 
 
 @pytest.mark.linux
@@ -66,7 +71,7 @@ def test_it_goes_on_in_another_process(saved: tuple[Path, str], tmp_path: Path) 
     path, nonce = saved
     result = tmp_path / "r.json"
     for _ in range(2):
-        typed = b"echo now $nonce; sleep 2; reboot -f\n"
+        typed = b"echo now $nonce; wait; reboot -f\n"
         done = vmm("restore", path, "--result", result, stdin=typed)
         assert done.returncode == 0, done.stderr
         assert f"now {nonce}".encode() in done.stdout

@@ -26,15 +26,15 @@ OURS = """
     devices.pc.crtc devices.pc.i8042 devices.pc.i8042_reg devices.pc.i8042_state
     devices.pc.keyboard devices.pc.pci_config_ports devices.pc.platform
     devices.pc.post_code devices.pc.pvpanic devices.pc.reset_control
-    devices.pc.vm_generation_id devices.record
-    devices.resources devices.serial devices.serial.events devices.serial.interrupts
-    devices.serial.modem devices.serial.receiver devices.serial.reg
-    devices.serial.state devices.serial.timeout devices.serial.transmitter
+    devices.pc.vm_generation_id devices.record devices.resources devices.serial
+    devices.serial.events devices.serial.interrupts devices.serial.modem
+    devices.serial.receiver devices.serial.reg devices.serial.state
+    devices.serial.timeout devices.serial.transmitter
     devices.serial.uart devices.sink devices.soonest_timer devices.state
     devices.trigger errors event_loop eventfd field_types foreign_text host
     host.probe host.quirks host.report host.selection input_file installation kvm
     kvm._fd kvm._libc kvm.abi kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm
-    machine machine.builder machine.device_manager machine.kvm_wiring
+    machine machine.builder machine.device_manager machine.extras machine.kvm_wiring
     machine.legacy_devices machine.level_lines machine.lifecycle machine.machine
     machine.outcomes machine.registry machine.state machine.verdict
     machine.video_window machine.vm_instance memory place result threads vcpu

@@ -152,5 +152,5 @@ def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedSta
     made = Machine(MachineConfig(**settings))  # type: ignore[arg-type]
     state = made._state
     assert isinstance(state, WatchedState)
-    state.clock = made._clock
+    state.clock = made._life._host_side.clock
     return made, state

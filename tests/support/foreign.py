@@ -4,6 +4,7 @@ It is the archive that the host's own apt has Debian 12 from, with backports add
 What was fetched stays in guest/build/foreign/ and is not fetched again.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -13,7 +14,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from vmm.boot.image import PVH
+from vmm.boot.kernel import open_kernel
 from vmm.config import BUILD_DIR
+
+from .lengths import EMULATED
 
 FOLDER: Final = Path(BUILD_DIR, "foreign")
 KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
@@ -91,11 +96,27 @@ def fetch(name: str) -> Path:
     """The folder with the files of SOURCES[name]. Raises FetchError."""
     source, folder = SOURCES[name], FOLDER / name
     members = source.members if isinstance(source, Source) else ("root",)
-    if all((folder / member).exists() for member in members):
+
+    def is_there() -> bool:
+        return all((folder / member).exists() for member in members)
+
+    if is_there():
         return folder
+    try:
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        with FOLDER.joinpath("lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # others run tests, too
+            if not is_there():
+                _fetch(source, folder)
+    except OSError as error:  # in the software machine: nothing can be written
+        raise FetchError(f"not fetched yet, and can't be here: {error}") from None
+    return folder
+
+
+def _fetch(source: Source | Program, folder: Path) -> None:
     if shutil.which("apt-get") is None or not Path(KEYRING).exists():
         raise FetchError("this host has no apt-get with Debian's keys")
-    work = FOLDER / f"{name}.part"
+    work = folder.with_name(f"{folder.name}.part")
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -107,11 +128,29 @@ def fetch(name: str) -> Path:
             _install(source, work)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
-    except OSError as error:  # in the software machine: nothing can be written
-        raise FetchError(f"not fetched yet, and can't be here: {error}") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return folder
+
+
+def unpack(folder: Path) -> None:
+    """Put what is in a bzImage beside it, for where an emulated CPU would unpack it."""
+    for bzimage in (folder / name for name in ("bzImage", "linux")):
+        vmlinux = _vmlinux(bzimage)
+        if bzimage.exists() and not vmlinux.exists():
+            part = vmlinux.with_name(f"{vmlinux.name}.{os.getpid()}")
+            with open_kernel(bzimage, PVH).file as file:
+                part.write_bytes(file.read(0, file.size))
+            part.rename(vmlinux)
+
+
+def quickest(bzimage: Path) -> Path:
+    """What to boot here; our own tests have bzImages that unpack themselves."""
+    vmlinux = _vmlinux(bzimage)
+    return vmlinux if EMULATED and vmlinux.exists() else bzimage
+
+
+def _vmlinux(bzimage: Path) -> Path:
+    return bzimage.with_name(f"{bzimage.name}.vmlinux")
 
 
 def program_files(folder: Path) -> dict[str, Path]:

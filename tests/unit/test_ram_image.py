@@ -68,9 +68,9 @@ def test_zeros_take_no_memory() -> None:
     ram.write(0, bytes(2 << 20))
     ram.write(1 << 20, b"one")
     image = ram.freeze()
-    assert image.allocated() == 64 << 10
+    assert image.allocated() == 32 << 10
     ram.write(1 << 20, bytes(3))  # over what isn't zero in the base
-    assert ram.freeze().allocated() == 60 << 10  # the page was all of it
+    assert ram.freeze().allocated() == 28 << 10  # the page was all of it
     assert ram.read(1 << 20, 3) == bytes(3)
     ram.close()
 
@@ -104,7 +104,7 @@ def test_an_image_is_there_for_as_long_as_somebody_has_it() -> None:
     clone = memory(image)
     del image
     ram.close()
-    assert clone.freeze().allocated() == 64 << 10
+    assert clone.freeze().allocated() == 32 << 10
     clone.close()
     assert open_fds() == before
 

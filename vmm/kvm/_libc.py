@@ -83,6 +83,15 @@ def populate(address: int, size: int) -> None:
     _libc.madvise(address, size, _MADV_POPULATE_WRITE)
 
 
+_libc.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
+
+
+def is_zero(address: int, size: int) -> bool:
+    """Whether so many bytes, one at least, are zero: the first, and all as the next."""
+    first = ctypes.c_ubyte.from_address(address).value
+    return not first and not _libc.memcmp(address, address + 1, size - 1)
+
+
 _libc.renameat2.argtypes = (c_int, c_char_p, c_int, c_char_p, c_uint)
 _RENAME_EXCHANGE: Final = 2  # <linux/fs.h>
 
@@ -96,12 +105,6 @@ def exchange(folder: int, one: str, other: str) -> None:
 
 
 _libc.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
-
-
-def is_zero(address: int, size: int) -> bool:
-    """Whether memory of ours, two bytes or more, is nothing but zeros."""
-    same = _libc.memcmp(address, address + 1, size - 1) == 0  # each as the one before
-    return same and ctypes.c_char.from_address(address).value == b"\0"
 
 
 def address_of(buffer: ctypes.Array[ctypes.c_char]) -> int:

@@ -5,6 +5,7 @@ which each step names. The TSC is its caller's: it goes with kvm-clock, as a pai
 """
 
 import ctypes
+import os
 from typing import Annotated, Final
 
 from ..devices.state import State, Uint64
@@ -46,6 +47,7 @@ from .vcpu import Vcpu
 
 IA32_TSC: Final = 0x10
 IA32_TSC_DEADLINE: Final = 0x6E0
+TSS_BUSY: Final = 1 << 1
 XSAVE_MAX: Final = 64 << 10  # with AMX it is 11 KB
 
 # Guests write the MTRRs, and so do we, but KVM's list lacks them.
@@ -125,7 +127,7 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState) -> None:
     fd = vcpu.fd
     ioctl(fd, KVM_SET_MP_STATE, kvm_mp_state(mp_state=state.mp_state))
     _put(fd, KVM_SET_REGS, kvm_regs, state.regs)
-    _put(fd, KVM_SET_SREGS, kvm_sregs, state.sregs)
+    ioctl(fd, KVM_SET_SREGS, _sregs(state.sregs))
     if kvm_xcrs.from_buffer_copy(state.xcrs).nr_xcrs:  # EINVAL on a host without XSAVE
         _put(fd, KVM_SET_XCRS, kvm_xcrs, state.xcrs)
     ioctl(fd, KVM_SET_XSAVE, ctypes.create_string_buffer(state.xsave, XSAVE_MAX))
@@ -133,6 +135,17 @@ def restore_vcpu(vcpu: Vcpu, state: VcpuState) -> None:
     _put(fd, KVM_SET_LAPIC, kvm_lapic_state, state.lapic)
     set_msrs(vcpu, state.msrs)
     _put(fd, KVM_SET_VCPU_EVENTS, kvm_vcpu_events, state.events)
+
+
+def _sregs(data: bytes) -> kvm_sregs:
+    """kvm_amd shows a TSS as busy, which VMX demands; SVM hasn't it (svm_get_segment).
+
+    QEMU's emulation of SVM lets no program at a port then, whatever it may.
+    """
+    sregs = kvm_sregs.from_buffer_copy(data)
+    if os.path.exists("/sys/module/kvm_amd"):
+        sregs.tr.type &= ~TSS_BUSY
+    return sregs
 
 
 def set_msrs(vcpu: Vcpu, values: tuple[tuple[int, int], ...]) -> None:

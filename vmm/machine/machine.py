@@ -10,10 +10,9 @@ from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
 from ..devices.bus.resource_manager import PoolLayout, ResourceManager
 from ..devices.device_io import DeviceIo
-from ..devices.errors import DeviceError
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
-from ..errors import ConfigError, KvmError, VmmError
+from ..errors import ConfigError, VmmError
 from ..event_loop import EventLoop, GuestClock
 from ..kvm._libc import install_kick_handler
 from ..kvm.kvm import Kvm
@@ -23,6 +22,7 @@ from ..vcpu.control import End
 from ..watch.panic import PanicWatch
 from .builder import asked_symbols, chosen_quirks, open_boot
 from .device_manager import DeviceManager
+from .extras import Extras
 from .legacy_devices import LegacyDevices, acpi_devices
 from .lifecycle import HostSide, Lifecycle
 from .outcomes import Outcomes
@@ -34,10 +34,8 @@ if TYPE_CHECKING:  # most runs don't import them
     from collections.abc import Iterator
 
     from ..agent.guest import Guest
-    from ..agent.port import AgentPort
     from ..debug.paused_guest import PausedGuest
     from ..devices.guest_ram import GuestRam
-    from ..guest.ports import CommandPort
     from ..profile.recorder import Profile
     from .builder import Boot, SavedBoot
     from .snapshot import Snapshot
@@ -101,7 +99,7 @@ class Machine:
             """The guest's RAM, for a device that does DMA, and for tests."""
             self._loop = EventLoop(outcomes.loop_failed)
             stack.callback(self._loop.close)
-            clock = self._clock = GuestClock(self._loop)
+            clock = GuestClock(self._loop)
             addresses = device_addresses(boot.ram)
             pools = ResourceManager(PoolLayout(addresses=addresses))
             self._devices = DeviceManager(
@@ -125,10 +123,10 @@ class Machine:
                 for device in acpi_devices(outcomes.powered_off, memory):
                     self._devices.add(device)
             self.console.connect(self._legacy.serial)
-            command = self._plug_command_port(stack)
-            self._agent = self._plug_agent()
-            self._plug_debug_exit()
-            self.debugcon = self._plug_debugcon(stack)
+            extras = Extras(self.config, self._devices, outcomes)
+            extras.plug(self._loop, clock, self._state, memory, stack)
+            self._agent = extras.agent
+            self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
             stack.callback(self._loop.stop)  # before what its callbacks use is closed
             host_side = HostSide(
@@ -136,9 +134,9 @@ class Machine:
                 clock,
                 self.console,
                 watch,
-                command,
-                self._agent,
-                self.debugcon,
+                extras.command,
+                extras.agent,
+                extras.debugcon,
                 outcomes.failures,
             )
             outcomes.connect(host_side)
@@ -416,81 +414,3 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _plug_command_port(self, stack: ExitStack) -> "CommandPort | None":
-        command = self.config.command
-        if command is None or not command.runs:
-            return None
-        from ..guest.ports import CommandPort
-
-        port = CommandPort(
-            self._loop,
-            command.capture,
-            self.config.console,
-            self._outcomes.write_failed,
-            self._outcomes.command_ended,
-        )
-        for device in port.devices:
-            self._devices.add(device)
-        if port.output is not None:
-            stack.callback(port.output.close)
-        return port
-
-    def _plug_agent(self) -> "AgentPort | None":
-        if not self.config.agent:
-            return None
-        from ..agent.port import AgentPort
-
-        agent = AgentPort(self._clock, self._read_caller)
-        for device in agent.devices:
-            self._add("agent", device)
-        return agent
-
-    def _read_caller(self, size: int) -> bytes:
-        """Up to `size` bytes where rsi points, for a device, in an access to it."""
-        from ..vcpu.virtual_memory import read_virtual
-
-        vcpu = self._state.own_vcpu()
-        if vcpu is None:
-            return b""
-        try:
-            return read_virtual(vcpu, self._ram, vcpu.get_regs().rsi, size)
-        except KvmError:
-            return b""
-
-    def _plug_debugcon(self, stack: ExitStack) -> Console | None:
-        where = self.config.debugcon
-        if where is None:
-            return None
-        from ..devices.pc.debugcon import Debugcon  # most runs have none
-
-        settings = self.config.console.replace(
-            serial=where,
-            serial_policy="drop",  # its driver never asks whether there is room
-            tee=(),
-        )
-        console = Console(
-            self._loop, settings, self._outcomes.write_failed, field="debugcon"
-        )
-        console.owner = "the debug console"
-        stack.callback(console.close)
-        self._add("debugcon", Debugcon(console.sink))
-        return console
-
-    def _plug_debug_exit(self) -> None:
-        if self.config.debug_exit is None:
-            return
-        from ..devices.pc.isa_debug_exit import IsaDebugExit
-
-        port = self.config.debug_exit
-        self._add("debug_exit", IsaDebugExit(self._outcomes.debug_exit, port))
-
-    def _add(self, field: str, device: DeviceIo) -> None:
-        """Plug in what `field` of the configuration asks for.
-
-        Raises ConfigError with its name where another device has the ports.
-        """
-        try:
-            self._devices.add(device)
-        except DeviceError as error:
-            raise ConfigError(f"{field}: {error}") from None

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scripts.benchmark import clone
 from scripts.benchmark.__main__ import TITLES, main, parse
 from scripts.benchmark.host import Host
-from scripts.benchmark.report import as_json, as_markdown, as_text
+from scripts.benchmark.report import COLUMNS_MAX, as_json, as_markdown, as_text
 from scripts.benchmark.summary import Row
 from scripts.with_kvm.host_kvm import HostKvm
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scripts.with_kvm.host_kvm import Kind
 
 HOST = Host(
     *("pvm", False, "Xeon", 2, "6.1", "2026-01-01T00:00:00+00:00", "3.11.7"),
@@ -82,7 +85,16 @@ def test_without_kvm_the_remedy_is_with_kvm(
 
 
 def test_without_a_measure_all_are_measured() -> None:
-    assert parse([]).measures == ["exits", "boot", "startup"]
+    assert parse([]).measures == ["exits", "boot", "startup", "clone"]
+
+
+@pytest.mark.parametrize("kind", ["pvm", "full"])
+def test_every_measure_of_clones_has_a_title_and_its_guests(kind: Kind) -> None:
+    assert {job.group for job in clone.jobs(kind)} == {
+        *("clone", "clone-start", "clone-many", "restore-128", "restore-512")
+    }
+    assert clone.MEASURES.keys() <= TITLES.keys()
+    assert clone.needed(kind)[1] == "busybox"
 
 
 def test_json_has_the_host_the_rows_and_what_was_not_measured() -> None:
@@ -141,3 +153,17 @@ def test_markdown_has_a_line_per_variant_and_a_column_per_measure() -> None:
         "| a | 9.5 ms |  |",
         "| b | 9.5 ms | 7.2 MiB |",
     ]
+
+
+def test_markdown_of_many_measures_has_a_line_for_each() -> None:
+    measures = [f"measure-{number}" for number in range(COLUMNS_MAX + 1)]
+    table = [Row(name, "a", 9.5, "ms", {}, (9, 9), 3) for name in measures]
+    table.append(Row(measures[0], "b", 7.25, "MiB", {}, (7, 7), 3))
+    lines = as_markdown(HOST, None, table).splitlines()[2:]
+    assert lines[:4] == [
+        "| median | a | b |",
+        "|---|---|---|",
+        "| measure-0 | 9.5 ms | 7.2 MiB |",
+        "| measure-1 | 9.5 ms |  |",
+    ]
+    assert len(lines) == 2 + len(measures)

@@ -8,7 +8,7 @@ import pytest
 
 from scripts.benchmark.exits import access_ns
 from scripts.benchmark.host import this_host
-from scripts.benchmark.memory import DIRTY, RESIDENT, own_kb
+from scripts.benchmark.memory import DIRTY, RESIDENT, field_kb, own_kb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,6 +60,11 @@ def test_a_mapping_smaller_than_ram_counts() -> None:
 
 def test_resident_memory_is_clean_and_dirty_and_of_huge_pages() -> None:
     assert own_kb(SMAPS, RAM, RESIDENT) == 4 + 85 + 2
+
+
+def test_a_field_is_summed_over_all_mappings() -> None:
+    smaps = "0-1 x\nPrivate_Dirty: 3 kB\nPss: 9 kB\n1-2 y\nPrivate_Dirty:   4 kB\n"
+    assert field_kb(smaps, "Private_Dirty") == 7
 
 
 def test_the_host_names_its_processor(tmp_path: Path) -> None:

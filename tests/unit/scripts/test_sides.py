@@ -71,3 +71,15 @@ def test_long_tests_run_where_they_are_asked_for(
         monkeypatch.delenv(name, raising=False)
     result = pytester.runpytest_inprocess()
     result.assert_outcomes(passed=long, deselected=not long)
+
+
+def test_those_of_a_software_machine_come_first_and_stay_together(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (pytester.path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
+    (pytester.path / "test_units.py").write_text(UNIT)
+    monkeypatch.setenv("VMM_TEST_SIDE", "host")
+    monkeypatch.setenv("VMM_TEST_KIND", "pvm")
+    lines = pytester.runpytest("--collect-only", "-q").outlines
+    found = [line.split("::test_")[1] for line in lines if "::" in line]
+    assert found == ["starts_a_machine", "unit"]
