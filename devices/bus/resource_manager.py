@@ -45,11 +45,10 @@ class PoolLayout(Record):
     number; likewise the IRQs that are not in `any_irqs`. `pio` and `irqs` lack what
     the PC itself uses: the ports of the interrupt controllers and the timer, the
     IRQs 0 of the timer, 2 of the cascade, 13 of the FPU; of the IOAPIC's further pins
-    `irqs` has only the last. A device that asks for some
-    shared IRQ gets `shared_irq`, as everybody else, or `shared_level_irq`; one that
-    asks for MMIO or memory anywhere gets it in `any_mmio` or `any_mem`, in their
-    order. `addresses` is where both may be: all but RAM, and what the PC itself has
-    there.
+    `irqs` has only the last. A device that asks for some shared IRQ gets `shared_irq`,
+    as everybody else, or `shared_level_irq`; one that asks for MMIO or memory anywhere
+    gets it in `any_mmio` or `any_mem`, in their order. `addresses` is where both may
+    be: all but RAM, and what the PC itself has there.
     """
 
     pio: Ranges = (

@@ -99,7 +99,7 @@ def test_a_clones_random_numbers_are_stirred_before_anybody_asks(
 ) -> None:
     """By the VM generation ID: Debian's generic kernel has the driver, and no agent."""
     config = MachineConfig(
-        kernel=foreign / "linux",
+        kernel=quickest(foreign / "linux"),
         initrd=built("initramfs-busybox.cpio"),
         memory="512M",
         append="quiet guest.shell",
