@@ -271,7 +271,7 @@ def no_thread(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 def test_a_start_that_gets_no_thread_may_be_tried_again(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine, state = fake_machine(timeout=0.05, hang_s=0.05)
+    machine, state = fake_machine(timeout=0.4, hang_s=0.4)
     machine._pokes = True
     pokes: list[float] = []
     monkeypatch.setattr(state, "poke", lambda: pokes.append(time.monotonic()))
@@ -285,7 +285,7 @@ def test_a_start_that_gets_no_thread_may_be_tried_again(
         timers = [timer for _, _, timer in machine._loop._timers]
         assert len(timers) == 3  # the timeout's, pokes', a hang's
         assert all(timer.callback is None for timer in timers)
-        time.sleep(0.06)  # the first timeout would have passed
+        time.sleep(0.45)  # the first timeout would have passed
         machine.start()
         assert machine.result is None
         machine.pause()
