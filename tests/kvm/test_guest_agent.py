@@ -48,6 +48,14 @@ def test_a_command_and_its_streams(guest: Guest) -> None:
         guest.run(["nowhere"])
 
 
+def test_a_guest_without_memory_loses_a_command_and_not_its_agent(guest: Guest) -> None:
+    for _ in range(2):
+        done = guest.run(["tail", "/dev/zero"], timeout=DEADLINE)
+        assert done.returncode == -signal.SIGKILL
+        guest.run(["true"], check=True)
+    assert b"Out of memory: Killed process" in guest.run("dmesg").stdout
+
+
 def test_what_a_guest_without_an_init_has(guest: Guest) -> None:
     done = guest.run("ls /proc/self/fd /dev/shm /tmp; echo x > /dev/stdout", check=True)
     assert done.stdout.endswith(b"x\n")
