@@ -1,7 +1,6 @@
 """Measure `clone`: a machine that goes on from a snapshot, in this process.
 
-Our Linux, whose agent runs `true` when it is asked to; and, for the guest's first
-instruction, a bare guest that accesses a device all the time. Each round boots its own.
+Our Linux, whose agent runs `true` when it is asked to. Each round boots its own.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any, Final
 
 from vmm.config import MachineConfig
-from vmm.devices import DeviceIo, PioAddressConstraint, ResourceConstraint, State
 from vmm.errors import VmmError
 from vmm.machine.machine import Machine
 from vmm.ram_image import LIVES
@@ -26,7 +24,6 @@ from .memory import field_kb
 from .peers import Guest
 from .rounds import Job, Sample
 from .tools import ROOT
-from .variants import BARE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +38,7 @@ MANY: Final = 100
 MEASURES: Final = {
     "snapshot-first": "Machine.snapshot() of a booted guest, which then goes on",
     "snapshot-later": "again, when it has run one command more",
-    "clone-start": "Snapshot.clone() to the first exit of a bare guest's",
+    "clone-start": "Snapshot.clone(), which returns as its vCPU enters the guest",
     "clone-answer": 'Snapshot.clone(), not the first, to guest.run(["true"])\'s answer',
     "clone-cpu": "CPU time of both sides in it",
     "reset": f"Machine.reset() of a clone that has written to {DIRTY_PAGES} pages",
@@ -56,13 +53,12 @@ MEASURES: Final = {
 DEADLINE_S: Final = 300.0
 BUILD: Final = ROOT / "guest/build"
 CMDLINE: Final = "console=ttyS0 reboot=k panic=-1 quiet guest.shell"
-PORT: Final = 0x500  # of guest/bare/count.S
 DIRTY: Final = f"dd if=/dev/zero of=/dirty bs=4k count={DIRTY_PAGES}".split()
 
 
 def jobs(kind: Kind) -> list[Job]:
     """Return the runs of one round."""
-    work = {"clone": _clone, "clone-start": _start, "clone-many": _many}
+    work = {"clone": _clone, "clone-many": _many}
     return [
         Job(group, f"{size} MiB", partial(run, guest(kind, size)))
         for group, run in work.items()
@@ -87,6 +83,9 @@ def _clone(guest: Guest, _: Path) -> list[Sample]:
         with machine.snapshot() as snapshot:
             for __ in range(LIVES):
                 _answered(snapshot).close()
+            begun: list[Machine] = []
+            start = _ms(lambda: begun.append(snapshot.clone()))
+            begun[0].close()
             clone: list[Machine] = []
             answer, cpu = _costs(lambda: clone.append(_answered(snapshot)))
             with clone[0]:
@@ -98,6 +97,7 @@ def _clone(guest: Guest, _: Path) -> list[Sample]:
     times = {
         "snapshot-first": first,
         "snapshot-later": later,
+        "clone-start": start,
         "clone-answer": answer,
         "clone-cpu": cpu,
         "reset": reset_ms,
@@ -127,52 +127,6 @@ def _many(guest: Guest, _: Path) -> list[Sample]:
         Sample("many-answer", passed, "ms"),
         Sample("many-memory", memory, "MiB"),
     ]
-
-
-class Witness(DeviceIo):
-    """Notes when a guest comes to it for the first time."""
-
-    def __init__(self) -> None:
-        self.first_ns = 0
-
-    def get_resource_constraints(self) -> list[ResourceConstraint]:
-        """One port, which the guest writes to."""
-        return [PioAddressConstraint.at(PORT, 1)]
-
-    def pio_write(self, base: int, offset: int, data: memoryview) -> None:
-        """The guest is here."""
-        self.first_ns = self.first_ns or time.monotonic_ns()
-
-    def state(self) -> None:
-        """Nothing that a clone's has to know."""
-
-    def restore(self, state: State | None) -> None:
-        """Likewise."""
-
-
-def _start(guest: Guest, _: Path) -> list[Sample]:
-    config = MachineConfig(
-        kernel=BARE / "count.elf", memory=f"{guest.memory_mib}M", serial="null"
-    )
-    with Machine(config) as machine, ExitStack() as stack:
-        machine.plug(witness := Witness())
-        machine.start()
-        _wait_for(witness)
-        snapshot = stack.enter_context(machine.snapshot())
-        machine.close()  # it is never idle
-        mine = Witness()
-        start = time.monotonic_ns()
-        with snapshot.clone(devices=[mine]):
-            _wait_for(mine)
-    return [Sample("clone-start", (mine.first_ns - start) / 1e6, "ms")]
-
-
-def _wait_for(witness: Witness) -> None:
-    end = time.monotonic() + DEADLINE_S
-    while not witness.first_ns:
-        if time.monotonic() > end:
-            raise NotMeasured(f"no exit within {DEADLINE_S:.0f} s")
-        time.sleep(0.001)
 
 
 @contextmanager

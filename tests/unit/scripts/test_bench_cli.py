@@ -91,7 +91,7 @@ def test_without_a_measure_all_are_measured() -> None:
 @pytest.mark.parametrize("kind", ["pvm", "full"])
 def test_every_measure_of_clones_has_a_title_and_its_guests(kind: Kind) -> None:
     assert {job.group for job in clone.jobs(kind)} == {
-        *("clone", "clone-start", "clone-many", "restore-128", "restore-512")
+        *("clone", "clone-many", "restore-128", "restore-512")
     }
     assert clone.MEASURES.keys() <= TITLES.keys()
     assert clone.needed(kind)[1] == "busybox"
