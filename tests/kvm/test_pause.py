@@ -18,7 +18,7 @@ from support.guests import (
 from vmm import ExitReason, Machine, MachineConfig, MachineState, VmmError
 
 PAUSES = 100
-PAUSE_S = 3
+PAUSE_S = 2
 
 
 def check(device: Counted, machine: Machine) -> list[dict[str, int]]:
