@@ -149,7 +149,7 @@ class GuestMemory:
 
     def _teach(self) -> None:
         if self._image is not None and self._is_its_life:
-            self._image.learn(self._host_addr)
+            self._image.hot.learn(self._host_addr)
 
     def warm(self) -> None:
         """Get what a guest that goes on from an image is about to write to.
@@ -157,7 +157,7 @@ class GuestMemory:
         Page by page, as it comes there, each takes an exit. It needn't wait for this.
         """
         if self._image is not None:
-            for start, end in self._image.hot:
+            for start, end in self._image.hot.runs:
                 populate(self._host_addr + start, end - start)
 
     def _map(self, fd: int, flags: int) -> None:

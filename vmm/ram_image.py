@@ -4,32 +4,17 @@ import errno
 import fcntl
 import mmap
 import os
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
 from .errors import VmmError
+from .hot_pages import HotPages
 from .kvm._libc import is_zero
+from .page_runs import Run, extents, own_pages, without
 
-PAGE_SIZE: Final = mmap.PAGESIZE
 _CHUNK: Final = 1 << 20
 _PIECE: Final = 32 << 10
 
-Run = tuple[int, int]
-
-# Documentation/admin-guide/mm/pagemap.rst: bits of each page's 64-bit entry, by the
-# byte that they are in, the highest.
-_PRESENT_OR_SWAPPED: Final = 0xC0
-_FILE_OR_SHARED: Final = 0x20
-_IS_OWN: Final = bytes(
-    bool(byte & _PRESENT_OR_SWAPPED and not byte & _FILE_OR_SHARED)
-    for byte in range(256)
-)
-LIVES: Final = 3
-"""Of its machines' lives, those that tell which pages each of them writes to."""
-HOT_MAX: Final = 1024
-"""Pages of them at most."""
 _SEALS: Final = (
     fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 )
@@ -46,11 +31,8 @@ class RamImage:
         """Takes `fd`, and seals it: no shared mapping may be writable."""
         self.fd = fd
         self.size = size
-        self.hot: list[tuple[int, int]] = []
-        """Start and end of runs that most machines write to, in bytes, once known."""
-        self._lives = 0
-        self._tally: Counter[int] = Counter()  # in how many of them, by page
-        self._lock = threading.Lock()
+        self.hot = HotPages(size)
+        """Those that most of the machines write to that go on from it."""
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
 
     @classmethod
@@ -109,19 +91,6 @@ class RamImage:
         for start, end in self.extents():
             self.copy_to(file, start, end)
 
-    def learn(self, address: int) -> None:
-        """A machine whose RAM at `address` this was is put back, or ends."""
-        with self._lock:
-            if self._lives == LIVES:
-                return
-            for start, end in own_pages(address, self.size):
-                self._tally.update(range(start, end, PAGE_SIZE))
-            self._lives += 1
-            if self._lives == LIVES:
-                pages = [p for p, lives in self._tally.items() if 2 * lives > LIVES]
-                self.hot = _runs(sorted(pages)) if len(pages) <= HOT_MAX else []
-                self._tally.clear()
-
     def extents(self) -> Iterator[Run]:
         """Start and end of each run that isn't a hole, in bytes."""
         return extents(self.fd, self.size)
@@ -142,17 +111,6 @@ class RamImage:
 
     def __del__(self) -> None:
         os.close(self.fd)
-
-
-def _runs(pages: Sequence[int]) -> list[tuple[int, int]]:
-    """Start and end of each run of pages, which are in order, in bytes."""
-    runs: list[tuple[int, int]] = []
-    for page in pages:
-        if runs and runs[-1][1] == page:
-            runs[-1] = runs[-1][0], page + PAGE_SIZE
-        else:
-            runs.append((page, page + PAGE_SIZE))
-    return runs
 
 
 def no_memory(size: int, error: OSError) -> VmmError:
@@ -182,55 +140,6 @@ def new_memfd(name: str, size: int) -> int:
         os.close(fd)
         raise no_memory(size, error) from None
     return fd
-
-
-def extents(fd: int, size: int) -> Iterator[Run]:
-    """Start and end of each run of a file that isn't a hole, in bytes."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(fd, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return  # nothing but a hole follows
-        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
-        yield start, end
-
-
-def own_pages(address: int, size: int) -> Iterator[Run]:
-    """Start and end of each run of pages that a private mapping has of its own.
-
-    Those are the pages that somebody, guest or VMM, has written to. Offsets from
-    `address`, in bytes.
-    """
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-        entries = os.pread(
-            pagemap.fileno(), size // PAGE_SIZE * 8, address // PAGE_SIZE * 8
-        )
-    is_own = entries[7::8].translate(_IS_OWN)
-    end = 0
-    while (start := is_own.find(1, end)) >= 0:
-        end = is_own.find(0, start)
-        if end < 0:
-            end = len(is_own)
-        yield start * PAGE_SIZE, end * PAGE_SIZE
-
-
-def without(runs: Iterable[Run], others: Iterable[Run]) -> Iterator[Run]:
-    """What of `runs` isn't in `others`; each in order, and apart from each other."""
-    left = iter(others)
-    other = next(left, None)
-    for start, end in runs:
-        while other is not None and other[0] < end:
-            if start < other[0]:
-                yield start, other[0]
-            start = max(start, other[1])
-            if other[1] > end:
-                break
-            other = next(left, None)
-        if start < end:
-            yield start, end
 
 
 def _nonzero(address: int, runs: Iterable[Run]) -> Iterator[Run]:

@@ -13,10 +13,9 @@ from pathlib import Path
 from subprocess import SubprocessError
 from typing import TYPE_CHECKING, Any, Final
 
-from vmm.config import MachineConfig
 from vmm.errors import VmmError
+from vmm.hot_pages import LIVES
 from vmm.machine.machine import Machine
-from vmm.ram_image import LIVES
 
 from . import restore
 from .children import NotMeasured
@@ -132,16 +131,8 @@ def _many(guest: Guest, _: Path) -> list[Sample]:
 @contextmanager
 def _booted(guest: Guest) -> Iterator[Machine]:
     """Run a guest whose agent answers. Raises NotMeasured, whatever comes later."""
-    config = MachineConfig(
-        kernel=guest.kernel,
-        initrd=guest.initrd,
-        cmdline=guest.cmdline,
-        memory=f"{guest.memory_mib}M",
-        serial="capture",
-        agent=True,
-    )
     try:
-        with Machine(config) as machine:
+        with Machine(restore.config_of(guest, agent=True)) as machine:
             machine.start()
             machine.guest.wait_ready(DEADLINE_S)
             machine.console.expect("# ", timeout=DEADLINE_S)

@@ -57,16 +57,21 @@ def jobs(guest: Guest) -> list[Job]:
     ]
 
 
-def _ours(guest: Guest, folder: Path) -> list[Sample]:
-    config = MachineConfig(
+def config_of(guest: Guest, *, agent: bool = False) -> MachineConfig:
+    """What boots it here, its console to be read."""
+    return MachineConfig(
         kernel=guest.kernel,
         initrd=guest.initrd,
         cmdline=guest.cmdline,
         memory=f"{guest.memory_mib}M",
         serial="capture",
+        agent=agent,
     )
+
+
+def _ours(guest: Guest, folder: Path) -> list[Sample]:
     try:
-        with Machine(config) as machine:
+        with Machine(config_of(guest)) as machine:
             machine.start()
             machine.console.expect(PROMPT, timeout=DEADLINE_S)
             with machine.snapshot() as snapshot:

@@ -15,7 +15,8 @@ from vmm.kvm.vm_state import ClockState, VmState
 from vmm.machine.saved_devices import SavedDevice
 from vmm.machine.saved_vm import SavedVm
 from vmm.machine.snapshot_form import Contents, sealed
-from vmm.ram_image import PAGE_SIZE, RamImage
+from vmm.page_runs import PAGE_SIZE
+from vmm.ram_image import RamImage
 
 HOST = HostIdentity(
     kvm="hardware",

@@ -12,7 +12,8 @@ from support.open_fds import open_fds
 
 from vmm.errors import VmmError
 from vmm.memory import GuestMemory, Range
-from vmm.ram_image import RamImage, extents, new_memfd, own_pages, without
+from vmm.page_runs import extents, own_pages, without
+from vmm.ram_image import RamImage, new_memfd
 
 PAGE = 4096
 SIZE = 8 << 20

@@ -1,7 +1,9 @@
 """An image of RAM learns which pages its machines write to, and has them at hand."""
 
+from vmm.hot_pages import HOT_MAX, LIVES
 from vmm.memory import GuestMemory, Range
-from vmm.ram_image import HOT_MAX, LIVES, PAGE_SIZE, RamImage, own_pages
+from vmm.page_runs import PAGE_SIZE, own_pages
+from vmm.ram_image import RamImage
 
 PAGES = 4 * HOT_MAX
 RAM = (Range(0, PAGES * PAGE_SIZE),)
@@ -26,14 +28,14 @@ def live(image: RamImage, *pages: int) -> None:
 def test_pages_that_most_lives_write_to_become_hot() -> None:
     one = image()
     for own in range(LIVES):
-        assert one.hot == []
+        assert one.hot.runs == []
         live(one, 1, 2, 7, 100 + own)
-    assert one.hot == [
+    assert one.hot.runs == [
         (PAGE_SIZE, 3 * PAGE_SIZE),
         (7 * PAGE_SIZE, 8 * PAGE_SIZE),
     ]
     live(one, 50)  # it has learnt
-    assert len(one.hot) == 2
+    assert len(one.hot.runs) == 2
 
 
 def test_one_that_is_put_back_has_ended_a_life_too() -> None:
@@ -43,7 +45,7 @@ def test_one_that_is_put_back_has_ended_a_life_too() -> None:
         memory.write(5 * PAGE_SIZE, b"z")
         memory.become(one)
     memory.close()
-    assert one.hot == [(5 * PAGE_SIZE, 6 * PAGE_SIZE)]
+    assert one.hot.runs == [(5 * PAGE_SIZE, 6 * PAGE_SIZE)]
 
 
 def test_warm_pages_are_there_and_have_what_the_image_has() -> None:
@@ -53,7 +55,10 @@ def test_warm_pages_are_there_and_have_what_the_image_has() -> None:
     memory = GuestMemory(RAM, one)
     assert list(own_pages(memory.host_addr(memory.regions[0]), memory.size)) == []
     memory.warm()
-    assert list(own_pages(memory.host_addr(memory.regions[0]), memory.size)) == one.hot
+    assert (
+        list(own_pages(memory.host_addr(memory.regions[0]), memory.size))
+        == one.hot.runs
+    )
     assert memory.read(PAGE_SIZE, 2) == b"xx"
     assert memory.read(9 * PAGE_SIZE, 2) == bytes(2)
     memory.close()
@@ -64,4 +69,4 @@ def test_machines_that_write_to_much_get_nothing_in_advance() -> None:
     one = image()
     for _ in range(LIVES):
         live(one, *range(HOT_MAX + 1))
-    assert one.hot == []
+    assert one.hot.runs == []

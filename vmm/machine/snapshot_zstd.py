@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import IO, Any, Final
 
 from ..errors import ImageError, VmmError
-from ..ram_image import PAGE_SIZE, RamImage, available_memory
+from ..page_runs import PAGE_SIZE
+from ..ram_image import RamImage, available_memory
 
 try:
     from compression import zstd  # type: ignore[import-not-found, unused-ignore]
