@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
@@ -154,3 +155,18 @@ def fake_machine(cpus: int = 1, **settings: object) -> tuple[Machine, WatchedSta
     assert isinstance(state, WatchedState)
     state.clock = made._life._host_side.clock
     return made, state
+
+
+def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
+    """A thread that calls; and what that gave, or raised."""
+    told: list[object] = []
+
+    def run() -> None:
+        try:
+            told.append(call())
+        except Exception as error:
+            told.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, told

@@ -1,7 +1,6 @@
 """A machine's life: whoever asks, in whatever order, it goes one way."""
 
 import itertools
-import random
 import sys
 import threading
 import time
@@ -10,25 +9,20 @@ from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.fake_machine import WatchedState, fake_machine, replace_kvm
+from support.fake_machine import fake_machine, in_thread, replace_kvm
 from support.stopped_clock import StoppedClock
 
 from vmm import (
     ExitReason,
-    ExpectTimeout,
-    GuestEnded,
-    KvmError,
     Machine,
     MachineConfig,
     MachineState,
     VmmError,
 )
-from vmm.machine import guest_time
-from vmm.machine.lifecycle import Lifecycle
 from vmm.machine.outcomes import Outcomes
 from vmm.machine.registry import open_machines, register
 from vmm.machine.state import RunState
-from vmm.vcpu.control import PAUSE, End, RunControl, failure
+from vmm.vcpu.control import End
 
 if TYPE_CHECKING:
     from _typeshed import TraceFunction
@@ -47,21 +41,6 @@ def running() -> Iterator[Machine]:
     with machine:
         machine.start()
         yield machine
-
-
-def in_thread(call: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
-    """A thread that calls; and what that gave, or raised."""
-    told: list[object] = []
-
-    def run() -> None:
-        try:
-            told.append(call())
-        except Exception as error:
-            told.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread, told
 
 
 def test_the_states_in_their_order() -> None:
@@ -433,270 +412,3 @@ def test_a_stop_of_a_signal_handler_is_never_lost(name: str) -> None:
                 reasons.add(ExitReason.RESET)
             assert machine.result.reason in reasons
         assert state.wrong == []
-
-
-# What we, or a device, raise between two boots
-
-
-def fail(*_: object) -> None:
-    raise KvmError(5, "it was us")
-
-
-def fail_in_reset(machine: Machine) -> None:
-    machine._life._parts.devices.reset = fail  # type: ignore[method-assign]
-
-
-def fail_in_discard(machine: Machine) -> None:
-    machine._life._parts.memory.discard = fail  # type: ignore[method-assign]
-
-
-def fail_in_close(machine: Machine) -> None:
-    machine._life.instance.close = fail  # type: ignore[method-assign]
-
-
-@pytest.mark.parametrize(
-    ("breaks", "policy"),
-    [
-        (fail_in_reset, "restart"),
-        (fail_in_discard, "restart"),
-        (fail_in_close, "restart"),
-        (fail_in_close, "exit"),
-    ],
-)
-def test_an_error_of_ours_outranks_the_guests_end(
-    breaks: Callable[[Machine], None], policy: str
-) -> None:
-    machine, state = fake_machine(on_reset=policy)
-    with machine:
-        machine.start()
-        breaks(machine)
-        state.finish(End(ExitReason.RESET))
-        result = machine.wait(DEADLINE)
-        assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
-        assert "it was us" in result.detail
-        assert isinstance(machine.error, KvmError)
-
-
-@pytest.mark.parametrize("clock_call", ["__init__", "go_on"])
-def test_an_error_of_ours_in_a_pause_outranks_the_guests_end(
-    clock_call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine, state = fake_machine(on_panic="pause")
-    monkeypatch.setattr(guest_time.GuestTime, clock_call, fail)
-    with machine:
-        machine.start()
-        state.finish(End(ExitReason.PANIC))
-        if clock_call == "go_on":
-            assert machine.wait(DEADLINE).reason is ExitReason.PANIC
-            assert machine.error is None
-            machine.resume()
-        assert machine.wait(DEADLINE).reason is ExitReason.ERROR
-        assert isinstance(machine.error, KvmError)
-
-
-def test_an_error_of_ours_after_a_policys_pause_is_the_result() -> None:
-    machine, state = fake_machine(on_reset="pause")
-    with machine:
-        machine.start()
-        state.finish(End(ExitReason.RESET))
-        assert machine.wait(DEADLINE).reason is ExitReason.RESET
-        fail_in_close(machine)
-        machine.stop()
-        machine.join()
-        assert machine.wait(DEADLINE).reason is ExitReason.ERROR
-
-
-def test_the_first_error_stays() -> None:
-    control = RunControl()
-    control.finish(failure(ValueError("first")))
-    control.fail(ValueError("second"))
-    assert control.end is not None
-    assert control.end.detail == "ValueError: first"
-
-
-def test_an_error_is_only_told_where_it_is_why_the_result_is_an_error() -> None:
-    machine, state = fake_machine(on_reset="pause")
-    with machine:
-        machine.start()
-        state.finish(End(ExitReason.RESET))
-        machine.wait(DEADLINE)
-        machine._outcomes.loop_failed(ValueError("not why the guest has ended"))
-        machine.join()
-        assert machine.wait(DEADLINE).reason is ExitReason.RESET
-        assert machine.error is None
-
-
-# Who reads the console
-
-
-def test_who_hears_of_the_guests_end_may_resume_it_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def find_symbols(_: Lifecycle) -> None:
-        time.sleep(0.05)
-
-    monkeypatch.setattr(Lifecycle, "_find_symbols", find_symbols)
-    machine, state = fake_machine(serial="capture", on_panic="pause")
-    with machine:
-        machine.start()
-        thread, told = in_thread(lambda: machine.console.expect("never", DEADLINE))
-        state.finish(End(ExitReason.PANIC))
-        thread.join(DEADLINE)
-        assert isinstance(told[0], GuestEnded)
-        machine.resume()
-        with pytest.raises(ExpectTimeout):  # more may come
-            machine.console.expect("never", timeout=0)
-        machine.stop()
-
-
-def test_who_hears_of_the_end_finds_the_result() -> None:
-    machine, _ = fake_machine(serial="capture")
-    with machine:
-        machine.start()
-        seen: list[object] = []
-
-        def end(result: object) -> None:
-            seen.append((machine.state, machine.result is result))
-
-        machine.console.end = end  # type: ignore[method-assign]
-        machine.stop()
-        machine.join()
-        assert seen == [(MachineState.ENDED, True)]
-
-
-# What a pause leaves behind
-
-
-@pytest.mark.parametrize("then", ["stop", "pause"])
-def test_a_reset_counts_once_whatever_follows_at_once(then: str) -> None:
-    for _ in range(10):
-        machine, state = fake_machine(on_reset="pause")
-        with machine:
-            machine.start()
-            state.finish(End(ExitReason.RESET))
-            machine.wait(DEADLINE)
-            with state._lock:  # before vCPU 0 is awake
-                machine.resume()
-                state._halt(PAUSE) if then == "pause" else machine.stop()
-            machine.stop()
-            assert machine.wait(DEADLINE).resets == 1
-
-
-def test_clocks_are_set_only_for_a_guest_that_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    was_set: list[str] = []
-    monkeypatch.setattr(guest_time.GuestTime, "go_on", lambda _: was_set.append("set"))
-    machine, state = fake_machine(on_reset="pause")
-    with machine:
-        machine.start()
-        state.finish(End(ExitReason.RESET))
-        machine.wait(DEADLINE)
-        machine.resume()
-        machine.pause()
-        assert was_set == []
-        machine.resume()
-        machine.pause()
-        assert was_set == ["set"]
-        machine.stop()
-        machine.join()
-        assert was_set == ["set"]
-
-
-# Everybody does anything
-
-
-OFTEN = [
-    "start",
-    "pause",
-    "pause",
-    "resume",
-    "resume",
-    "wait",
-    "reset",
-    "panic",
-    "look",
-]
-SELDOM = ["stop", "close", "power off"]
-
-
-class Driver:
-    """Several threads that do what a seed says."""
-
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        policies = {
-            name: self._random.choice(["exit", "restart", "pause"])
-            for name in ("on_reset", "on_panic")
-        }
-        self.cpus = self._random.choice([1, 1, 2])
-        self.machine, self.state = fake_machine(self.cpus, **policies)
-        self.unexpected: list[object] = []
-
-    def run(self) -> None:
-        plans = [self._plan() for _ in range(4)]
-        threads = [in_thread(lambda plan=plan: self._follow(plan)) for plan in plans]  # type: ignore[misc]
-        waiter = in_thread(self._wait)
-        deadline = time.monotonic() + DEADLINE
-        for thread, _ in threads:
-            thread.join(max(0, deadline - time.monotonic()))
-            assert not thread.is_alive(), "a deadlock"
-        closer, _ = in_thread(self.machine.close)
-        for thread in (closer, waiter[0]):
-            thread.join(max(0, deadline - time.monotonic()))
-            assert not thread.is_alive(), "a deadlock"
-
-    def _plan(self) -> list[tuple[str, float]]:
-        rare = 0.1
-        return [
-            (
-                self._random.choice(SELDOM if self._random.random() < rare else OFTEN),
-                self._random.choice([0, 0, 0.0005, 0.002]),
-            )
-            for _ in range(8)
-        ]
-
-    def _wait(self) -> None:
-        while not self.machine.is_started:
-            if self.machine.state is MachineState.CLOSED:
-                return
-            time.sleep(0.0005)
-        self.machine.wait()
-
-    def _follow(self, plan: list[tuple[str, float]]) -> None:
-        for name, pause_s in plan:
-            try:
-                self._do(name)
-            except (VmmError, TimeoutError):
-                pass
-            except Exception as error:
-                self.unexpected.append(error)
-            time.sleep(pause_s)
-
-    def _do(self, name: str) -> None:
-        machine, state = self.machine, self.state
-        actions: dict[str, Callable[[], object]] = {
-            "start": machine.start,
-            "pause": machine.pause,
-            "resume": machine.resume,
-            "wait": lambda: machine.wait(0.001),
-            "stop": machine.stop,
-            "close": machine.close,
-            "reset": lambda: state.finish(End(ExitReason.RESET)),
-            "power off": lambda: state.finish(End(ExitReason.POWEROFF)),
-            "panic": lambda: state.finish(End(ExitReason.PANIC), state.turn),
-            "look": lambda: state.look(state.turn),
-        }
-        actions[name]()
-
-
-@pytest.mark.parametrize("seed", range(200))
-def test_in_any_order_nobody_waits_for_ever_and_no_state_is_wrong(seed: int) -> None:
-    driver = Driver(seed)
-    driver.run()
-    state: WatchedState = driver.state
-    assert driver.unexpected == []
-    assert state.wrong == []
-    assert state.state is MachineState.CLOSED
-    assert state.paused is None
-    assert (state.result is not None) == driver.machine.is_started
