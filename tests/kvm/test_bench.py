@@ -58,10 +58,5 @@ def test_bench_clones_in_this_process_and_restores_in_another(
     assert measured.reasons == {}
     names = {measure for measure, _ in measured.samples}
     assert names == clone.MEASURES.keys() - {"restore-512"}
-    times = {
-        name: samples[0].value
-        for (name, _), samples in measured.samples.items()
-        if samples[0].unit == "ms"
-    }
-    assert all(value > 0 for value in times.values())
-    assert times["clone-start"] < times["clone-answer"] < times["many-answer"]
+    values = [samples[0].value for samples in measured.samples.values()]
+    assert all(value > 0 for value in values)
