@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         InvalidRange,
         InvalidState,
         NoDevice,
+        NotRam,
         ResourceError,
         TransactionConflict,
         TransactionError,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
         UnknownResource,
     )
     from .fast_port import FastPort
-    from .guest_ram import GuestRam
+    from .guest_ram import GuestRam, barrier
     from .pc.cmos_rtc import CmosRtc, CmosRtcState
     from .pc.i8042 import I8042Device
     from .pc.i8042_state import I8042State
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
     from .serial.uart import Serial
     from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
     from .state import Byte, Nanoseconds, State, Uint64
-    from .trigger import Interrupt, InterruptLine, Trigger
+    from .trigger import Interrupt, InterruptLine, MsiInterrupt, Trigger
 
 __all__ = [
     "AcpiDevice",
@@ -120,10 +121,12 @@ __all__ = [
     "MemAddressRange",
     "MmioAddressConstraint",
     "MmioAddressRange",
+    "MsiInterrupt",
     "MsiIrq",
     "MsiIrqType",
     "Nanoseconds",
     "NoDevice",
+    "NotRam",
     "PciMsiIrqConstraint",
     "PciMsixIrqConstraint",
     "PioAddressConstraint",
@@ -157,6 +160,7 @@ __all__ = [
     "Uint64",
     "UnknownResource",
     "VirtualClock",
+    "barrier",
     "field",
 ]
 
@@ -172,11 +176,11 @@ _NAMES = {
     "doorbell": "Doorbell",
     "errors": (
         "DeviceError DeviceOverlap Exhausted FullFifo InvalidAcpiId InvalidDevice "
-        "InvalidRange InvalidState NoDevice ResourceError TransactionConflict "
+        "InvalidRange InvalidState NoDevice NotRam ResourceError TransactionConflict "
         "TransactionError TriggerError UnknownResource"
     ),
     "fast_port": "FastPort",
-    "guest_ram": "GuestRam",
+    "guest_ram": "GuestRam barrier",
     "pc.cmos_rtc": "CmosRtc CmosRtcState",
     "pc.i8042": "I8042Device",
     "pc.i8042_state": "I8042State",
@@ -195,7 +199,7 @@ _NAMES = {
     "serial.uart": "Serial",
     "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
     "state": "Byte Nanoseconds State Uint64",
-    "trigger": "Interrupt InterruptLine Trigger",
+    "trigger": "Interrupt InterruptLine MsiInterrupt Trigger",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 

@@ -37,6 +37,10 @@ class TransactionConflict(TransactionError):
     """Somebody else changed the buses since the transaction began."""
 
 
+class NotRam(DeviceError):
+    """A guest physical address, of the guest's, at which there isn't RAM alone."""
+
+
 class InvalidAcpiId(DeviceError, ValueError):
     """An ACPI device ID that no driver could have."""
 

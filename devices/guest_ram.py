@@ -1,14 +1,19 @@
 """GuestRam: what a device that does DMA is given of the guest's RAM."""
 
-from typing import Protocol
+import threading
+from typing import Final, Protocol
+
+_FENCE: Final = threading.Lock()
 
 
 class GuestRam(Protocol):
     """The guest's RAM by guest physical address; every access is checked.
 
-    Addresses and sizes come from the guest, so that a device expects
-    GuestAddressError, an error of the VMM's, where one isn't wholly RAM. Safe to call
-    from any thread; whoever shares memory with the guest shares it with its CPUs.
+    Addresses and sizes come from the guest, so that a device expects NotRam where one
+    isn't wholly RAM. Safe to call from any thread; whoever shares memory with the guest
+    shares it with its CPUs. What both look at while either writes is stored whole only
+    as an item of a view's, `view.cast("H")[0] = 1`: struct.pack_into and slices write
+    byte by byte.
     """
 
     def view(self, guest_addr: int, size: int, /) -> memoryview:
@@ -24,3 +29,13 @@ class GuestRam(Protocol):
 
     def write(self, guest_addr: int, data: bytes | bytearray | memoryview, /) -> None:
         """Copy `data` into RAM."""
+
+
+def barrier() -> None:
+    """Have all CPUs see what was stored before, ere anything is loaded after.
+
+    x86 lets a load overtake an earlier store (Intel SDM 3A, 9.2.3.4), but no locked
+    instruction, which taking a lock is.
+    """
+    with _FENCE:
+        pass

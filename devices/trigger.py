@@ -37,6 +37,17 @@ class Interrupt(Trigger, Protocol):
         """
 
 
+class MsiInterrupt(Interrupt, Protocol):
+    """An Interrupt that is a message, as PCI's MSI and MSI-X are, of one edge each."""
+
+    def route(self, address: int, data: int) -> None:
+        """Send that message from now on: 32 bits of `data` to a 64-bit `address`.
+
+        Edges before the first one are lost. May take milliseconds where it isn't what
+        it was. Raises TriggerError if it can't be sent there.
+        """
+
+
 class InterruptLine:
     """An Interrupt that is wired after the device was made; unwired it does nothing.
 

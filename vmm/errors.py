@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Final, Self
 
+from .devices.errors import NotRam
 from .foreign_text import printable
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class KvmUnavailable(VmmError):
     """/dev/kvm is missing, forbidden or too old; the message has the remedy."""
 
 
-class GuestAddressError(VmmError):
+class GuestAddressError(VmmError, NotRam):
     """An access of ours to guest memory lies outside of RAM."""
 
 

@@ -1,14 +1,20 @@
 """PlainRam: a GuestRam that nobody runs in."""
 
+from vmm.devices.errors import NotRam
+
 
 class PlainRam:
-    """Zeros from guest address 0 on."""
+    """Zeros at guest addresses `start`..`start + size - 1`, and nothing elsewhere."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, start: int = 0) -> None:
         self.data = bytearray(size)
+        self._start = start
 
     def view(self, guest_addr: int, size: int) -> memoryview:
-        return memoryview(self.data)[guest_addr : guest_addr + size]
+        at = guest_addr - self._start
+        if not 0 <= at <= at + size <= len(self.data):
+            raise NotRam(f"[{guest_addr:#x}, {guest_addr + size:#x}) is not RAM")
+        return memoryview(self.data)[at : at + size]
 
     def read(self, guest_addr: int, size: int) -> bytes:
         return bytes(self.view(guest_addr, size))
