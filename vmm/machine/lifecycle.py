@@ -342,7 +342,7 @@ class Lifecycle:
     def _boot_again(self) -> None:
         self.power_off()
         self._parts = self._parts.with_images()
-        self._parts.memory.discard()
+        self._parts.memory.clear()
         self._parts.devices.reset()
         self._state.rearm()
         self.instance = self._power_on()
