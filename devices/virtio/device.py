@@ -10,29 +10,41 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
-from ..errors import DeviceError
+from ..errors import BrokenRing, DeviceError
 from ..state import refuse_state
-from .queue import BrokenRing, Virtqueue
+from .features import (
+    VIRTIO_F_EVENT_IDX,
+    VIRTIO_F_INDIRECT_DESC,
+    VIRTIO_F_RING_PACKED,
+    VIRTIO_F_RING_RESET,
+    VIRTIO_F_VERSION_1,
+)
+from .queue import Virtqueue
 
 if TYPE_CHECKING:
     from ..state import State
 
-# Feature bits that are no device's own: VIRTIO 1.3, chapter 6.
-VIRTIO_F_INDIRECT_DESC: Final = 28
-VIRTIO_F_EVENT_IDX: Final = 29
-VIRTIO_F_VERSION_1: Final = 32
-VIRTIO_F_RING_PACKED: Final = 34
-VIRTIO_F_RING_RESET: Final = 40
+MOST_TOLD: Final = 200
+"""Characters of why a device needs a reset."""
+_OFFERED: Final = (
+    1 << VIRTIO_F_INDIRECT_DESC
+    | 1 << VIRTIO_F_EVENT_IDX
+    | 1 << VIRTIO_F_VERSION_1
+    | 1 << VIRTIO_F_RING_RESET
+)
 
 
 class Transport(Protocol):
-    """How a device reaches its driver. Neither call blocks; from any thread."""
+    """How a device reaches its driver. No call blocks; from any thread."""
 
     def interrupt_queue(self, queue: Virtqueue, /) -> None:
         """Send a used buffer notification."""
 
     def interrupt_config(self) -> None:
         """Send a configuration change notification."""
+
+    def serve_again(self, queue: Virtqueue, /) -> None:
+        """Have `VirtioDevice.serve` called soon, when others had their turn."""
 
 
 class NoTransport:
@@ -43,6 +55,9 @@ class NoTransport:
 
     def interrupt_config(self) -> None:
         """To nobody."""
+
+    def serve_again(self, queue: Virtqueue, /) -> None:
+        """Never."""
 
 
 class VirtioDevice:
@@ -93,8 +108,8 @@ class VirtioDevice:
         self.trouble = ""
         """Why the device needs a reset, if it does."""
         self.transport: Transport = NoTransport()
-        self.on_broken: Callable[[str], None] | None = None
-        """Told once why it has stopped, each time that it does; by its host."""
+        self.on_trouble: Callable[[str], None] | None = None
+        """Told why it doesn't work as its driver wants, each time; by its host."""
         self._work = _Work(self)
 
     @property
@@ -153,14 +168,15 @@ class VirtioDevice:
     def state(self) -> "State | None":
         """What the driver could tell of it, beside queues and features. Default: None.
 
-        Chains that it has are part of it, by their heads: see `Virtqueue.state`.
+        Chains that it has taken and not pushed yet are the queue's part.
         """
         return None
 
     def restore(self, state: "State | None") -> None:
         """Go on from what `state` gave; features and queues are restored already.
 
-        Each enabled queue is handled once soon after. Raises InvalidState.
+        Each queue is handled once soon after, and gives all chains again that it had
+        given and not got back. Raises InvalidState, with nothing changed.
         """
         refuse_state(self, state)
 
@@ -197,26 +213,27 @@ class VirtioDevice:
         with self.lock:
             if self.trouble:
                 return
-            self.trouble = why
+            self.trouble = why[:MOST_TOLD] or "it has failed"
             if self.is_active:
                 self.transport.interrupt_config()
-            if self.on_broken is not None:
-                self.on_broken(why)
+            self.report(self.trouble)
 
     # For transports
+
+    def get_report(self) -> str:
+        """A line for the report of a crash or a hang."""
+        return f"{self.name} needs a reset: {self.trouble}" if self.trouble else ""
+
+    def report(self, trouble: str) -> None:
+        """Tell the host's user."""
+        if self.on_trouble is not None:
+            self.on_trouble(trouble)
 
     @property
     def offered(self) -> int:
         """All feature bits that it offers."""
-        bits = [
-            VIRTIO_F_INDIRECT_DESC,
-            VIRTIO_F_EVENT_IDX,
-            VIRTIO_F_VERSION_1,
-            VIRTIO_F_RING_RESET,
-        ]
-        if self.packed:
-            bits.append(VIRTIO_F_RING_PACKED)
-        return self.features | sum(1 << bit for bit in bits)
+        packed = 1 << VIRTIO_F_RING_PACKED if self.packed else 0
+        return self.features | _OFFERED | packed
 
     def start(self) -> None:
         """The driver has set DRIVER_OK; `negotiated` and the queues are set up."""
@@ -226,12 +243,16 @@ class VirtioDevice:
                 self.activate()
             except (DeviceError, OSError) as error:
                 self.fail(str(error))
+                self.is_active = False
 
     def serve(self, queue: Virtqueue) -> None:
         """Handle a queue that was kicked, unless the driver isn't ready for it."""
         with self.working():
             if self.is_active and queue.is_enabled:
+                queue.more = False
                 self.handle(queue)
+                if queue.more:
+                    self.transport.serve_again(queue)
 
     def stop(self) -> None:
         """The driver resets it: on return nothing of it touches guest memory."""
