@@ -45,7 +45,8 @@ class RamImage:
     ) -> Self:
         """A copy of RAM at `address`, a private mapping of `base` or of nothing.
 
-        Of `base` but where it is `zeroed`, offsets from `address`, in order. Raises VmmError where there is no memory for it.
+        Not of `base` where it is `zeroed`, which are runs of bytes in order.
+        Raises VmmError where there is no memory for it.
         """
 
         def fill(fd: int) -> None:
