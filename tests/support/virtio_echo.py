@@ -1,12 +1,14 @@
 """Echo: a virtio device that answers with what it was told, as its test wants it."""
 
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from vmm.devices.errors import DeviceError
 from vmm.devices.state import State
-from vmm.devices.virtio.chain import Chain
 from vmm.devices.virtio.device import VirtioDevice
 from vmm.devices.virtio.queue import Virtqueue
+
+if TYPE_CHECKING:
+    from vmm.devices.virtio.chain import Chain
 
 ECHO: Final = 61
 """Its type, which is nobody's."""

@@ -1,14 +1,37 @@
 """Drivers of the two transports of a VirtioDevice: registers by their common names."""
 
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
+from support.pci_rig import Function, MessageLine, PciRig
 from support.plain_ram import PlainRam
 from support.serial_rig import CountingTrigger
 from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
+from vmm.devices.pci.reg import (
+    PCI_BASE_ADDRESS_0,
+    PCI_CAP_ID_MSIX,
+    PCI_CAP_ID_VNDR,
+    PCI_CAPABILITY_LIST,
+    PCI_COMMAND_MASTER,
+    PCI_COMMAND_MEMORY,
+    PCI_MSIX_ENTRY_DATA,
+    PCI_MSIX_ENTRY_SIZE,
+    PCI_MSIX_ENTRY_VECTOR_CTRL,
+    PCI_MSIX_FLAGS,
+    PCI_MSIX_FLAGS_ENABLE,
+    PCI_MSIX_TABLE,
+)
 from vmm.devices.virtio.device import VirtioDevice
 from vmm.devices.virtio.mmio import VirtioMmio
+from vmm.devices.virtio.pci import (
+    COMMON_CFG,
+    DEVICE_CFG,
+    ISR_CFG,
+    NOTIFY_CFG,
+    PCI_CFG,
+    VirtioPci,
+)
 
 ACKNOWLEDGE: Final = 1
 DRIVER: Final = 2
@@ -19,6 +42,7 @@ FAILED: Final = 128
 VERSION_1: Final = 1 << 32
 
 RAM_SIZE: Final = 0x40000
+SLOT: Final = 3  # of a PCI bus
 RING: Final = 0x1000
 """From one part of a queue to the next; those of queue 0 begin here."""
 
@@ -32,7 +56,7 @@ class TransportDriver:
     virtio_pci_common_cfg`; 64 bits are in two halves, `_lo` and `_hi`.
     """
 
-    registers: dict[str, tuple[int, int]]
+    registers: ClassVar[dict[str, tuple[int, int]]]
     transport: DeviceIo
 
     def __init__(self, device: VirtioDevice) -> None:
@@ -48,6 +72,10 @@ class TransportDriver:
         resources = ResourceManager().allocate_device_resources(constraints)
         self.lines = [CountingTrigger() for _ in resources.get_interrupts()]
         transport.assign_resources(resources, self.lines)
+
+    def reset_machine(self) -> None:
+        """And find the device again."""
+        self.transport.reset()
 
     # For heirs
 
@@ -139,7 +167,7 @@ class TransportDriver:
 class MmioDriver(TransportDriver):
     """Of VirtioMmio."""
 
-    registers: Final = {
+    registers: ClassVar = {
         "device_feature_select": (0x14, 4),
         "device_feature": (0x10, 4),
         "driver_feature_select": (0x24, 4),
@@ -196,4 +224,147 @@ class MmioDriver(TransportDriver):
         return self._mmio.registers.stray_kicks
 
 
-DRIVERS: Final[dict[str, type[TransportDriver]]] = {"mmio": MmioDriver}
+class PciDriver(TransportDriver):
+    """Of VirtioPci: it finds its way by capabilities, and takes MSI-X, or INTx."""
+
+    registers: ClassVar = {
+        "device_feature_select": (0x00, 4),
+        "device_feature": (0x04, 4),
+        "driver_feature_select": (0x08, 4),
+        "driver_feature": (0x0C, 4),
+        "config_msix_vector": (0x10, 2),
+        "num_queues": (0x12, 2),
+        "device_status": (0x14, 1),
+        "config_generation": (0x15, 1),
+        "queue_select": (0x16, 2),
+        "queue_size_max": (0x18, 2),
+        "queue_size": (0x18, 2),
+        "queue_msix_vector": (0x1A, 2),
+        "queue_enable": (0x1C, 2),
+        "queue_notify_off": (0x1E, 2),
+        "queue_desc_lo": (0x20, 4),
+        "queue_desc_hi": (0x24, 4),
+        "queue_driver_lo": (0x28, 4),
+        "queue_driver_hi": (0x2C, 4),
+        "queue_device_lo": (0x30, 4),
+        "queue_device_hi": (0x34, 4),
+        "queue_reset": (0x3A, 2),
+    }
+    takes_messages = True
+
+    def __init__(self, device: VirtioDevice) -> None:
+        super().__init__(device)
+        self.pci = self.transport = VirtioPci(device, self.ram, self.clock, slot=SLOT)
+        self.rig = PciRig(self.pci)
+        self.function = Function(self.rig, SLOT)
+        self.lines = [it for it in self.pci.interrupts if isinstance(it, MessageLine)]
+        self._seen = [line.edges for line in self.lines]
+        self._find()
+
+    def reset_machine(self) -> None:
+        super().reset_machine()
+        self._find()
+
+    def _find(self) -> None:
+        self.function.command(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
+        self.places = self._find_places()
+        if self.takes_messages:
+            self._set_up_messages()
+
+    def _find_places(self) -> dict[int, tuple[int, int]]:
+        """Address and size of each structure, by cfg_type."""
+        function, found = self.function, {}
+        at = function.get(PCI_CAPABILITY_LIST, 1)
+        while at:
+            if function.get(at, 1) == PCI_CAP_ID_VNDR:
+                kind, bar = function.get(at + 3, 1), function.get(at + 4, 1)
+                base = function.get(PCI_BASE_ADDRESS_0 + 4 * bar) & ~0xF
+                offset, size = function.get(at + 8), function.get(at + 12)
+                found[kind] = base + offset, size
+                if kind == NOTIFY_CFG:
+                    self.multiplier = function.get(at + 16)
+                if kind == PCI_CFG:
+                    self.window = at
+            at = function.get(at + 1, 1)
+        return found
+
+    def _set_up_messages(self) -> None:
+        at = self.function.capabilities()[PCI_CAP_ID_MSIX]
+        where = self.function.get(at + PCI_MSIX_TABLE)
+        table = self.function.get(PCI_BASE_ADDRESS_0 + 4 * (where & 7)) & ~0xF
+        for vector in range(len(self.lines) - 1):
+            entry = table + PCI_MSIX_ENTRY_SIZE * vector
+            self.rig.store(entry, 0xFEE0_0000)
+            self.rig.store(entry + PCI_MSIX_ENTRY_DATA, 0x40 + vector)
+            self.rig.store(entry + PCI_MSIX_ENTRY_VECTOR_CTRL, 0)
+        self.function.set(at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2)
+
+    def negotiate(self, features: int = VERSION_1) -> None:
+        super().negotiate(features)
+        if self.takes_messages:
+            self.set("config_msix_vector", 0)
+
+    def set_up(self, queue: int, size: int = 4) -> None:
+        if self.takes_messages:
+            self.set("queue_select", queue)
+            self.set("queue_msix_vector", 1 + queue & 0xFFFF)
+        super().set_up(queue, size)
+
+    def _load(self, kind: int, offset: int, size: int) -> bytes:
+        data = bytearray(size)
+        self.rig.io.mmio_read(self.places[kind][0] + offset, memoryview(data))
+        return bytes(data)
+
+    def _store(self, kind: int, offset: int, data: bytes) -> None:
+        self.rig.io.mmio_write(self.places[kind][0] + offset, memoryview(data))
+
+    def load(self, offset: int, size: int) -> bytes:
+        return self._load(COMMON_CFG, offset, size)
+
+    def store(self, offset: int, data: bytes) -> None:
+        self._store(COMMON_CFG, offset, data)
+
+    def read_config(self, offset: int, size: int) -> bytes:
+        return self._load(DEVICE_CFG, offset, size)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        self._store(DEVICE_CFG, offset, data)
+
+    def kick(self, queue: int) -> None:
+        self._store(NOTIFY_CFG, self.multiplier * queue, queue.to_bytes(2, "little"))
+
+    def events(self) -> set[Event]:
+        before, self._seen = self._seen, [line.edges for line in self.lines]
+        news = map(int.__sub__, self._seen, before)
+        config, *queues, _ = news
+        found: set[Event] = set()
+        if config:
+            found.add("config")
+        if any(queues):
+            found.add("used")
+        return found
+
+    @property
+    def stray_kicks(self) -> int:
+        return self.pci.registers.stray_kicks
+
+
+class IntxDriver(PciDriver):
+    """Of VirtioPci, without MSI-X: a line, and the ISR status says what for."""
+
+    takes_messages = False
+
+    def events(self) -> set[Event]:
+        if not self.lines[-1].is_high:
+            return set()
+        (isr,) = self._load(ISR_CFG, 0, 1)
+        assert not self.lines[-1].is_high
+        names: list[Event] = ["used", "config"]
+        return {name for bit, name in enumerate(names) if isr >> bit & 1}
+
+
+DRIVERS: Final[dict[str, type[TransportDriver]]] = {
+    "mmio": MmioDriver,
+    "pci": PciDriver,
+    "pci, INTx": IntxDriver,
+}

@@ -214,7 +214,7 @@ def test_reset_leaves_nothing(driver: TransportDriver, echo: Echo) -> None:
 
 def test_machine_reset_is_one(driver: TransportDriver, echo: Echo) -> None:
     driver.start()
-    driver.transport.reset()
+    driver.reset_machine()
     assert driver.status == 0
     assert not echo.is_active
 
@@ -324,7 +324,7 @@ def test_case_18_absent_queue_reads_0_and_takes_nothing(
 ) -> None:
     driver.negotiate()
     before = [each.state() for each in echo.queues]
-    driver.set_up(queue & 0xFFFF)
+    driver.set_up(queue)
     driver.set("queue_reset", 1)
     for name in ("queue_size_max", "queue_enable", "queue_reset"):
         assert driver.get(name) == 0
@@ -336,7 +336,7 @@ def test_case_18_kick_of_an_absent_queue_is_counted(
 ) -> None:
     driver.start()
     driver.kick(2)
-    driver.kick(0xFFFF)
+    driver.kick(0xFF)
     assert driver.stray_kicks == 2
     assert not [call for call in echo.calls if call.startswith("handle")]
 
