@@ -213,6 +213,10 @@ class Registers:
             return None
         return None if self.is_ready and queue not in self._reset_queues else queue
 
+    def read_queue_size(self) -> int:
+        """How many entries it has, or may have at most; 0 for one that there isn't."""
+        return 0 if self.queue is None else self.queue.size
+
     def write_queue_size(self, value: int) -> None:
         """How many entries it is to have; what can't be is seen when it is enabled."""
         queue = self._settable_queue()
