@@ -151,6 +151,10 @@ class VirtioBalloon(VirtioDevice):
         elif offset == _POISON_VAL:
             self._poison_val = int.from_bytes(data, "little")
 
+    def activate(self) -> None:
+        """Linux has put its first statistics there, and kicked, before it is ready."""
+        self.transport.serve_again(self.queues[_STATS_QUEUE])
+
     def handle(self, queue: "Virtqueue") -> None:
         take = self._takers()[queue.index]
         for chain in queue:

@@ -42,6 +42,8 @@ _CONFIG: Final = Struct("<HHII")  # cols, rows, max_nr_ports, emerg_wr
 _EMERG_WR: Final = 8
 _CONTROL: Final = Struct("<IHH")  # id, event, value
 _SIZE: Final = Struct("<HH")  # cols, rows
+INPUT: Final = -1
+"""An occasion to remind of the size, as the indices of a console's two queues are."""
 _CONTROL_IN: Final = 2
 _CONTROL_OUT: Final = 3
 # What the driver is to be told of a port, in this order.
@@ -143,6 +145,7 @@ class ConsolePort:
             return done
         with device.working():
             if data and self.listens:
+                device.remind(INPUT)
                 for chain in queue:
                     done += chain.write(data[done:])
                     queue.push(chain)
@@ -240,6 +243,7 @@ class VirtioConsole(VirtioDevice):
         super().__init__()
         self.ports: Final = tuple(ports)
         self._cols = self._rows = 0
+        self._reminders: set[int] = set()
         self._port_of: dict[int, ConsolePort] = {}  # by the index of a queue
         for number, port in enumerate(ports):
             first = 2 * number + 2 if number else 0  # 2 and 3 are the messages'
@@ -270,6 +274,16 @@ class VirtioConsole(VirtioDevice):
         else:
             self.config_changed()
 
+    def remind(self, occasion: int) -> None:
+        """Tell the driver the size, once on each occasion.
+
+        Linux (config_work_handler) looks at it only when told of a change, and forgets
+        it if it hasn't finished its port by then, which nobody is told of.
+        """
+        if occasion in self._reminders:
+            self._reminders.discard(occasion)
+            self.config_changed()
+
     def _note_size(self) -> None:
         """Whom there are messages for is to be told."""
         for port in self.ports:
@@ -287,9 +301,15 @@ class VirtioConsole(VirtioDevice):
         if offset == _EMERG_WR and len(port.rest) < WRITE_MAX:
             port.send(data[:1])
 
+    def activate(self) -> None:
+        has_size = (self._cols, self._rows) != (0, 0)
+        alone = has_size and not self.has_control
+        self._reminders = {*self._port_of, INPUT} if alone else set()
+
     def handle(self, queue: "Virtqueue") -> None:
         port = self._port_of.get(queue.index)
         if port is not None:
+            self.remind(queue.index)
             port.handle(queue)
         elif self.has_control:
             if queue.index == _CONTROL_OUT:

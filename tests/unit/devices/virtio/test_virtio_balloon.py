@@ -195,6 +195,16 @@ def test_statistics_are_those_that_come_when_asked() -> None:
     assert not second.is_done
 
 
+def test_case_19_statistics_from_before_the_driver_is_ready_are_looked_at_then() -> (
+    None
+):
+    rig = BalloonRig()
+    rig.device.stop()
+    rig.again.clear()
+    rig.device.start()
+    assert rig.again == [rig.device.queues[STATS]]
+
+
 def test_all_who_have_asked_get_the_same() -> None:
     rig = BalloonRig()
     rig.send(STATS, pack("<HQ", 4, 1))

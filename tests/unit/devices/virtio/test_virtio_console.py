@@ -224,6 +224,29 @@ def test_case_57_a_size_before_the_driver_is_ready_is_kept() -> None:
     assert rig.device.config()[:4] == pack("<HH", 132, 50)
 
 
+def test_case_57_it_is_told_when_the_driver_shows_that_it_has_a_port() -> None:
+    rig = ConsoleRig()
+    rig.device.stop()
+    rig.device.resize(132, 50)
+    rig.start()
+    assert rig.interrupts == []  # case 30
+    for _ in range(2):
+        rig.send(IN, room=4)
+        rig.send(OUT, b"hello")
+    assert rig.interrupts.count("config") == 2
+    rig.ports[0].enqueue_raw_bytes(b"x")
+    rig.ports[0].enqueue_raw_bytes(b"y")
+    assert rig.interrupts.count("config") == 3
+
+
+def test_no_size_is_told_where_there_is_none() -> None:
+    rig = ConsoleRig()
+    rig.send(IN, room=4)
+    rig.send(OUT, b"hello")
+    rig.ports[0].enqueue_raw_bytes(b"x")
+    assert "config" not in rig.interrupts
+
+
 def test_emerg_wr_prints_a_character_even_without_a_driver() -> None:
     rig = ConsoleRig()
     rig.device.stop()
