@@ -35,6 +35,7 @@ NAME_MAX: Final = 128
 WRITE_MAX: Final = 1 << 20
 """Bytes of one buffer that a port takes: no more than a guest's pipe has, which is what
 splice(2) sends at once. What is beyond them is lost."""
+INPUT_BUFFER: Final = 4096
 SYSRQ: Final = b"\x0f"
 """What Linux's hvc driver takes for a BREAK: drivers/tty/hvc/hvc_console.c."""
 
@@ -155,9 +156,24 @@ class ConsolePort:
                     device.look_again(queue)
         return done
 
+    def fifo_capacity(self) -> int:
+        """Bytes that it makes sense to type at once: what one of Linux's buffers has.
+
+        0 while the guest doesn't listen. Whether there is a buffer isn't said.
+        """
+        return INPUT_BUFFER if self.listens else 0
+
     def inject_break(self) -> bool:
         """Type what Linux takes for a BREAK; False if there was no room for it."""
         return self.enqueue_raw_bytes(SYSRQ) > 0
+
+    def flush(self) -> None:
+        """Take all that the guest has written, whoever was to tell the device of it.
+
+        For when the guest has stopped.
+        """
+        if self._device is not None and self._output is not None:
+            self._device.serve(self._output)
 
     def _on_sink_room(self) -> None:
         device, queue = self._device, self._output
