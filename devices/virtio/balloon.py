@@ -90,6 +90,8 @@ class VirtioBalloon(VirtioDevice):
         self._ram = ram
         self._size = size
         self._num_pages = self._pages(target)
+        self.on_actual: Callable[[], None] = lambda: None
+        """Called when the driver says what it has, with the device's lock held."""
         self._power_on()
 
     def _power_on(self) -> None:
@@ -148,6 +150,7 @@ class VirtioBalloon(VirtioDevice):
             return
         if offset == _ACTUAL:
             self._actual = int.from_bytes(data, "little")
+            self.on_actual()
         elif offset == _POISON_VAL:
             self._poison_val = int.from_bytes(data, "little")
 

@@ -140,8 +140,10 @@ def test_a_target_that_can_not_be_is_refused(target: int) -> None:
 
 def test_actual_is_what_the_driver_says() -> None:
     rig = BalloonRig()
+    told: list[int] = []
+    rig.device.on_actual = lambda: told.append(rig.device.actual)
     rig.device.write_config(4, pack("<I", 9))
-    assert rig.device.actual == 9 * PAGE
+    assert told == [9 * PAGE]
     assert rig.config() == (0, 9, 0, 0)
 
 
