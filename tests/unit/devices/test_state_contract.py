@@ -25,6 +25,7 @@ from vmm.devices.adapter import Adapter
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.errors import InvalidState, TriggerError
+from vmm.devices.pc.pci_host_bridge import PciHostBridge
 from vmm.devices.pc.platform import (
     AcpiPmPio,
     CmosRtcPio,
@@ -33,6 +34,7 @@ from vmm.devices.pc.platform import (
     SerialPio,
     SystemControlPio,
 )
+from vmm.devices.pci.device import PciDevice
 from vmm.devices.state import State
 
 README = Path(__file__).parents[3] / "README.md"
@@ -61,7 +63,7 @@ def steps(kind: type[DeviceIo]) -> st.SearchStrategy[Step]:
         for offset in range(min(place.size, 0x20))
     ]
     at = st.sampled_from(registers)
-    size = 4 if kind is RtcMmio else 1
+    size = 4 if kind in (RtcMmio, PciHostBridge, PciDevice) else 1
     sizes = st.sampled_from([size] * 6 + [1, 2, 4, 8])
     values = st.integers(0, 0xFF) | st.integers(0, (1 << 64) - 1)
     times = [300_000, 3_000_000, 3 * 10**9, 10**14]
