@@ -106,6 +106,8 @@ class PciDevice(DeviceIo):
     is no hotplug.
     """
 
+    is_pci = True
+
     vendor_id: int
     device_id: int
     class_code: int = 0xFF0000
