@@ -106,8 +106,6 @@ class PciDevice(DeviceIo):
     is no hotplug.
     """
 
-    is_pci = True
-
     vendor_id: int
     device_id: int
     class_code: int = 0xFF0000
@@ -122,6 +120,7 @@ class PciDevice(DeviceIo):
     """0, or a power of two up to 32."""
     uses_intx: bool = False
     """Whether it has a line for drivers that want no messages."""
+    is_pci = True
     slot: int | None = None
     """0..31; None: any. Once it is on a bus, the one that it has."""
 

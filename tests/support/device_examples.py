@@ -13,7 +13,6 @@ from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.device_io import DeviceIo, Locked
 from vmm.devices.pc.command_exit import CommandExit
 from vmm.devices.pc.pci_config_ports import PciConfigPorts
-from vmm.devices.pc.pci_host_bridge import PciHostBridge
 from vmm.devices.pc.platform import (
     AcpiPmPio,
     CmosRtcPio,
@@ -24,6 +23,7 @@ from vmm.devices.pc.platform import (
 )
 from vmm.devices.pc.post_code import PostCode
 from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.host_bridge import PciHostBridge
 
 Example = tuple[list[Step], list[Step]]
 

@@ -20,7 +20,6 @@ from vmm.devices.pc.debugcon import Debugcon
 from vmm.devices.pc.i8042 import I8042Device
 from vmm.devices.pc.isa_debug_exit import IsaDebugExit
 from vmm.devices.pc.pci_config_ports import PciConfigPorts
-from vmm.devices.pc.pci_host_bridge import PciHostBridge
 from vmm.devices.pc.platform import (
     AcpiPmPio,
     CmosRtcPio,
@@ -36,6 +35,7 @@ from vmm.devices.pc.reset_control import SystemControlPortA
 from vmm.devices.pc.vm_generation_id import VmGenerationId
 from vmm.devices.pci.bus import PciBus
 from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.host_bridge import PciHostBridge
 from vmm.devices.pci.reg import (
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,

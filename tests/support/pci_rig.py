@@ -10,10 +10,10 @@ from vmm.devices.bus.io_manager import IoManager, IoManagerContext
 from vmm.devices.bus.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.errors import DeviceOverlap, InvalidState, TriggerError
-from vmm.devices.pc.pci_host_bridge import PciHostBridge
 from vmm.devices.pci.bar import Bar, BarKind
 from vmm.devices.pci.bus import PciBus
 from vmm.devices.pci.device import BarDoorbell, PciDevice
+from vmm.devices.pci.host_bridge import PciHostBridge
 from vmm.devices.pci.reg import (
     PCI_BASE_ADDRESS_0,
     PCI_CAPABILITY_LIST,

@@ -25,7 +25,6 @@ from vmm.devices.adapter import Adapter
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.device_io import DeviceIo
 from vmm.devices.errors import InvalidState, TriggerError
-from vmm.devices.pc.pci_host_bridge import PciHostBridge
 from vmm.devices.pc.platform import (
     AcpiPmPio,
     CmosRtcPio,
@@ -35,6 +34,7 @@ from vmm.devices.pc.platform import (
     SystemControlPio,
 )
 from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.host_bridge import PciHostBridge
 from vmm.devices.state import State
 
 README = Path(__file__).parents[3] / "README.md"
