@@ -1,5 +1,6 @@
 """Bar: what a device's author says of one of its base address registers."""
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
@@ -76,7 +77,7 @@ class Bar(Record):
         )
 
 
-def check_bars(bars: "tuple[Bar, ...]") -> None:
+def check_bars(bars: Iterable[Bar]) -> None:
     """Raises InvalidDevice if two of a device's have a register in common."""
     taken: set[int] = set()
     for bar in bars:

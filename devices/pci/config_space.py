@@ -17,19 +17,22 @@ _HEADER_SIZE: Final = 2  # of a capability: its ID, and where the next one is
 class Capability:
     """One entry of the list of capabilities; heirs know what its registers do.
 
-    `body` is what follows the ID and the link. Its bits are read-only to the guest but
-    for those that are set in `writable`, which may be shorter. `offset` is where it is
-    in `config`, once it is in one.
+    `body` is what follows the ID and the link. The guest may write those of its bits
+    that are set in `writable`, and the device sets those of `owned`, which both may be
+    shorter. `offset` is where it is in `config`, once it is in one.
     """
 
     config: "ConfigSpace"
     offset: int
 
-    def __init__(self, cap_id: int, body: bytes, writable: bytes = b"") -> None:
+    def __init__(
+        self, cap_id: int, body: bytes, writable: bytes = b"", owned: bytes = b""
+    ) -> None:
         self.id = cap_id
         self.size = _HEADER_SIZE + len(body)
         self.body = body
         self.writable = writable.ljust(len(body), b"\0")
+        self.owned = owned.ljust(len(body), b"\0")
 
     def get(self, at: int, size: int) -> int:
         """The register of `size` bytes at `at`, counted from the ID."""
@@ -88,6 +91,7 @@ class ConfigSpace:
         self.set(offset, 1, capability.id)
         self._data[offset + _HEADER_SIZE : end] = capability.body
         self._writable[offset + _HEADER_SIZE : end] = capability.writable
+        self._owned[offset + _HEADER_SIZE : end] = capability.owned
         self._link, self._end = offset + 1, (end + 3) & ~3
         capability.config, capability.offset = self, offset
         self.capabilities.append(capability)

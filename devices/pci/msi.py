@@ -64,20 +64,20 @@ class Msi(Capability):
     def after_write(self, at: int, size: int) -> None:
         if not self.is_enabled:
             self.messages.drop_pending()
-        self.update()
+        self._update()
 
-    def update(self) -> None:
+    def _update(self) -> None:
         """Follow the registers, which have changed."""
         for vector in range(self._enabled):
             self.messages.update(vector, self._message(vector))
         self._show_pending()
 
-    def take_registers(self) -> None:
-        """The registers are those of another life: go on from them."""
+    def restore(self) -> None:
+        """Go on from the registers, configuration space being restored."""
         pending = self.get(PCI_MSI_PENDING_64, 4)
         self.messages.pending = [bool(pending >> at & 1) for at in range(self.count)]
         self.messages.forget_routes()
-        self.update()
+        self._update()
 
     @property
     def _enabled(self) -> int:

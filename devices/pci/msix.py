@@ -51,8 +51,8 @@ class MsixState(State):
 class Msix(Capability):
     """`count` vectors, 1..2048, with their table in a BAR `bar` of its own.
 
-    What is raised while its vector, or all, are masked is pending, and sent when they no
-    longer are; what is raised while MSI-X is off is lost.
+    What is raised while its vector is masked, or all are, is pending, and sent when it
+    no longer is; what is raised while MSI-X is off is lost.
     """
 
     def __init__(self, count: int, bar_index: int) -> None:
