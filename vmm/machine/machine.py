@@ -54,8 +54,9 @@ class Machine:
     `profile` records where the time goes; such a run uses the run loop in Python.
 
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
-    does all host I/O. Lock order: DeviceManager, a device, its sink, clock or
-    interrupt, LevelLines, RunState.
+    does all host I/O; a device may have its own, for its doorbells. Lock order:
+    DeviceManager's for its list, a device, DeviceManager's for the buses, a sink's, a
+    clock's or an interrupt's, LevelLines and MsiRoutes, RunState.
 
     >>> from vmm import Machine, MachineConfig
     >>> with Machine(MachineConfig(serial="null", timeout=600)) as machine:
@@ -105,6 +106,7 @@ class Machine:
             self._devices = DeviceManager(
                 pools, IoManager(), self._loop, self._state, posts=setup.posts
             )
+            self._state.is_device_thread = self._devices.is_own_thread
             tap = None if profile is None else profile.console
             watch = PanicWatch(outcomes.panic_told)
             self.console = Console(
@@ -128,7 +130,9 @@ class Machine:
             self._agent = extras.agent
             self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
-            stack.callback(self._loop.stop)  # before what its callbacks use is closed
+            # Before what their callbacks use is closed.
+            stack.callback(self._loop.stop)
+            stack.callback(self._devices.stop_threads)
             host_side = HostSide(
                 self._loop,
                 clock,
@@ -176,6 +180,8 @@ class Machine:
             undo.callback(self._loop.stop)
             self._loop.start()
             self._state.own_threads.add(self._loop.ident)
+            undo.callback(self._devices.stop_threads)
+            self._devices.start_threads()
             self._life.begin()
             keep(self)
             undo.pop_all()

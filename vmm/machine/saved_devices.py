@@ -48,8 +48,9 @@ def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> Non
         as_state(each.state, device)
         for device, each in zip(devices, saved, strict=True)
     ]
-    for device, state in zip(devices, states, strict=True):
-        device.restore(state)
+    with manager.routing_together():
+        for device, state in zip(devices, states, strict=True):
+            device.restore(state)
 
 
 def class_of(device: DeviceIo) -> type:
