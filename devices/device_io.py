@@ -36,6 +36,8 @@ class _Callbacks:
 
     resources: "DeviceResources | None" = None
     interrupts: "Sequence[Interrupt]" = ()
+    is_pci: bool = False
+    """Whether it is a function on a PCI bus, as PciDevice's heirs are."""
     own_thread: bool = False
     """Whether its doorbells ring on a thread of its own, beside the event loop's: for
     one that works long, or waits, when they do. Asked when it is plugged in."""

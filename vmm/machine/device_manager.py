@@ -24,9 +24,10 @@ from .kvm_wiring import Wiring
 from .level_lines import LevelLines
 from .video_window import VideoWindow
 
-if TYPE_CHECKING:  # most machines have no use for the last two
+if TYPE_CHECKING:  # most machines have no use for most of them
     from collections.abc import Callable, Iterable
 
+    from ..boot.pci_tables import PciTables
     from ..devices.resources import Resource
     from .device_threads import DeviceThreads
     from .msi_routes import MsiRoutes
@@ -76,6 +77,8 @@ class DeviceManager:
         self._wirings: dict[DeviceIo, Wiring] = {}
         self._departures: dict[DeviceIo, _Departure] = {}
         self._lines = LevelLines()
+        self.pci: PciTables | None = None
+        """What there is to tell a guest of a PCI bus, if there is one."""
         self._routes: MsiRoutes | None = None
         self._threads: DeviceThreads | None = None
         self._runs = False  # the loop, and so the devices' threads
@@ -165,6 +168,24 @@ class DeviceManager:
             vm = None if self._vm is None else self._vm[0]
             wiring.move_doorbells(device, vm)
             return True
+
+    def replace(self, device: DeviceIo, other: DeviceIo) -> None:
+        """Plug in `other` in a device's place, before a VM is powered on.
+
+        In the order of all, too. Raises as `add`; then nothing has changed.
+        """
+        with self._lock:
+            order = list(self._wirings)
+            at = order.index(device)
+            self.remove(device)
+            try:
+                self.add(other)
+                order[at] = other
+            except BaseException:
+                self.add(device)
+                raise
+            finally:
+                self._wirings = {each: self._wirings[each] for each in order}
 
     def remove(self, device: DeviceIo) -> None:
         """Unplug a device: off the bus, its lines cut, its resources free again.
@@ -337,6 +358,11 @@ class DeviceManager:
     def routing_together(self) -> "AbstractContextManager[None]":
         """What devices route in the ``with`` becomes one change of KVM's table."""
         return nullcontext() if self._routes is None else self._routes.together()
+
+    @property
+    def shared_level_irq(self) -> int:
+        """What a device gets that asks for any line of a level, as PCI's do."""
+        return self._resource_manager.layout.shared_level_irq
 
     def level_irqs(self) -> set[int]:
         """The lines that are level-triggered, as those who have them have asked."""
