@@ -61,7 +61,7 @@ class PackedRing:
         self._has_event_idx = bool(features >> VIRTIO_F_EVENT_IDX & 1)
         self._next_avail, self._next_used = start or (_WRAP, _WRAP)
         if not 0 <= self._in_use() <= size or not self._is_in_ring(*self.position()):
-            raise BrokenRing(f"a packed ring of {size} entries is nowhere like that")
+            raise BrokenRing(f"a packed ring of {size} entries can't stand there")
         self._unpublished: tuple[int, int] | None = None  # first flags of a batch
         self.unseen = 0
 

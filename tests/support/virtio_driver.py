@@ -168,7 +168,7 @@ class VirtioDriver(ABC):
         return b"".join(
             self.ram.read(addr, size)
             for addr, size, is_writable in request.buffers
-            if is_writable
+            if is_writable and size
         )
 
     def _give_back(self, request: Request) -> None:
