@@ -122,20 +122,20 @@ class PackedRing:
             raise BrokenRing("an indirect table whose entries refer to others")
         return [(addr, length, flags) for addr, length, _, flags in entries]
 
-    def put(self, chain: Chain, written: int) -> None:
+    def put(self, head: int, slots: int, written: int) -> None:
         at = self._next_used & _INDEX
         flags = _BOTH if self._next_used & _WRAP else 0
         if written:
             flags |= VIRTQ_DESC_F_WRITE
         self._lengths[at * 4 + _LEN] = written
-        self._words[at * _WORDS + _ID] = chain.head
+        self._words[at * _WORDS + _ID] = head
         at = at * _WORDS + _FLAGS
         if self._unpublished is None:
             self._unpublished = at, flags
         else:  # a driver sees none before the first
             self._words[at] = flags
-        self._next_used = self._after(self._next_used, chain.slots)
-        self.unseen += chain.slots
+        self._next_used = self._after(self._next_used, slots)
+        self.unseen += slots
 
     def publish(self) -> None:
         if self._unpublished is not None:

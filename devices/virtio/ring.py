@@ -23,8 +23,8 @@ class Ring(Protocol):
     def take(self) -> Chain | None:
         """The next chain that the driver has made available, if there is one."""
 
-    def put(self, chain: Chain, written: int) -> None:
-        """Give a chain back, of which `written` bytes are news; `publish` shows it."""
+    def put(self, head: int, slots: int, written: int) -> None:
+        """Give a chain back, to which `written` bytes were; `publish` shows it."""
 
     def publish(self) -> None:
         """Let the driver see all that was put since, at once."""

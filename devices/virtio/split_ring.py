@@ -109,11 +109,12 @@ class SplitRing:
             raise BrokenRing("an indirect descriptor that has a next one")
         return indirect_table(self._ram, addr, size, most)
 
-    def put(self, chain: Chain, written: int) -> None:
-        at = self._next_used & self._mask
-        self._elements[2 * at] = chain.head
-        self._elements[2 * at + 1] = written
-        self._next_used = self._next_used + 1 & 0xFFFF
+    def put(self, head: int, slots: int, written: int) -> None:
+        at = self._next_used
+        element = 2 * (at & self._mask)
+        self._elements[element] = head
+        self._elements[element + 1] = written
+        self._next_used = at + 1 & 0xFFFF
         self.unseen += 1
 
     def publish(self) -> None:

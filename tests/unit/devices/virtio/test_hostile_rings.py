@@ -5,6 +5,7 @@ writes out of bounds, and rings that were taken for broken and weren't.
 """
 
 from contextlib import suppress
+from struct import pack
 
 import pytest
 from support.plain_ram import PlainRam
@@ -103,12 +104,7 @@ def test_case_3_cycle_in_an_indirect_table(
     split: tuple[QueueRig, SplitDriver],
 ) -> None:
     rig, driver = split
-    table = driver.allocate(
-        b"".join(
-            (0x1000).to_bytes(8, "little") + b"\1\0\0\0" + b"\1\0" + following
-            for following in (b"\1\0", b"\0\0")
-        )
-    )
+    table = driver.allocate(pack("<QIHHQIHH", 0x1000, 1, NEXT, 1, 0x1000, 1, NEXT, 0))
     driver.put_descriptor(0, table, 32, INDIRECT, 0)
     driver.put_available(0)
     assert "a chain of more than 1024 descriptors" in rig.broken()
@@ -246,11 +242,12 @@ def test_case_8_indirect_table_that_is_not_in_ram(rig: QueueRig, addr: int) -> N
 
 
 def test_case_8_indirect_table_in_an_indirect_table(rig: QueueRig) -> None:
-    inner = 14 if isinstance(rig.driver, PackedDriver) else 12
-    entry = bytearray(16)
-    entry[inner] = INDIRECT
-    offer_table(rig, rig.driver.allocate(bytes(entry)), 16)
-    assert "indirect table" in rig.broken()
+    inner = rig.driver.allocate(bytes(16))
+    fields = (0, INDIRECT) if isinstance(rig.driver, PackedDriver) else (INDIRECT, 0)
+    outer = rig.driver.allocate(pack("<QIHH", inner, 16, *fields))
+    offer_table(rig, outer, 16)
+    why = rig.broken()
+    assert "in an indirect table" in why or "entries refer to others" in why
 
 
 def test_case_8_indirect_descriptor_with_a_next_one(rig: QueueRig) -> None:
@@ -287,6 +284,18 @@ def test_case_8_ordinary_descriptors_may_come_before_an_indirect_one(
     driver.put_descriptor(5, table, 16, INDIRECT | WRITE, 0)
     driver.put_available(3)
     assert rig.pop().read(100) == b"indirectdirect, "
+
+
+def test_case_8_more_before_and_in_an_indirect_table_than_a_chain_may_have(
+    split: tuple[QueueRig, SplitDriver],
+) -> None:
+    rig, driver = split
+    entries = (pack("<QIHH", 0, 1, NEXT, at + 1) for at in range(1024))
+    table = driver.allocate(b"".join(entries))
+    driver.put_descriptor(0, 0x1000, 1, NEXT, 1)
+    driver.put_descriptor(1, table, 16 * 1024, INDIRECT, 0)
+    driver.put_available(0)
+    assert "a chain of more than 1024 descriptors" in rig.broken()
 
 
 def test_case_8_an_indirect_table_needs_no_alignment(rig: QueueRig) -> None:

@@ -163,6 +163,18 @@ def test_event_idx_is_passed_by_several_at_once(features: int) -> None:
         assert len(rig.driver.collect()) == 3
 
 
+@pytest.mark.parametrize("features", [EVENT_IDX, EVENT_IDX | PACKED])
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_event_idx_is_passed_whole_rounds_ago(features: int, rounds: int) -> None:
+    rig = QueueRig(features)
+    rig.driver.enable_interrupts()
+    for _ in range(8 * rounds):
+        rig.driver.send([], [1])
+        rig.answer_all()
+        rig.driver.collect()
+    assert rig.queue.needs_interrupt()
+
+
 def test_without_event_idx_used_event_is_ignored() -> None:
     rig = QueueRig(0)
     assert isinstance(rig.driver, SplitDriver)
