@@ -1,5 +1,6 @@
 """PackedRing: one ring of descriptors for both directions. VIRTIO 1.3, 2.8."""
 
+from collections.abc import Sequence
 from struct import Struct, iter_unpack
 from typing import Final
 
@@ -67,6 +68,23 @@ class PackedRing:
 
     def position(self) -> tuple[int, int]:
         return self._next_avail, self._next_used
+
+    def position_before(self, heads: Sequence[int]) -> tuple[int, int]:
+        try:
+            is_there = self._has(heads)
+        except BrokenRing:  # by who has written over them
+            is_there = False
+        return (self._next_used, self._next_used) if is_there else self.position()
+
+    def _has(self, heads: Sequence[int]) -> bool:
+        """Whether these chains are all that is between what was used and taken."""
+        at = self._next_used
+        for head in heads:
+            found, slots, _ = self._follow(at & _INDEX)
+            if found != head:
+                return False
+            at = self._after(at, slots)
+        return at == self._next_avail
 
     def _is_in_ring(self, *positions: int) -> bool:
         return all(at & _INDEX < self._size for at in positions)

@@ -212,6 +212,16 @@ class Virtqueue:
         """
         return self._ring is not None and self._ring.wants_interrupt()
 
+    def position(self) -> tuple[int, int]:
+        """Where `enable` may start to go on from here, if it is reset now.
+
+        Chains in flight are then taken once more, unless others were taken later and
+        are back already: the ring may have lost those.
+        """
+        if self._ring is None:
+            return 0, 0
+        return self._ring.position_before(list(self._in_flight))
+
     def state(self) -> VirtqueueState:
         """All of it, chains in flight included."""
         ring = self._ring

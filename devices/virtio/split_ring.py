@@ -1,5 +1,8 @@
 """SplitRing: descriptors, and one ring for each direction. VIRTIO 1.3, 2.7."""
 
+from collections.abc import Sequence
+from itertools import count
+from operator import eq
 from struct import Struct
 from typing import Final
 
@@ -61,6 +64,13 @@ class SplitRing:
 
     def position(self) -> tuple[int, int]:
         return self._next_avail, self._next_used
+
+    def position_before(self, heads: Sequence[int]) -> tuple[int, int]:
+        first = self._next_avail - len(heads)
+        taken = (self._available[_RING + (first + at & self._mask)] for at in count())
+        if all(map(eq, heads, taken)):
+            return first & 0xFFFF, self._next_used
+        return self.position()
 
     def take(self) -> Chain | None:
         at = self._next_avail

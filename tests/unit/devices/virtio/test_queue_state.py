@@ -178,3 +178,57 @@ def test_a_packed_ring_that_is_nowhere(next_avail: int, next_used: int) -> None:
             PlainRam(0x10000),
             PACKED,
         )
+
+
+# Position: for who goes on without a state
+
+
+def restarted(rig: QueueRig) -> None:
+    start = rig.queue.position()
+    rig.queue.reset()
+    rig.queue.size = rig.driver.size
+    rig.queue.desc, rig.queue.driver, rig.queue.device = rig.driver.areas
+    rig.queue.enable(rig.ram, rig.features, start)
+
+
+def test_a_queue_that_is_not_enabled_has_no_position() -> None:
+    assert Virtqueue(0, 8).position() == (0, 0)
+
+
+def test_a_queue_goes_on_from_its_position(rig: QueueRig) -> None:
+    for at in range(20):
+        rig.converse(b"message %d" % at)
+        restarted(rig)
+
+
+def test_chains_in_flight_are_taken_again_from_its_position(rig: QueueRig) -> None:
+    for _ in range(5):
+        requests = [rig.send(b"one"), rig.send(b"two"), rig.send(b"three")]
+        rig.queue.push(rig.pop())
+        rig.pop()
+        rig.pop()
+        restarted(rig)
+        assert rig.answer_all() == [b"two", b"three"]
+        assert rig.driver.collect() == requests
+
+
+def test_chains_that_the_ring_may_have_lost_are_not_taken_again(
+    rig: QueueRig,
+) -> None:
+    rig.send(b"one")
+    rig.send(b"two")
+    rig.pop()
+    rig.queue.push(rig.pop())
+    restarted(rig)
+    assert rig.queue.pop() is None
+
+
+def test_chains_that_the_driver_has_written_over_are_not_taken_again(
+    rig: QueueRig,
+) -> None:
+    rig.send(b"one")
+    rig.pop()
+    ring = rig.driver.areas[0 if rig.features & PACKED else 1]
+    rig.ram.write(ring, bytes(range(100, 116)))
+    state = rig.queue.state()
+    assert rig.queue.position() == (state.next_avail, state.next_used)
