@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from .pc.i8042 import I8042Device
     from .pc.i8042_state import I8042State
     from .pc.keyboard import KeyboardState, Ps2Keyboard
-    from .pc.pci_host_bridge import PciHostBridge
     from .pc.platform import CmosRtcPio, I8042Pio, IsaAdapter, SerialPio
     from .pci.bar import Bar, BarKind
     from .pci.bus import PciBus
     from .pci.config_space import Capability
     from .pci.device import BarDoorbell, PciDevice, PciState
     from .pci.dma import Dma
+    from .pci.host_bridge import PciHostBridge
     from .pci.windows import PciWindows
     from .record import Record, field
     from .resources import (
@@ -202,13 +202,13 @@ _NAMES = {
     "pc.i8042": "I8042Device",
     "pc.i8042_state": "I8042State",
     "pc.keyboard": "KeyboardState Ps2Keyboard",
-    "pc.pci_host_bridge": "PciHostBridge",
     "pc.platform": "CmosRtcPio I8042Pio IsaAdapter SerialPio",
     "pci.bar": "Bar BarKind",
     "pci.bus": "PciBus",
     "pci.config_space": "Capability",
     "pci.device": "BarDoorbell PciDevice PciState",
     "pci.dma": "Dma",
+    "pci.host_bridge": "PciHostBridge",
     "pci.windows": "PciWindows",
     "record": "Record field",
     "resources": (

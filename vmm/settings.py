@@ -38,6 +38,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     rng: bool
     balloon: int | str | None
     acpi: bool
+    pci: bool | None
     agent: bool
 
 

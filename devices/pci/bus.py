@@ -53,7 +53,8 @@ class PciBus:
         if slot in self._devices:
             other = type(self._devices[slot]).__name__
             raise DeviceOverlap(f"PCI slot {slot} of {name} is {other}'s")
-        device.join(slot, self.windows, self.remap, self.ram)
+        device.join(self.windows, self.remap, self.ram)
+        device.slot = slot
         self._devices[slot] = device
 
     def detach(self, device: PciDevice) -> None:
@@ -82,7 +83,8 @@ class PciBus:
         with self._lock:
             if device.write_config(offset, data):
                 for other in self.devices:
-                    other.follow(retry=True)  # it may have been in the way
+                    if other is not device:  # which may have been in its way
+                        other.follow(retry=True)
 
     def _function(
         self, slot: int, function: int, offset: int, size: int

@@ -52,6 +52,14 @@ if TYPE_CHECKING:
 
 _INTA: Final = 1
 _NO_IRQ: Final = 0xFF  # PCI Local Bus Specification 3.0, section 6.2.4
+_IDENTITY: Final = {
+    "vendor_id": 16,
+    "device_id": 16,
+    "class_code": 24,
+    "revision": 8,
+    "subsystem_vendor_id": 16,
+    "subsystem_id": 16,
+}
 
 
 class PciState(State):
@@ -112,6 +120,7 @@ class PciDevice(DeviceIo):
     """0, or a power of two up to 32."""
     uses_intx: bool = False
     """Whether it has a line for drivers that want no messages."""
+    is_pci = True
     slot: int | None = None
     """0..31; None: any. Once it is on a bus, the one that it has."""
 
@@ -195,15 +204,13 @@ class PciDevice(DeviceIo):
 
     # The bus' side
 
-    def join(
-        self, slot: int, windows: PciWindows, remap: Remap, ram: "GuestRam"
-    ) -> None:
-        """Be set up for a slot, before resources are asked for; a bus calls it.
+    def join(self, windows: PciWindows, remap: Remap, ram: "GuestRam") -> None:
+        """Be set up for a bus, before resources are asked for; it calls this.
 
         Raises InvalidDevice for attributes that can't be.
         """
         self._check()
-        self.slot, self._remap = slot, remap
+        self._remap = remap
         self._line: Interrupt | None = None
         self._msix = self._msi = None
         bars = list(self.bars)
@@ -227,6 +234,10 @@ class PciDevice(DeviceIo):
         name = type(self).__name__
         if not hasattr(self, "vendor_id") or not hasattr(self, "device_id"):
             raise InvalidDevice(f"{name} has no vendor_id or no device_id")
+        for field, bits in _IDENTITY.items():
+            value = getattr(self, field)
+            if not 0 <= value < 1 << bits:
+                raise InvalidDevice(f"{name}.{field} is {value:#x}: it has {bits} bits")
         if not 0 <= self.msix_vectors <= MOST_MSIX_VECTORS:
             raise InvalidDevice(
                 f"{name}.msix_vectors is {self.msix_vectors}: 0..{MOST_MSIX_VECTORS} "

@@ -53,7 +53,6 @@ class Chain:
 
     __slots__ = (
         "_buffers",
-        "_size",
         "head",
         "readable",
         "readable_size",
@@ -66,38 +65,41 @@ class Chain:
     def __init__(
         self, head: int, slots: int, buffers: list[Descriptor], ram: GuestRam
     ) -> None:
+        readable: list[memoryview] = []
+        writable: list[memoryview] = []
+        views, view = readable, ram.view
+        readable_size = writable_size = 0
+        for addr, length, flags in buffers:
+            if flags & VIRTQ_DESC_F_WRITE:
+                views = writable
+                writable_size += length
+            elif views is writable:
+                raise BrokenRing("a buffer to read comes after one to write")
+            else:
+                readable_size += length
+            if length:
+                try:
+                    views.append(view(addr, length))
+                except NotRam:
+                    views += _pieces(view, addr, length)
+        if readable_size + writable_size >= CHAIN_SIZE_LIMIT:
+            size = readable_size + writable_size
+            raise BrokenRing(f"a chain has {size:#x} bytes, of at most 0xffffffff")
         self.head: Final = head
         """The number that its driver knows it by, until it is pushed."""
         self.slots: Final = slots
+        """How many entries of the ring it takes."""
         self._buffers: Final = buffers
-        self.readable: list[memoryview] = []
-        self.writable: list[memoryview] = []
-        view, views = ram.view, self.readable
-        readable_size = size = 0
-        for addr, length, flags in buffers:
-            if flags & VIRTQ_DESC_F_WRITE:
-                if views is self.readable:
-                    views, readable_size = self.writable, size
-            elif views is self.writable:
-                raise BrokenRing("a buffer to read comes after one to write")
-            if not length:
-                continue
-            size += length
-            try:
-                views.append(view(addr, length))
-            except NotRam:
-                views.extend(_pieces(view, addr, length))
-        if size >= CHAIN_SIZE_LIMIT:
-            raise BrokenRing(f"a chain has {size:#x} bytes, of at most 0xffffffff")
-        if views is self.readable:
-            readable_size = size
+        self.readable: Final = readable
+        """What is left to be read."""
+        self.writable: Final = writable
+        """What is left to be written to."""
         self.readable_size = readable_size
         """How many bytes `readable` has."""
-        self.writable_size = size - readable_size
+        self.writable_size = writable_size
         """How many bytes `writable` has."""
         self.written = 0
         """How many bytes of the writable buffers were written, from their start."""
-        self._size: Final = size
 
     def read(self, size: int) -> bytes:
         """Take the next `size` bytes of `readable`, or what is left."""
@@ -127,6 +129,14 @@ class Chain:
         self.written += size
         self.writable_size -= size
 
+    def finish(self, written: int | None) -> int:
+        """Cut it off; how many bytes were written, if `written` may claim that."""
+        room = self.written + self.writable_size
+        self.cut_off()
+        if written is None:
+            return self.written
+        return written if written < room else room
+
     def cut_off(self) -> None:
         """Have no buffers any more, for who has kept it."""
         self.readable.clear()
@@ -135,15 +145,16 @@ class Chain:
 
     def state(self) -> ChainState:
         """What `of` makes it of again."""
-        to_write = self.written + self.writable_size
+        buffers = tuple(
+            (addr, length, flags & VIRTQ_DESC_F_WRITE > 0)
+            for addr, length, flags in self._buffers
+        )
+        to_read = sum(size for _, size, is_writable in buffers if not is_writable)
         return ChainState(
             head=self.head,
             slots=self.slots,
-            buffers=tuple(
-                (addr, length, flags & VIRTQ_DESC_F_WRITE > 0)
-                for addr, length, flags in self._buffers
-            ),
-            was_read=self._size - to_write - self.readable_size,
+            buffers=buffers,
+            was_read=to_read - self.readable_size,
             was_written=self.written,
         )
 

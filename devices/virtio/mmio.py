@@ -161,7 +161,8 @@ class VirtioMmio(DeviceIo):
         self._interrupt(CONFIG_CHANGE)
 
     def serve_again(self, queue: Virtqueue) -> None:
-        self._clock.call_at(self._clock.now_ns(), partial(self.device.serve, queue))
+        soon = self._clock.now_ns() + 1  # or a clock might not get past it
+        self._clock.call_at(soon, partial(self.device.serve, queue))
 
     def _interrupt(self, why: int) -> None:
         with self._interrupt_lock:
@@ -269,7 +270,7 @@ class VirtioMmio(DeviceIo):
             self.registers.reset()
             self._acknowledge(USED_BUFFER | CONFIG_CHANGE)
 
-    def state(self) -> State:
+    def state(self) -> VirtioMmioState:
         with self.device.lock:
             return self.registers.state_of(
                 VirtioMmioState, interrupt_status=self._interrupt_status
@@ -277,7 +278,7 @@ class VirtioMmio(DeviceIo):
 
     def restore(self, state: State | None) -> None:
         with self.device.lock:
-            new = self.registers.restore(VirtioMmioState, state)
+            new = self.registers.restore(self.state(), state)
             with self._interrupt_lock:
                 self._interrupt_status = new.interrupt_status
             self.registers.go_on()

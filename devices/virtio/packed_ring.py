@@ -1,5 +1,6 @@
 """PackedRing: one ring of descriptors for both directions. VIRTIO 1.3, 2.8."""
 
+from collections.abc import Sequence
 from struct import Struct, iter_unpack
 from typing import Final
 
@@ -61,12 +62,29 @@ class PackedRing:
         self._has_event_idx = bool(features >> VIRTIO_F_EVENT_IDX & 1)
         self._next_avail, self._next_used = start or (_WRAP, _WRAP)
         if not 0 <= self._in_use() <= size or not self._is_in_ring(*self.position()):
-            raise BrokenRing(f"a packed ring of {size} entries is nowhere like that")
+            raise BrokenRing(f"a packed ring of {size} entries can't stand there")
         self._unpublished: tuple[int, int] | None = None  # first flags of a batch
         self.unseen = 0
 
     def position(self) -> tuple[int, int]:
         return self._next_avail, self._next_used
+
+    def position_before(self, heads: Sequence[int]) -> tuple[int, int]:
+        try:
+            is_there = self._has(heads)
+        except BrokenRing:  # by who has written over them
+            is_there = False
+        return (self._next_used, self._next_used) if is_there else self.position()
+
+    def _has(self, heads: Sequence[int]) -> bool:
+        """Whether these chains are all that is between what was used and taken."""
+        at = self._next_used
+        for head in heads:
+            found, slots, _ = self._follow(at & _INDEX)
+            if found != head:
+                return False
+            at = self._after(at, slots)
+        return at == self._next_avail
 
     def _is_in_ring(self, *positions: int) -> bool:
         return all(at & _INDEX < self._size for at in positions)
@@ -122,20 +140,20 @@ class PackedRing:
             raise BrokenRing("an indirect table whose entries refer to others")
         return [(addr, length, flags) for addr, length, _, flags in entries]
 
-    def put(self, chain: Chain, written: int) -> None:
+    def put(self, head: int, slots: int, written: int) -> None:
         at = self._next_used & _INDEX
         flags = _BOTH if self._next_used & _WRAP else 0
         if written:
             flags |= VIRTQ_DESC_F_WRITE
         self._lengths[at * 4 + _LEN] = written
-        self._words[at * _WORDS + _ID] = chain.head
+        self._words[at * _WORDS + _ID] = head
         at = at * _WORDS + _FLAGS
         if self._unpublished is None:
             self._unpublished = at, flags
         else:  # a driver sees none before the first
             self._words[at] = flags
-        self._next_used = self._after(self._next_used, chain.slots)
-        self.unseen += chain.slots
+        self._next_used = self._after(self._next_used, slots)
+        self.unseen += slots
 
     def publish(self) -> None:
         if self._unpublished is not None:

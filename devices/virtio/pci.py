@@ -3,7 +3,7 @@
 Source: VIRTIO 1.3, section 4.1; Linux drivers/virtio/virtio_pci_modern.c.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from struct import pack
 from typing import TYPE_CHECKING, Annotated, Final
@@ -20,6 +20,8 @@ from .registers import Area, Registers, TransportState
 if TYPE_CHECKING:
     from ..clock import Clock
     from ..guest_ram import GuestRam
+    from ..resources import DeviceResources
+    from ..trigger import Interrupt
 
 VENDOR: Final = 0x1AF4
 FIRST_DEVICE: Final = 0x1040  # and the device's type
@@ -186,6 +188,14 @@ class VirtioPci(PciDevice):
     def get_report(self) -> str:
         return self.device.get_report()
 
+    def assign_resources(
+        self, resources: "DeviceResources", interrupts: "Sequence[Interrupt]"
+    ) -> None:
+        super().assign_resources(resources, interrupts)
+        if not interrupts:  # unplugged
+            with self.lock:
+                self.reset_device()
+
     # Interrupts, as the device's Transport
 
     def interrupt_queue(self, queue: Virtqueue) -> None:
@@ -209,7 +219,8 @@ class VirtioPci(PciDevice):
         return isr
 
     def serve_again(self, queue: Virtqueue) -> None:
-        self._clock.call_at(self._clock.now_ns(), partial(self.device.serve, queue))
+        soon = self._clock.now_ns() + 1  # or a clock might not get past it
+        self._clock.call_at(soon, partial(self.device.serve, queue))
 
     # Accesses
 
@@ -326,7 +337,7 @@ class VirtioPci(PciDevice):
         )
 
     def restore_device(self, state: State) -> None:
-        new = self.registers.restore(VirtioPciState, state)
+        new = self.registers.restore(self.device_state(), state)
         self._config_vector = new.config_vector
         self._queue_vectors = list(new.queue_vectors)
         self._isr = new.isr

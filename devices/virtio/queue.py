@@ -188,7 +188,11 @@ class Virtqueue:
         Does nothing for a chain that isn't in flight: pushed already, or of a former
         life of the queue. The driver isn't interrupted before `needs_interrupt`.
         """
-        self.push_all([(chain, written)])
+        ring, head = self._ring, chain.head
+        if ring is not None and self._in_flight.get(head) is chain:
+            del self._in_flight[head]
+            ring.put(head, chain.slots, chain.finish(written))
+            ring.publish()
 
     def push_all(self, chains: Iterable[tuple[Chain, int | None]]) -> None:
         """`push` several, which the driver gets to see at once."""
@@ -196,12 +200,9 @@ class Virtqueue:
         if ring is None:
             return
         for chain, written in chains:
-            if self._in_flight.get(chain.head) is not chain:
-                continue
-            del self._in_flight[chain.head]
-            most = chain.written + chain.writable_size
-            ring.put(chain, chain.written if written is None else min(written, most))
-            chain.cut_off()
+            if self._in_flight.get(chain.head) is chain:
+                del self._in_flight[chain.head]
+                ring.put(chain.head, chain.slots, chain.finish(written))
         ring.publish()
 
     def needs_interrupt(self) -> bool:
@@ -210,6 +211,16 @@ class Virtqueue:
         True at most once for that: whoever asks sends the interrupt.
         """
         return self._ring is not None and self._ring.wants_interrupt()
+
+    def position(self) -> tuple[int, int]:
+        """Where `enable` may start to go on from here, if it is reset now.
+
+        Chains in flight are then taken once more, unless others were taken later and
+        are back already: the ring may have lost those.
+        """
+        if self._ring is None:
+            return 0, 0
+        return self._ring.position_before(list(self._in_flight))
 
     def state(self) -> VirtqueueState:
         """All of it, chains in flight included."""

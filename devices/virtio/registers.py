@@ -332,12 +332,11 @@ class Registers:
             values["device"] = own
         return kind(registers=self.state(), **values)
 
-    def restore(self, kind: type[_State], state: State | None) -> _State:
+    def restore(self, before: _State, state: State | None) -> _State:
         """Go on from what `state_of` gave, and return it; then comes `go_on`.
 
-        Raises InvalidState, with nothing changed.
+        `before` is what it gives now. Raises InvalidState, with nothing changed.
         """
-        before = self.state_of(kind)
         new = type(before).of(state)
         self._check(new.registers)
         try:

@@ -1,5 +1,6 @@
 """Ring: what a queue asks of a split or a packed one, and what both have in common."""
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from ..errors import BrokenRing, NotRam
@@ -23,8 +24,8 @@ class Ring(Protocol):
     def take(self) -> Chain | None:
         """The next chain that the driver has made available, if there is one."""
 
-    def put(self, chain: Chain, written: int) -> None:
-        """Give a chain back, of which `written` bytes are news; `publish` shows it."""
+    def put(self, head: int, slots: int, written: int) -> None:
+        """Give a chain back, to which `written` bytes were; `publish` shows it."""
 
     def publish(self) -> None:
         """Let the driver see all that was put since, at once."""
@@ -40,6 +41,13 @@ class Ring(Protocol):
 
     def position(self) -> tuple[int, int]:
         """Where it takes and puts next, as 16 bits each: what it starts from."""
+
+    def position_before(self, heads: Sequence[int]) -> tuple[int, int]:
+        """`position`, but as if chains were still to be taken that are not put yet.
+
+        They are all there are of those, in their order. Only where the ring still has
+        them, one behind the other: else it is `position`.
+        """
 
     unseen: int
     """How many entries were published since `wants_interrupt`; part of its state."""

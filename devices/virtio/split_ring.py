@@ -1,5 +1,8 @@
 """SplitRing: descriptors, and one ring for each direction. VIRTIO 1.3, 2.7."""
 
+from collections.abc import Sequence
+from itertools import count
+from operator import eq
 from struct import Struct
 from typing import Final
 
@@ -62,6 +65,13 @@ class SplitRing:
     def position(self) -> tuple[int, int]:
         return self._next_avail, self._next_used
 
+    def position_before(self, heads: Sequence[int]) -> tuple[int, int]:
+        first = self._next_avail - len(heads)
+        taken = (self._available[_RING + (first + at & self._mask)] for at in count())
+        if all(map(eq, heads, taken)):
+            return first & 0xFFFF, self._next_used
+        return self.position()
+
     def take(self) -> Chain | None:
         at = self._next_avail
         if at == self._seen_avail and not self._has_more():
@@ -109,11 +119,12 @@ class SplitRing:
             raise BrokenRing("an indirect descriptor that has a next one")
         return indirect_table(self._ram, addr, size, most)
 
-    def put(self, chain: Chain, written: int) -> None:
-        at = self._next_used & self._mask
-        self._elements[2 * at] = chain.head
-        self._elements[2 * at + 1] = written
-        self._next_used = self._next_used + 1 & 0xFFFF
+    def put(self, head: int, slots: int, written: int) -> None:
+        at = self._next_used
+        element = 2 * (at & self._mask)
+        self._elements[element] = head
+        self._elements[element + 1] = written
+        self._next_used = at + 1 & 0xFFFF
         self.unseen += 1
 
     def publish(self) -> None:

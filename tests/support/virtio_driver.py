@@ -80,9 +80,9 @@ class VirtioDriver(ABC):
         self.has_event_idx = bool(features & EVENT_IDX)
         self.areas = self._lay_out(region.start)
         """Descriptor area, driver area, device area."""
-        ends = zip(self.areas, self._area_sizes(), strict=True)
+        ends = zip(self.areas, self.area_sizes(), strict=True)
         end = max(start + area for start, area in ends)
-        for start, area in zip(self.areas, self._area_sizes(), strict=True):
+        for start, area in zip(self.areas, self.area_sizes(), strict=True):
             ram.write(start, bytes(area))
         self.heap = Heap(-(-end // 16) * 16, region.stop)
         self.in_flight: dict[int, Request] = {}
@@ -168,7 +168,7 @@ class VirtioDriver(ABC):
         return b"".join(
             self.ram.read(addr, size)
             for addr, size, is_writable in request.buffers
-            if is_writable
+            if is_writable and size
         )
 
     def _give_back(self, request: Request) -> None:
@@ -185,7 +185,7 @@ class VirtioDriver(ABC):
     def _lay_out(self, at: int) -> tuple[int, int, int]: ...
 
     @abstractmethod
-    def _area_sizes(self) -> tuple[int, int, int]: ...
+    def area_sizes(self) -> tuple[int, int, int]: ...
 
     @abstractmethod
     def _table(self, descriptors: list[tuple[int, int, int]]) -> bytes:
@@ -229,7 +229,7 @@ class SplitDriver(VirtioDriver):
         device = -(-(driver + 6 + 2 * self.size) // 4) * 4
         return desc, driver, device
 
-    def _area_sizes(self) -> tuple[int, int, int]:
+    def area_sizes(self) -> tuple[int, int, int]:
         return 16 * self.size, 6 + 2 * self.size, 6 + 8 * self.size
 
     def _table(self, descriptors: list[tuple[int, int, int]]) -> bytes:
@@ -326,7 +326,7 @@ class PackedDriver(VirtioDriver):
         driver = desc + 16 * self.size
         return desc, driver, driver + 4
 
-    def _area_sizes(self) -> tuple[int, int, int]:
+    def area_sizes(self) -> tuple[int, int, int]:
         return 16 * self.size, 4, 4
 
     def _table(self, descriptors: list[tuple[int, int, int]]) -> bytes:

@@ -109,6 +109,14 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--pci",
+            {
+                "action": "store_const",
+                "const": True,
+                "help": "a PCI bus, though nothing is in it but its host bridge",
+            },
+        ),
+        (
             "--debugcon",
             {
                 "metavar": "WHERE",

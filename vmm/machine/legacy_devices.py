@@ -65,13 +65,14 @@ class LegacyDevices:
         reset_line = _Line(reset)
         self.i8042 = I8042Device(reset_line, keyboard_irq)
         self.rtc = CmosRtc(clock, rtc_irq, setup=setup)
+        self.config_ports = PciConfigPorts(reset_line)
         self.devices: tuple[DeviceIo, ...] = (
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq),
             CmosRtcPio(self.rtc, rtc_irq),
             CrtcPio(Crtc()),
             SystemControlPio(SystemControlPortA(reset_line)),
-            PciConfigPorts(reset_line),
+            self.config_ports,
             PvpanicPio(Pvpanic(watch.panic_told, watch.crash_kernel_told)),
             PostCode(),
         )
