@@ -8,6 +8,7 @@ from ..console.console import Console
 from ..devices.clock import Clock
 from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
+from ..devices.serial import Serial
 from ..errors import ConfigError, KvmError
 from ..event_loop import EventLoop
 from ..memory import GuestMemory
@@ -31,11 +32,19 @@ class Extras:
     balloon: "Balloon | None" = None
 
     def __init__(
-        self, config: MachineConfig, devices: DeviceManager, outcomes: Outcomes
+        self,
+        config: MachineConfig,
+        devices: DeviceManager,
+        outcomes: Outcomes,
+        console: Console,
+        serial: Serial,
     ) -> None:
+        """`serial` is ttyS0."""
         self._config = config
         self._devices = devices
         self._outcomes = outcomes
+        self._console = console
+        self._serial = serial
         self.ports: dict[str, Console] = {}
         """Those with names, by them."""
 
@@ -45,7 +54,6 @@ class Extras:
         clock: Clock,
         state: RunState,
         memory: GuestMemory,
-        console: Console,
         stack: ExitStack,
     ) -> None:
         """Raises ConfigError. `stack` closes what was opened."""
@@ -67,14 +75,14 @@ class Extras:
             or config.rng
             or config.balloon is not None
         ):
-            self._plug_virtio_devices(loop, clock, memory, console, stack)
+            self._plug_virtio_devices(loop, clock, state, memory, stack)
 
     def _plug_virtio_devices(
         self,
         loop: EventLoop,
         clock: Clock,
+        state: RunState,
         memory: GuestMemory,
-        console: Console,
         stack: ExitStack,
     ) -> None:
         from ..devices.virtio.mmio import VirtioMmio
@@ -85,7 +93,7 @@ class Extras:
 
         config, virtio = self._config, VirtioExtras(self._config, plug)
         if config.console_device == "virtio":
-            virtio.plug_console(console)
+            virtio.plug_console(self._console, self._serial, loop, state.after_accesses)
         if config.ports:
             virtio.plug_ports(loop, self._outcomes.write_failed, stack)
         if config.rng:

@@ -136,8 +136,11 @@ class Machine:
             self.console.connect(self._legacy.serial)
             self._ram_ranges = boot.ram
             self._pci: Pci | None = self._new_pci() if self.config.pci else None
-            extras = Extras(self.config, self._devices, outcomes)
-            extras.plug(self._loop, clock, self._state, memory, self.console, stack)
+            extras = Extras(
+                *(self.config, self._devices, outcomes),
+                *(self.console, self._legacy.serial),
+            )
+            extras.plug(self._loop, clock, self._state, memory, stack)
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon
