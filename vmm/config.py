@@ -19,6 +19,7 @@ from .field_types import (
     Policy,
     StrPath,
     WhichQuirks,
+    WhichTransport,
     parse_size,
     seconds,
     setting,
@@ -43,6 +44,7 @@ NO_INIT: Final = "-"  # the agent is all there is: our own guests' init resets
 BUILD_DIR: Final = os.path.join(ROOT, "guest", "build")
 
 QUIRKS: Final = get_args(WhichQuirks)
+TRANSPORTS: Final = get_args(WhichTransport)
 POLICIES: Final = get_args(Policy)
 BOOT_PROTOCOLS: Final = get_args(BootProtocol)
 
@@ -147,6 +149,9 @@ class MachineConfig(Checked):
     an MP table either way."""
     pci: bool | None = None
     """Whether there is a PCI bus. None: as soon as a PCI device is plugged in."""
+    transport: WhichTransport = "auto"
+    """How virtio devices come to the guest. "auto": by PCI, or where its kernel says
+    that it has none, by MMIO."""
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     """ttyS0's host side: a ConsoleConfig, or its fields here."""
     command: "CommandConfig | None" = setting(
@@ -173,6 +178,8 @@ class MachineConfig(Checked):
                 "agent: it excludes command, script and capture: run the command by "
                 "machine.guest, or leave the agent out"
             )
+        if self.transport == "pci" and self.pci is False:
+            raise ConfigError("transport: it is pci, and pci=False has no bus for it")
         if self.debug_exit is not None and self.runs_command:
             self._check_debug_exit(self.debug_exit)
         self._check_places()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from .console.config import ConsoleConfig
 from .console.settings import ConsoleSettings
-from .field_types import BootProtocol, Policy, StrPath, WhichQuirks
+from .field_types import BootProtocol, Policy, StrPath, WhichQuirks, WhichTransport
 from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
@@ -35,6 +35,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     command: CommandConfig | str | Sequence[str] | None
     acpi: bool
     pci: bool | None
+    transport: WhichTransport
     agent: bool
 
 

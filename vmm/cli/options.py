@@ -7,7 +7,13 @@ name under which it is kept (`dest`) is that of the field it is for.
 from types import SimpleNamespace
 from typing import Any, Final
 
-from ..config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
+from ..config import (
+    BOOT_PROTOCOLS,
+    DEFAULT_CMDLINE,
+    POLICIES,
+    QUIRKS,
+    TRANSPORTS,
+)
 from ..console.config import PLAIN, SERIAL_POLICIES
 from ..place import Place, parse_place
 
@@ -100,6 +106,14 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
                 "action": "store_const",
                 "const": True,
                 "help": "a PCI bus, though nothing is in it but its host bridge",
+            },
+        ),
+        (
+            "--transport",
+            {
+                "choices": TRANSPORTS,
+                "help": "how virtio devices come to the guest (auto: by PCI, or where "
+                "its kernel says that it has none, by MMIO)",
             },
         ),
         (
