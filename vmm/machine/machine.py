@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # most runs don't import them
 
     from ..agent.guest import Guest
     from ..debug.paused_guest import PausedGuest
+    from ..devices.clock import Clock
     from ..devices.guest_ram import GuestRam
     from ..devices.pci.device import PciDevice
     from ..devices.virtio.device import VirtioDevice
@@ -134,7 +135,9 @@ class Machine:
             self.console.connect(self._legacy.serial)
             self._ram_ranges = boot.ram
             self._pci: Pci | None = self._new_pci() if self.config.pci else None
-            self._boot, self._clock = boot, clock
+            self._boot = boot
+            self.clock: Clock = clock
+            """The guest's time, for devices: it stands still while the guest does."""
             self._virtio: Virtio | None = None
             self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
             extras = Extras(self.config, self._devices, outcomes)
@@ -384,7 +387,7 @@ class Machine:
                 way = way_of(self._base[0], self._boot)
             else:
                 way = way_to(self.config, self._boot)
-            self._virtio = Virtio(self._ram, self._clock, self.warn, way)
+            self._virtio = Virtio(self._ram, self.clock, self.warn, way)
         return self._virtio
 
     def warn(self, text: str) -> None:
