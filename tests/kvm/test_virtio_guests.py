@@ -1,5 +1,6 @@
 """Linux's own drivers at a virtio device of a user's, by every way to it."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,7 +165,7 @@ def test_it_is_there_after_each_reset(way: dict[str, Any], tmp_path: Path) -> No
         machine.plug(lines)
         machine.start()
         for _ in range(3):
-            machine.console.expect("256\r?\nthrough", timeout=DEADLINE)
+            machine.console.expect(re.compile(rb"256\r?\nthrough"), DEADLINE)
         machine.stop()
         result = machine.wait(DEADLINE)
     assert ("virtio_mmio.device=512@" in result.cmdline) is (
