@@ -17,6 +17,8 @@ from .outcomes import Outcomes
 from .state import RunState
 
 if TYPE_CHECKING:  # one machine has this, another that
+    from collections.abc import Callable
+
     from ..agent.port import AgentPort
     from ..devices.virtio.device import VirtioDevice
     from ..guest.ports import CommandPort
@@ -38,13 +40,15 @@ class Extras:
         outcomes: Outcomes,
         console: Console,
         serial: Serial,
+        plug: "Callable[[DeviceIo | VirtioDevice], None]",
     ) -> None:
-        """`serial` is ttyS0."""
+        """`serial` is ttyS0, and `plug` the machine's, for all kinds of devices."""
         self._config = config
         self._devices = devices
         self._outcomes = outcomes
         self._console = console
         self._serial = serial
+        self._plug = plug
         self.ports: dict[str, Console] = {}
         """Those with names, by them."""
 
@@ -85,13 +89,9 @@ class Extras:
         memory: GuestMemory,
         stack: ExitStack,
     ) -> None:
-        from ..devices.virtio.mmio import VirtioMmio
         from .virtio_extras import VirtioExtras
 
-        def plug(field: str, device: "VirtioDevice") -> None:
-            self._add(field, VirtioMmio(device, memory, clock))
-
-        config, virtio = self._config, VirtioExtras(self._config, plug)
+        config, virtio = self._config, VirtioExtras(self._config, self._add)
         if config.console_device == "virtio":
             virtio.plug_console(self._console, self._serial, loop, state.after_accesses)
         if config.ports:
@@ -152,12 +152,12 @@ class Extras:
         stack.callback(console.close)
         self._add("debugcon", Debugcon(console.sink))
 
-    def _add(self, field: str, device: DeviceIo) -> None:
+    def _add(self, field: str, device: "DeviceIo | VirtioDevice") -> None:
         """Plug in what `field` of the configuration asks for.
 
         Raises ConfigError with its name where another device has the ports.
         """
         try:
-            self._devices.add(device)
+            self._plug(device)
         except DeviceError as error:
             raise ConfigError(f"{field}: {error}") from None
