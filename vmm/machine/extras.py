@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.clock import Clock
-from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
 from ..devices.serial import Serial
 from ..errors import ConfigError, KvmError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:  # one machine has this, another that
     from collections.abc import Callable
 
     from ..agent.port import AgentPort
+    from ..devices.device_io import DeviceIo
     from ..devices.virtio.device import VirtioDevice
     from ..guest.ports import CommandPort
     from .balloon import Balloon
