@@ -46,7 +46,7 @@ UNPACKERS: Final = {
 CLOUD_MODULES: Final = (
     "drivers/input/evdev",
     # In an order in which insmod takes them.
-    *(f"drivers/virtio/{name}" for name in ("virtio", "virtio_ring", "virtio_mmio")),
+    *(f"drivers/virtio/{name}" for name in ("virtio_ring", "virtio", "virtio_mmio")),
     *(
         f"drivers/virtio/virtio_pci{name}"
         for name in ("_legacy_dev", "_modern_dev", "")
