@@ -5,11 +5,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from ..boot.layout import ANY_MMIO, device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
-from ..devices.bus.resource_manager import PoolLayout, ResourceManager
 from ..devices.device_io import DeviceIo
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
@@ -21,7 +19,13 @@ from ..memory import GuestMemory
 from ..result import ExitReason, RunResult
 from ..vcpu.control import End
 from ..watch.panic import PanicWatch
-from .builder import SavedBoot, asked_symbols, chosen_quirks, open_boot
+from .builder import (
+    SavedBoot,
+    asked_symbols,
+    chosen_quirks,
+    open_boot,
+    resource_pools,
+)
 from .device_manager import DeviceManager
 from .extras import Extras
 from .legacy_devices import LegacyDevices, acpi_devices
@@ -109,10 +113,12 @@ class Machine:
             self._loop = EventLoop(outcomes.loop_failed)
             stack.callback(self._loop.close)
             clock = GuestClock(self._loop)
-            addresses = device_addresses(boot.ram)
-            pools = ResourceManager(PoolLayout(addresses=addresses, any_mmio=ANY_MMIO))
             self._devices = DeviceManager(
-                pools, IoManager(), self._loop, self._state, posts=setup.posts
+                resource_pools(boot.ram, acpi=self.config.acpi),
+                IoManager(),
+                self._loop,
+                self._state,
+                posts=setup.posts,
             )
             self._state.is_device_thread = self._devices.is_own_thread
             tap = None if profile is None else profile.console
@@ -356,11 +362,7 @@ class Machine:
             return
         self._check_before_start(device.name, "virtio", "plugged in")
         virtio = self._transports()
-        try:
-            self._plug(virtio.wrap(device))
-        except BaseException:
-            virtio.forget(device)
-            raise
+        virtio.plug(device, self._plug)
 
     def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
