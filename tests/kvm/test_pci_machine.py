@@ -151,6 +151,22 @@ def test_a_device_may_be_taken_out_again_before_the_start() -> None:
         machine.stop()
 
 
+def test_the_table_of_a_machine_has_slots_bars_and_interrupts() -> None:
+    with bare_machine("msi") as machine:
+        machine.plug(Ringer())
+        machine.plug(Card())
+        *_, ringer, card = machine.devices_table()
+        assert (ringer.device, ringer.slot, ringer.messages) == ("Ringer", 1, 1)
+        assert ringer.ports == ((IO, IO + 15),)
+        assert (card.slot, card.lines, card.messages) == (2, (11,), 6)
+        assert card.ports == ((IO + 0x40, IO + 0x7F),)
+        assert card.addresses == (
+            (MEM32, MEM32 + 0xFFF),
+            (MEM32 + 0x1000, MEM32 + 0x1FFF),
+            (MEM64, MEM64 + 0xF_FFFF),
+        )
+
+
 def test_a_machine_may_be_told_to_have_no_bus() -> None:
     with (
         bare_machine("msi", pci=False) as machine,
