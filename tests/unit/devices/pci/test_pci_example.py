@@ -1,11 +1,9 @@
 """The device of examples/, driven as its driver drives it."""
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Final
 
 import pytest
+from support.pci_example import DEVICE, EXAMPLES, summer
 from support.pci_rig import Function, PciRig
 
 from vmm.devices.pci.device import PciDevice
@@ -17,20 +15,9 @@ from vmm.devices.pci.reg import (
     PCI_MSIX_FLAGS,
 )
 
-EXAMPLE: Final = Path(__file__).parents[4] / "examples/pci_device.py"
-README: Final = EXAMPLE.parents[1] / "README.md"
+README: Final = EXAMPLES.parent / "README.md"
 SOURCE, TARGET, SIZE, STATUS = 0, 8, 16, 20
 MOST = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pci_device", EXAMPLE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Driver:
@@ -63,8 +50,8 @@ class Driver:
 
 
 @pytest.fixture
-def driver(example: ModuleType) -> Driver:
-    return Driver(example.Summer())
+def driver() -> Driver:
+    return Driver(summer())
 
 
 def test_it_sums_up_memory_and_interrupts(driver: Driver) -> None:
@@ -96,9 +83,9 @@ def test_accesses_beyond_its_registers_change_nothing(driver: Driver) -> None:
     assert driver.interrupts == 0
 
 
-def test_it_goes_on_from_its_state(example: ModuleType, driver: Driver) -> None:
+def test_it_goes_on_from_its_state(driver: Driver) -> None:
     driver.sum_up(0, 0x100, 16)
-    copy = Driver(example.Summer())
+    copy = Driver(summer())
     copy.device.restore(driver.device.state())
     assert copy.rig.load(copy.base + STATUS) == 1
     assert copy.rig.load(copy.base + SIZE) == 16
@@ -108,5 +95,5 @@ def test_it_goes_on_from_its_state(example: ModuleType, driver: Driver) -> None:
 
 
 def test_the_readme_has_the_same_device() -> None:
-    code = EXAMPLE.read_text().partition('"""\n\n')[2]
+    code = DEVICE.read_text().partition('"""\n\n')[2]
     assert f"```python\n{code}```" in README.read_text()
