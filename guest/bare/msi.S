@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause */
 /*
  * msi: moves the ports of the PCI device in slot 1, BAR 0, to 0xd000, has it send its
- * MSI to the local APIC, and tells of each.
+ * MSI to the local APIC, and tells of each; then it writes a byte to the ninth port.
  *
  * Prints:	ready
  *		msi 01 2a	for each interrupt its number, and what the port reads
@@ -93,6 +93,7 @@ on_irq:
 	mov	$2, %cl
 	call	puthex
 	PRINT	"\n"
+	OUTB	0, (PORTS + 8)
 	cmp	$0xff, %r15d
 	je	reset
 	WAIT

@@ -1,14 +1,22 @@
 """A machine's PCI bus, as guests find it, and interrupts of devices that are in it."""
 
 import re
+import threading
 
 import pytest
-from support.guests import DEADLINE, Shell, bare_machine, built, kernel
+from support.guests import (
+    DEADLINE,
+    Shell,
+    bare_machine,
+    built,
+    kernel,
+    wait_until,
+)
 
 from vmm import ExitReason, Machine
 from vmm.devices.errors import DeviceOverlap, Exhausted, InvalidRange
 from vmm.devices.pci.bar import Bar, BarKind
-from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.device import BarDoorbell, PciDevice
 from vmm.errors import ConfigError
 from vmm.testing import VmFactory
 
@@ -17,12 +25,26 @@ MEM64 = 0x60_0000_0000
 
 
 class Ringer(PciDevice):
-    """The device of guest/bare/msi.S: its port reads as `value`."""
+    """The device of guest/bare/msi.S: its ports read as `value`, one is a bell."""
 
     vendor_id, device_id = 0x1234, 0x0001
     bars = (Bar(0, 16, BarKind.IO),)
     msi_vectors = 1
     value = 0x2A
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rings: list[str] = []
+        self.writes = 0
+
+    def get_bar_doorbells(self) -> list[BarDoorbell]:
+        return [BarDoorbell(0, 8, 1, self.ring)]
+
+    def ring(self) -> None:
+        self.rings.append(threading.current_thread().name)
+
+    def write_bar(self, bar: int, offset: int, data: memoryview) -> None:
+        self.writes += 1
 
     def read_bar(self, bar: int, offset: int, data: memoryview) -> None:
         data[:] = bytes([self.value]) * len(data)
@@ -64,6 +86,35 @@ def test_a_message_reaches_the_guest_by_no_exit_of_ours() -> None:
             hear(machine, device, number, 0x30 + number)
         hear(machine, device, 9, 0xFF)
         assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
+def wait_for_rings(device: Ringer, times: int) -> None:
+    wait_until(lambda: len(device.rings) == times, "the doorbell")
+
+
+class OwnRinger(Ringer):
+    own_thread = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "thread"), [(Ringer, "vmm-events"), (OwnRinger, "vmm-OwnRinger")]
+)
+def test_a_doorbell_follows_its_bar_and_rings_without_an_exit(
+    kind: type[Ringer], thread: str
+) -> None:
+    device = kind()
+    with bare_machine("msi", on_reset="restart") as machine:
+        machine.plug(device)
+        machine.start()
+        for boot in (1, 2):  # each of which moves the BAR
+            machine.console.expect("ready\n", timeout=DEADLINE)
+            hear(machine, device, 1, 0x2A)
+            wait_for_rings(device, 2 * boot - 1)
+            hear(machine, device, 2, 0xFF)
+            wait_for_rings(device, 2 * boot)
+        machine.stop()
+    assert set(device.rings) == {thread}
+    assert device.writes == 0
 
 
 def test_a_guest_that_boots_again_routes_again() -> None:
@@ -123,6 +174,17 @@ def test_a_clone_with_its_device_in_another_slot_is_refused() -> None:
             pytest.raises(ConfigError, match=r"PCI slot 7, .* PCI slot 1, "),
         ):
             snapshot.clone(devices=[other])
+
+
+def test_a_bus_that_everybody_has_left_is_in_a_snapshot() -> None:
+    device = Card()
+    with bare_machine("ticks") as machine:
+        machine.plug(device)
+        machine.unplug(device)
+        machine.start()
+        machine.console.expect("tick", timeout=DEADLINE)
+        with machine.snapshot() as snapshot, snapshot.clone() as clone:
+            assert [row.slot for row in clone.devices_table() if row.slot == 0] == [0]
 
 
 # What is refused

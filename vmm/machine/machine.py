@@ -282,8 +282,9 @@ class Machine:
             raise VmmError("the guest has been reset: there is nothing to go on from")
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
+        has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
-            self.config,
+            self.config.replace(pci=True) if has_pci else self.config,
             self._ram.freeze(),
             saved,
             cmdline=self._cmdline,
