@@ -170,14 +170,19 @@ class PciDevice(DeviceIo):
         is held until `set_intx(False)`. Raises TriggerError if the host can't deliver.
         """
         with self.lock:
-            if not self.takes_messages:
+            sender = self._sender()
+            if sender is None:
                 self.set_intx(True)
-            elif not self._is_master():
-                return
-            elif self._msix is not None and self._msix.is_enabled:
-                self._msix.fire(vector)
-            elif self._msi is not None:
-                self._msi.fire(vector)
+            elif self._is_master():
+                sender.fire(vector)
+
+    def _sender(self) -> Msix | Msi | None:
+        """That by which the driver takes messages."""
+        if self._msix is not None and self._msix.is_enabled:
+            return self._msix
+        if self._msi is not None and self._msi.is_enabled:
+            return self._msi
+        return None
 
     def set_intx(self, high: bool) -> None:
         """Assert INTx or not; drivers that take messages aren't interrupted by it."""
@@ -199,8 +204,7 @@ class PciDevice(DeviceIo):
     @property
     def takes_messages(self) -> bool:
         """Whether the driver has enabled MSI-X or MSI."""
-        either = self._msix, self._msi
-        return any(cap is not None and cap.is_enabled for cap in either)
+        return self._sender() is not None
 
     # The bus' side
 
@@ -383,7 +387,7 @@ class PciDevice(DeviceIo):
             if self._msix is not None:
                 self._msix.reset()
             if self._msi is not None:
-                self._msi.messages.drop_pending()
+                self._msi.reset()
             self._drive_line()
             self.reset_device()
         self.follow()
