@@ -41,6 +41,7 @@ def config(folder: Path, image: Path, **settings: object) -> MachineConfig:
     )
 
 
+@pytest.mark.both
 def test_a_bare_guest_drives_it_by_ports() -> None:
     with bare_machine("pci", timeout=DEADLINE) as machine:
         machine.plug(summer())
@@ -70,6 +71,7 @@ def test_without_a_bus_there_is_nothing() -> None:
         assert machine.console.read() == b"no device\n"
 
 
+@pytest.mark.both
 def test_it_is_there_again_after_a_reset() -> None:
     """With its BAR where it was at power-on, and a message that was routed anew."""
     with bare_machine("pci", timeout=DEADLINE, on_reset="restart") as machine:
@@ -81,6 +83,7 @@ def test_it_is_there_again_after_a_reset() -> None:
 
 
 @pytest.mark.linux
+@pytest.mark.both
 def test_a_driver_in_linux_has_dma_and_an_interrupt(tmp_path: Path) -> None:
     """It sleeps on an eventfd until MSI-X wakes it."""
     initrd = with_script(tmp_path, f"{RUN_DRIVER} && {RUN_DRIVER}; echo status $?")
