@@ -14,6 +14,8 @@ from support.guests import (
 from support.pci_example import IDENTITY, build_driver, summer
 
 from vmm import ExitReason, Machine, MachineConfig
+from vmm.devices.pci.bar import Bar, BarKind
+from vmm.devices.pci.device import PciDevice
 from vmm.guest import cpio
 
 SUMMED = (
@@ -80,6 +82,35 @@ def test_it_is_there_again_after_a_reset() -> None:
         for _ in range(3):
             machine.console.expect(SUMMED.decode(), timeout=DEADLINE)
         machine.stop()
+
+
+class Holder(PciDevice):
+    """Holds its line while what was written to its port isn't 0."""
+
+    vendor_id, device_id = 0x1234, 0x0002
+    bars = (Bar(0, 4, BarKind.IO),)
+    uses_intx = True
+
+    def write_bar(self, bar: int, offset: int, data: memoryview) -> None:
+        if data[0]:
+            self.interrupt()
+        else:
+            self.set_intx(False)
+
+
+@pytest.mark.hardware  # a local APIC on PVM ends an interrupt as its handler begins
+def test_a_line_is_held_until_each_of_both_lets_go() -> None:
+    with bare_machine("intx", timeout=DEADLINE) as machine:
+        for _ in range(2):
+            machine.plug(Holder())
+        assert machine.run().reason is ExitReason.RESET
+        assert machine.console.read().decode().splitlines() == [
+            "irq 1 88",
+            "irq 2 08",
+            "quiet 08",
+            "irq 3 08",
+            "quiet 00",
+        ]
 
 
 @pytest.mark.linux
