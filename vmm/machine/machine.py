@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..devices.pci.device import PciDevice
     from ..profile.recorder import Profile
     from .builder import Boot, SavedBoot
+    from .devices_table import DeviceRow
     from .pci import Pci
     from .snapshot import Snapshot
 
@@ -281,8 +282,9 @@ class Machine:
             raise VmmError("the guest has been reset: there is nothing to go on from")
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
+        has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
-            self.config,
+            self.config.replace(pci=True) if has_pci else self.config,
             self._ram.freeze(),
             saved,
             cmdline=self._cmdline,
@@ -349,6 +351,12 @@ class Machine:
         if self._pci is None:
             self._pci = self._new_pci(device)
         self._pci.plug(cast("PciDevice", device))
+
+    def devices_table(self) -> "list[DeviceRow]":
+        """What it has now: RAM, KVM's own chips, and all that is plugged in."""
+        from .devices_table import devices_table
+
+        return devices_table(self._ram_ranges, self._devices.plugged())
 
     def _check_before_start(self, device: DeviceIo, what: str) -> None:
         if self.state is not MachineState.CREATED:
