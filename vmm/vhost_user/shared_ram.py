@@ -26,6 +26,8 @@ def map_region(
 
     A front end that makes the file shorter afterwards ends us by SIGBUS.
     """
+    if size == 0:
+        raise ProtocolError("a region of 0 bytes")
     before = mmap_offset % mmap.ALLOCATIONGRANULARITY
     try:
         mapping = mmap.mmap(fd, before + size, offset=mmap_offset - before)
