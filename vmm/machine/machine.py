@@ -43,8 +43,11 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..devices.clock import Clock
     from ..devices.guest_ram import GuestRam
     from ..devices.pci.device import PciDevice
+    from ..devices.serial.events import SerialEvents
+    from ..devices.sink import Sink
     from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
+    from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
     from .pci import Pci
@@ -131,8 +134,12 @@ class Machine:
             stack.callback(self._devices.close)
             sizes = [region.size for region in memory.regions]
             cmos = cmos_setup(sizes[0], sum(sizes[1:]))
+            out: Sink = self.console.sink
+            events: SerialEvents | None = self.console.events
+            if self.config.console_device == "virtio":
+                out, events = self.console.branch(), None
             self._legacy = LegacyDevices(
-                self.console, clock, outcomes.reset, cmos, watch
+                out, events, clock, outcomes.reset, cmos, watch
             )
             for device in self._legacy.devices:
                 self._devices.add(device)
@@ -147,9 +154,14 @@ class Machine:
             """The guest's time, for devices: it stands still while the guest does."""
             self._virtio: Virtio | None = None
             self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
-            extras = Extras(self.config, self._devices, outcomes)
+            extras = Extras(
+                *(self.config, self._devices, outcomes),
+                *(self.console, self._legacy.serial, self.plug),
+            )
             extras.plug(self._loop, clock, self._state, memory, stack)
             self._agent = extras.agent
+            self._ports = extras.ports
+            self._balloon = extras.balloon
             self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
             # Before what their callbacks use is closed.
@@ -163,6 +175,7 @@ class Machine:
                 extras.command,
                 extras.agent,
                 extras.debugcon,
+                tuple(extras.ports.values()),
                 outcomes.failures,
             )
             outcomes.connect(host_side)
@@ -318,7 +331,8 @@ class Machine:
         saved, ram = self._base
 
         def restore() -> None:
-            self.console.drop_input()
+            for console in (self.console, *self._ports.values()):
+                console.drop_input()
             self._devices.put_back()
             self._ram.become(ram)
             self._life.restore(saved)
@@ -460,6 +474,27 @@ class Machine:
             )
         return self._agent.guest
 
+    def port(self, name: str) -> Console:
+        """The host's end of a port that the configuration names in `ports`.
+
+        What comes from the guest is read as a console's is, by `expect`, where its
+        place is "capture"; `send` is for the guest. Raises VmmError for another name.
+        """
+        if name not in self._ports:
+            names = ", ".join(map(repr, self._ports)) or "none: pass ports={...}"
+            raise VmmError(f"port: there is no {name!r}; there are {names}")
+        return self._ports[name]
+
+    @property
+    def balloon(self) -> "Balloon":
+        """How much of its RAM the guest gives back: its `target` may be set.
+
+        Raises VmmError if the configuration asks for none.
+        """
+        if self._balloon is None:
+            raise VmmError("balloon: there is none: pass balloon=0 (--balloon)")
+        return self._balloon
+
     @property
     def keyboard(self) -> Ps2Keyboard:
         """The keyboard at the i8042; its `send_scancodes` presses keys."""
@@ -515,6 +550,9 @@ class Machine:
             self.debugcon = gone
         if self._agent is not None:
             self._agent = gone
+        self._ports = dict.fromkeys(self._ports, gone)
+        if self._balloon is not None:
+            self._balloon = gone
 
     def __enter__(self) -> Self:
         return self
