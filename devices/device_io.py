@@ -41,6 +41,8 @@ class _Callbacks:
     own_thread: bool = False
     """Whether its doorbells ring on a thread of its own, beside the event loop's: for
     one that works long, or waits, when they do. Asked when it is plugged in."""
+    call_soon: "Callable[[Callable[[], None]], None] | None" = None
+    """Calls something on that thread as soon as it is free, once it is plugged in."""
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         """MMIO read of `len(data)` bytes at `base + offset`. Default: all ones."""

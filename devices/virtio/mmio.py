@@ -102,8 +102,7 @@ class VirtioMmio(DeviceIo):
     ) -> None:
         self.device = device
         self.own_thread = device.own_thread
-        self.registers = Registers(device, ram)
-        self._clock = clock
+        self.registers = Registers(device, ram, clock)
         self._by_acpi = by_acpi
         self._interrupt_status = 0
         # Apart from the device's: its driver's handler isn't to wait for its queues.
@@ -166,8 +165,7 @@ class VirtioMmio(DeviceIo):
         self._interrupt(CONFIG_CHANGE)
 
     def serve_again(self, queue: Virtqueue) -> None:
-        soon = self._clock.now_ns() + 1  # or a clock might not get past it
-        self._clock.call_at(soon, partial(self.device.serve, queue))
+        self.registers.serve_again(queue, self.call_soon)
 
     def _interrupt(self, why: int) -> None:
         with self._interrupt_lock:

@@ -152,8 +152,7 @@ class VirtioPci(PciDevice):
         notify_size = NOTIFY_OFF_MULTIPLIER * len(device.queues)
         self.bars = [Bar(_BAR, 1 << (NOTIFY + notify_size - 1).bit_length())]
         self.msix_vectors = 1 + len(device.queues)
-        self.registers = Registers(device, ram)
-        self._clock = clock
+        self.registers = Registers(device, ram, clock)
         self._forget_vectors()
         device.transport = self
         self._readers = self._make_readers()
@@ -222,8 +221,7 @@ class VirtioPci(PciDevice):
         return isr
 
     def serve_again(self, queue: Virtqueue) -> None:
-        soon = self._clock.now_ns() + 1  # or a clock might not get past it
-        self._clock.call_at(soon, partial(self.device.serve, queue))
+        self.registers.serve_again(queue, self.call_soon)
 
     # Accesses
 

@@ -14,6 +14,8 @@ from support.guests import (
 from support.pci_example import IDENTITY, build_driver, summer
 
 from vmm import ExitReason, Machine, MachineConfig
+from vmm.devices.pci.bar import Bar, BarKind
+from vmm.devices.pci.device import PciDevice
 from vmm.guest import cpio
 
 SUMMED = (
@@ -41,6 +43,7 @@ def config(folder: Path, image: Path, **settings: object) -> MachineConfig:
     )
 
 
+@pytest.mark.both
 def test_a_bare_guest_drives_it_by_ports() -> None:
     with bare_machine("pci", timeout=DEADLINE) as machine:
         machine.plug(summer())
@@ -70,6 +73,7 @@ def test_without_a_bus_there_is_nothing() -> None:
         assert machine.console.read() == b"no device\n"
 
 
+@pytest.mark.both
 def test_it_is_there_again_after_a_reset() -> None:
     """With its BAR where it was at power-on, and a message that was routed anew."""
     with bare_machine("pci", timeout=DEADLINE, on_reset="restart") as machine:
@@ -80,7 +84,37 @@ def test_it_is_there_again_after_a_reset() -> None:
         machine.stop()
 
 
+class Holder(PciDevice):
+    """Holds its line while what was written to its port isn't 0."""
+
+    vendor_id, device_id = 0x1234, 0x0002
+    bars = (Bar(0, 4, BarKind.IO),)
+    uses_intx = True
+
+    def write_bar(self, bar: int, offset: int, data: memoryview) -> None:
+        if data[0]:
+            self.interrupt()
+        else:
+            self.set_intx(False)
+
+
+@pytest.mark.hardware  # a local APIC on PVM ends an interrupt as its handler begins
+def test_a_line_is_held_until_each_of_both_lets_go() -> None:
+    with bare_machine("intx", timeout=DEADLINE) as machine:
+        for _ in range(2):
+            machine.plug(Holder())
+        assert machine.run().reason is ExitReason.RESET
+        assert machine.console.read().decode().splitlines() == [
+            "irq 1 88",
+            "irq 2 08",
+            "quiet 08",
+            "irq 3 08",
+            "quiet 00",
+        ]
+
+
 @pytest.mark.linux
+@pytest.mark.both
 def test_a_driver_in_linux_has_dma_and_an_interrupt(tmp_path: Path) -> None:
     """It sleeps on an eventfd until MSI-X wakes it."""
     initrd = with_script(tmp_path, f"{RUN_DRIVER} && {RUN_DRIVER}; echo status $?")

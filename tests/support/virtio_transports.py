@@ -17,9 +17,6 @@ from vmm.devices.pci.reg import (
     PCI_CAPABILITY_LIST,
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
-    PCI_MSIX_ENTRY_DATA,
-    PCI_MSIX_ENTRY_SIZE,
-    PCI_MSIX_ENTRY_VECTOR_CTRL,
     PCI_MSIX_FLAGS,
     PCI_MSIX_FLAGS_ENABLE,
     PCI_MSIX_TABLE,
@@ -315,10 +312,10 @@ class PciDriver(TransportDriver):
         where = self.function.get(at + PCI_MSIX_TABLE)
         table = self.function.get(PCI_BASE_ADDRESS_0 + 4 * (where & 7)) & ~0xF
         for vector in range(len(self.lines) - 1):
-            entry = table + PCI_MSIX_ENTRY_SIZE * vector
+            entry = table + 16 * vector
             self.rig.store(entry, 0xFEE0_0000)
-            self.rig.store(entry + PCI_MSIX_ENTRY_DATA, 0x40 + vector)
-            self.rig.store(entry + PCI_MSIX_ENTRY_VECTOR_CTRL, 0)
+            self.rig.store(entry + 8, 0x40 + vector)
+            self.rig.store(entry + 12, 0)  # not masked
         self.function.set(at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2)
 
     def negotiate(self, features: int = VERSION_1) -> None:

@@ -5,11 +5,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from ..boot.layout import ANY_MMIO, device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
-from ..devices.bus.resource_manager import PoolLayout, ResourceManager
 from ..devices.device_io import DeviceIo
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
@@ -21,7 +19,13 @@ from ..memory import GuestMemory
 from ..result import ExitReason, RunResult
 from ..vcpu.control import End
 from ..watch.panic import PanicWatch
-from .builder import SavedBoot, asked_symbols, chosen_quirks, open_boot
+from .builder import (
+    SavedBoot,
+    asked_symbols,
+    chosen_quirks,
+    open_boot,
+    resource_pools,
+)
 from .device_manager import DeviceManager
 from .extras import Extras
 from .legacy_devices import LegacyDevices, acpi_devices
@@ -45,6 +49,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..profile.recorder import Profile
     from .balloon import Balloon
     from .builder import Boot
+    from .devices_table import DeviceRow
     from .pci import Pci
     from .snapshot import Snapshot
     from .virtio import Virtio
@@ -112,10 +117,12 @@ class Machine:
             self._loop = EventLoop(outcomes.loop_failed)
             stack.callback(self._loop.close)
             clock = GuestClock(self._loop)
-            addresses = device_addresses(boot.ram)
-            pools = ResourceManager(PoolLayout(addresses=addresses, any_mmio=ANY_MMIO))
             self._devices = DeviceManager(
-                pools, IoManager(), self._loop, self._state, posts=setup.posts
+                resource_pools(boot.ram, acpi=self.config.acpi),
+                IoManager(),
+                self._loop,
+                self._state,
+                posts=setup.posts,
             )
             self._state.is_device_thread = self._devices.is_own_thread
             tap = None if profile is None else profile.console
@@ -303,8 +310,9 @@ class Machine:
             raise VmmError("the guest has been reset: there is nothing to go on from")
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
+        has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
-            self.config,
+            self.config.replace(pci=True) if has_pci else self.config,
             self._ram.freeze(),
             saved,
             cmdline=self._life.instance.cmdline,
@@ -370,11 +378,7 @@ class Machine:
             return
         self._check_before_start(device.name, "virtio", "plugged in")
         virtio = self._transports()
-        try:
-            self._plug(virtio.wrap(device))
-        except BaseException:
-            virtio.forget(device)
-            raise
+        virtio.plug(device, self._plug)
 
     def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
@@ -384,6 +388,12 @@ class Machine:
         if self._pci is None:
             self._pci = self._new_pci(device)
         self._pci.plug(cast("PciDevice", device))
+
+    def devices_table(self) -> "list[DeviceRow]":
+        """What it has now: RAM, KVM's own chips, and all that is plugged in."""
+        from .devices_table import devices_table
+
+        return devices_table(self._ram_ranges, self._devices.plugged())
 
     def _check_before_start(self, name: str, kind: str, what: str) -> None:
         if self.state is not MachineState.CREATED:

@@ -63,11 +63,23 @@ def test_chains_in_flight_come_again_in_their_order(rig: QueueRig) -> None:
     assert rig.driver.collect() == requests
 
 
-def test_chains_in_flight_come_again_as_far_as_they_were_used(rig: QueueRig) -> None:
+def test_chains_in_flight_come_again_as_new(rig: QueueRig) -> None:
+    rig.driver.send([b"head", b"data"], [4, 4])
+    chain = rig.pop()
+    chain.read(6)
+    chain.write(b"answ")
+    moved(rig)
+    chain = rig.pop()
+    assert texts(chain.readable) == [b"head", b"data"]
+    assert (chain.written, chain.writable_size) == (0, 8)
+
+
+def test_chains_that_were_put_back_come_again_as_they_were(rig: QueueRig) -> None:
     request = rig.driver.send([b"head", b"data"], [4, 4], indirect=True)
     chain = rig.pop()
     chain.read(6)
     chain.write(b"answ")
+    rig.queue.put_back(chain)
     moved(rig)
     chain = rig.pop()
     assert texts(chain.readable) == [b"ta"]
@@ -119,6 +131,15 @@ def test_a_broken_queue_stays_broken(rig: QueueRig) -> None:
     rig.send(b"hello")
     assert queue.pop() is None
     assert moved(rig).broken == why
+
+
+def test_a_broken_queue_stands_behind_what_broke_it(rig: QueueRig) -> None:
+    rig.converse(b"one", b"two")
+    rig.driver.offer([(1 << 63, 1, False)])
+    rig.broken()
+    position = rig.queue.position()
+    assert position[0] & 0x7FFF == (5 if rig.features & PACKED else 3)
+    assert moved(rig).position() == position
 
 
 def test_a_reason_of_any_length_can_be_saved() -> None:
