@@ -52,7 +52,7 @@ CLOUD_MODULES: Final = (
         for name in ("_legacy_dev", "_modern_dev", "")
     ),
     *("drivers/char/virtio_console", "drivers/char/hw_random/virtio-rng"),
-    "drivers/virtio/virtio_balloon",
+    *("drivers/virtio/virtio_balloon", "drivers/block/virtio_blk"),
 )
 UNPACKER_PACKAGES: Final = ("xz-utils", "lz4", "zstd")
 
