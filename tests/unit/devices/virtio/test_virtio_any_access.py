@@ -66,6 +66,7 @@ class Rig:
         self.kind = kind
         self.echo = PackedEcho()
         self.driver = kind(self.echo)
+        self.is_scribbled = False  # over its rings, with which no driver can go on
 
     def do(self, step: Step) -> None:
         name, *args = step
@@ -93,6 +94,7 @@ class Rig:
 
     def start(self, features: int) -> None:
         self.driver.start(features)
+        self.is_scribbled = False
 
     def set_up(self, queue: int, size: int) -> None:
         if size & (size - 1) == 0 or self.driver.features & PACKED:
@@ -104,8 +106,6 @@ class Rig:
             indirect = indirect and bool(self.driver.features & INDIRECT_DESC)
             ring.send([b"some", b"words"], [16], indirect=indirect)
             self.driver.kick(queue)
-
-    is_scribbled = False
 
     def scribble(self, queue: int, seed: int) -> None:
         """Random bytes over the rings that the device reads."""
