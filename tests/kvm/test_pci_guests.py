@@ -84,6 +84,27 @@ def test_it_is_there_again_after_a_reset() -> None:
         machine.stop()
 
 
+class Broken(PciDevice):
+    """One that the guest takes for the example's, and that can't be read."""
+
+    vendor_id, device_id = 0x1234, 0x0C32
+    bars = (Bar(0, 0x1000),)
+
+    def read_bar(self, bar: int, offset: int, data: memoryview) -> None:
+        raise ZeroDivisionError("division by zero")
+
+
+def test_a_device_that_raises_ends_the_run_and_is_named() -> None:
+    with bare_machine("pci", timeout=DEADLINE) as machine:
+        machine.plug(Broken())
+        result = machine.run()
+    assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
+    assert result.detail == (
+        "device Broken raised ZeroDivisionError: division by zero "
+        "during a 4-byte read of address 0xe0200014"
+    )
+
+
 class Holder(PciDevice):
     """Holds its line while what was written to its port isn't 0."""
 
