@@ -99,8 +99,9 @@ class PciDevice(DeviceIo):
 
     An heir says by class attributes, or by attributes that it sets before it is plugged
     in, what the guest is to find; overrides `read_bar` and `write_bar`; and calls
-    `super().__init__()`. `lock` is held in every call from the bus, so that a device
-    with threads needs no other. `dma` and `interrupt` are for any thread.
+    `super().__init__()`. `lock` is held in every access from the bus, so that a device
+    with threads needs no other. `dma` and `interrupt` are for any thread, once the
+    device is on a bus.
 
     It has a place on a PciBus before it is plugged in, and no machine runs then: there
     is no hotplug.
@@ -144,7 +145,10 @@ class PciDevice(DeviceIo):
         return ()
 
     def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
-        """Doorbells in BARs; asked whenever a BAR is where it wasn't before."""
+        """Doorbells in BARs; asked whenever a BAR is where it wasn't before.
+
+        They ring on a thread of the host's, without `lock`; see Doorbell.
+        """
         return ()
 
     def reset_device(self) -> None:
@@ -165,15 +169,15 @@ class PciDevice(DeviceIo):
     def interrupt(self, vector: int = 0) -> None:
         """Interrupt the driver as it has asked: by MSI-X, by MSI, or by INTx.
 
-        A message is pending while the driver has masked it, and lost while the device
-        may not be bus master. MSI folds `vector` into those that the driver took. INTx
-        is held until `set_intx(False)`. Raises TriggerError if the host can't deliver.
+        A message is pending while the driver has masked it, or the device may not be
+        bus master. MSI folds `vector` into those that the driver took. INTx is held
+        until `set_intx(False)`. Raises TriggerError if the host can't deliver.
         """
         with self.lock:
             sender = self._sender()
             if sender is None:
                 self.set_intx(True)
-            elif self._is_master():
+            else:
                 sender.fire(vector)
 
     def _sender(self) -> Msix | Msi | None:
@@ -224,7 +228,7 @@ class PciDevice(DeviceIo):
         for capability in self.extra_capabilities():
             self.config.add(capability)
         self.config.keep_as_power_on()
-        self.dma = Dma(ram, self._is_master)
+        self.dma = Dma(ram, self.config)
 
     def _check(self) -> None:
         name = type(self).__name__
@@ -284,8 +288,15 @@ class PciDevice(DeviceIo):
         """Likewise; whether BARs are, or are not, where they were not, or were."""
         with self.lock:
             self.config.write(offset, data)
+            if offset == PCI_COMMAND:
+                self._follow_command()
             self._drive_line()
         return self.follow()
+
+    def _follow_command(self) -> None:
+        for own in self._msix, self._msi:
+            if own is not None:
+                own.follow()
 
     def follow(self, *, retry: bool = False) -> bool:
         """Have the BARs decoded as configuration space says; whether any moved.
@@ -379,7 +390,7 @@ class PciDevice(DeviceIo):
             if self._msix is not None:
                 self._msix.reset()
             if self._msi is not None:
-                self._msi.reset()
+                self._msi.follow()
             self._drive_line()
             self.reset_device()
         self.follow()
@@ -435,6 +446,3 @@ class PciDevice(DeviceIo):
         self._line.set_level(
             bool(asserted) and not disabled and not self.takes_messages
         )
-
-    def _is_master(self) -> bool:
-        return bool(self.config.get(PCI_COMMAND, 2) & PCI_COMMAND_MASTER)

@@ -31,8 +31,8 @@ _BODY: Final = 2  # what precedes the registers that `Capability` calls the body
 class Msi(Capability):
     """With 64-bit addresses, and a mask bit for each of `count`, a power of two.
 
-    What is raised while its vector is masked is pending, and sent when it no longer is;
-    what is raised while MSI is off is lost.
+    What is raised while its vector is masked, or the function isn't bus master, is
+    pending, and then sent; what is raised while MSI is off is lost.
     """
 
     def __init__(self, count: int) -> None:
@@ -58,21 +58,17 @@ class Msi(Capability):
             self._show_pending()
 
     def after_write(self, at: int, size: int) -> None:
-        self._follow()
-
-    def reset(self) -> None:
-        """Follow configuration space, which is as at power-on."""
-        self._follow()
+        self.follow()
 
     def restore(self) -> None:
         """Go on from the registers, configuration space being restored."""
         pending = self.get(PCI_MSI_PENDING_64, 4)
         self.messages.pending = [bool(pending >> at & 1) for at in range(self.count)]
         self.messages.forget()
-        self._follow()
+        self.follow()
 
-    def _follow(self) -> None:
-        """Do as the registers say, which have changed."""
+    def follow(self) -> None:
+        """Do as configuration space says, which has changed."""
         self.is_enabled = bool(self.get(PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_ENABLE)
         if not self.is_enabled:
             self.messages.drop_pending()
@@ -88,7 +84,8 @@ class Msi(Capability):
 
     def _message(self, vector: int) -> Message | None:
         is_masked = self.get(PCI_MSI_MASK_64, 4) >> vector & 1
-        if not self.is_enabled or is_masked or vector >= self._enabled:
+        may_send = self.config.is_bus_master and not is_masked
+        if not self.is_enabled or not may_send or vector >= self._enabled:
             return None
         data = self.get(PCI_MSI_DATA_64, 2) & -self._enabled
         return self.get(PCI_MSI_ADDRESS_LO, 8), data | vector

@@ -50,8 +50,8 @@ class MsixState(State):
 class Msix(Capability):
     """`count` vectors, 1..2048, with their table in a BAR `bar` of its own.
 
-    What is raised while its vector is masked, or all are, is pending, and sent when it
-    no longer is; what is raised while MSI-X is off is lost.
+    What is raised while its vector is masked, or all are, or the function isn't bus
+    master, is pending, and then sent; what is raised while MSI-X is off is lost.
     """
 
     def __init__(self, count: int, bar_index: int) -> None:
@@ -76,7 +76,7 @@ class Msix(Capability):
             self.messages.fire(vector)
 
     def after_write(self, at: int, size: int) -> None:
-        self._follow()
+        self.follow()
 
     def read_bar(self, offset: int, data: memoryview) -> None:
         """The table and the pending bits; zeros elsewhere."""
@@ -100,7 +100,7 @@ class Msix(Capability):
     def reset(self) -> None:
         """Each vector masked and none pending, configuration space as at power-on."""
         self._table[:] = _MASKED_ENTRY * self.count
-        self._follow()
+        self.follow()
 
     def state(self) -> MsixState:
         """The table and the pending bits; the rest is in configuration space."""
@@ -119,13 +119,14 @@ class Msix(Capability):
         pending = set(state.pending)
         self.messages.pending = [at in pending for at in range(self.count)]
         self.messages.forget()
-        self._follow()
+        self.follow()
 
-    def _follow(self) -> None:
-        """Do as Message Control says, which has changed."""
+    def follow(self) -> None:
+        """Do as configuration space says, which has changed."""
         control = self.get(PCI_MSIX_FLAGS, 2)
         self.is_enabled = bool(control & PCI_MSIX_FLAGS_ENABLE)
-        self._is_sending = self.is_enabled and not control & PCI_MSIX_FLAGS_MASKALL
+        may_send = self.config.is_bus_master and not control & PCI_MSIX_FLAGS_MASKALL
+        self._is_sending = self.is_enabled and may_send
         if not self.is_enabled:
             self.messages.drop_pending()
         for vector in range(self.count):
