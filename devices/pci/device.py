@@ -99,8 +99,9 @@ class PciDevice(DeviceIo):
 
     An heir says by class attributes, or by attributes that it sets before it is plugged
     in, what the guest is to find; overrides `read_bar` and `write_bar`; and calls
-    `super().__init__()`. `lock` is held in every call from the bus, so that a device
-    with threads needs no other. `dma` and `interrupt` are for any thread.
+    `super().__init__()`. `lock` is held in every access from the bus, so that a device
+    with threads needs no other. `dma` and `interrupt` are for any thread, once the
+    device is on a bus.
 
     It has a place on a PciBus before it is plugged in, and no machine runs then: there
     is no hotplug.
@@ -144,7 +145,10 @@ class PciDevice(DeviceIo):
         return ()
 
     def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
-        """Doorbells in BARs; asked whenever a BAR is where it wasn't before."""
+        """Doorbells in BARs; asked whenever a BAR is where it wasn't before.
+
+        They ring on a thread of the host's, without `lock`; see Doorbell.
+        """
         return ()
 
     def reset_device(self) -> None:
