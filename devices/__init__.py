@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from .pc.i8042 import I8042Device
     from .pc.i8042_state import I8042State
     from .pc.keyboard import KeyboardState, Ps2Keyboard
-    from .pc.pci_host_bridge import PciHostBridge
     from .pc.platform import CmosRtcPio, I8042Pio, IsaAdapter, SerialPio
     from .pci.bar import Bar, BarKind
     from .pci.bus import PciBus
     from .pci.config_space import Capability
     from .pci.device import BarDoorbell, PciDevice, PciState
     from .pci.dma import Dma
+    from .pci.host_bridge import PciHostBridge
     from .pci.windows import PciWindows
     from .record import Record, field
     from .resources import (
@@ -80,6 +80,11 @@ if TYPE_CHECKING:
     from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
     from .state import Byte, Nanoseconds, State, Uint64
     from .trigger import Interrupt, InterruptLine, MsiInterrupt, Trigger
+    from .virtio.chain import Chain
+    from .virtio.device import VirtioDevice
+    from .virtio.mmio import VirtioMmio
+    from .virtio.pci import VirtioPci
+    from .virtio.queue import Virtqueue
 
 __all__ = [
     "AcpiDevice",
@@ -91,6 +96,7 @@ __all__ = [
     "BufferedSink",
     "Byte",
     "Capability",
+    "Chain",
     "Clock",
     "CmosRtc",
     "CmosRtcPio",
@@ -176,6 +182,10 @@ __all__ = [
     "TriggerError",
     "Uint64",
     "UnknownResource",
+    "VirtioDevice",
+    "VirtioMmio",
+    "VirtioPci",
+    "Virtqueue",
     "VirtualClock",
     "barrier",
     "field",
@@ -202,13 +212,13 @@ _NAMES = {
     "pc.i8042": "I8042Device",
     "pc.i8042_state": "I8042State",
     "pc.keyboard": "KeyboardState Ps2Keyboard",
-    "pc.pci_host_bridge": "PciHostBridge",
     "pc.platform": "CmosRtcPio I8042Pio IsaAdapter SerialPio",
     "pci.bar": "Bar BarKind",
     "pci.bus": "PciBus",
     "pci.config_space": "Capability",
     "pci.device": "BarDoorbell PciDevice PciState",
     "pci.dma": "Dma",
+    "pci.host_bridge": "PciHostBridge",
     "pci.windows": "PciWindows",
     "record": "Record field",
     "resources": (
@@ -224,6 +234,11 @@ _NAMES = {
     "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
     "state": "Byte Nanoseconds State Uint64",
     "trigger": "Interrupt InterruptLine MsiInterrupt Trigger",
+    "virtio.chain": "Chain",
+    "virtio.device": "VirtioDevice",
+    "virtio.mmio": "VirtioMmio",
+    "virtio.pci": "VirtioPci",
+    "virtio.queue": "Virtqueue",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 

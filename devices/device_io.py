@@ -36,6 +36,13 @@ class _Callbacks:
 
     resources: "DeviceResources | None" = None
     interrupts: "Sequence[Interrupt]" = ()
+    is_pci: bool = False
+    """Whether it is a function on a PCI bus, as PciDevice's heirs are."""
+    own_thread: bool = False
+    """Whether its doorbells ring on a thread of its own, beside the event loop's: for
+    one that works long, or waits, when they do. Asked when it is plugged in."""
+    call_soon: "Callable[[Callable[[], None]], None] | None" = None
+    """Calls something on that thread as soon as it is free, once it is plugged in."""
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         """MMIO read of `len(data)` bytes at `base + offset`. Default: all ones."""
@@ -82,6 +89,14 @@ class _Callbacks:
     def get_doorbells(self) -> "Sequence[Doorbell]":
         """Trapped writes that need no answer, for KVM to signal. Default: none."""
         return ()
+
+    def get_kernel_parameters(self) -> "Sequence[str]":
+        """Words for Linux's command line that tell it of the device. Default: none."""
+        return ()
+
+    def get_author_device(self) -> object:
+        """What its author has written, where this stands before it. Default: this."""
+        return self
 
     def get_report(self) -> str:
         """A line for the report of a crash or a hang. Default: none, ""."""
@@ -173,6 +188,7 @@ class Locked(DeviceIo):
     ) -> None:
         self.device = device
         self.lock = threading.RLock() if lock is None else lock
+        self.own_thread = device.own_thread
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         with self.lock:
@@ -224,6 +240,13 @@ class Locked(DeviceIo):
                 ring()
 
         return locked
+
+    def get_kernel_parameters(self) -> "Sequence[str]":
+        with self.lock:
+            return self.device.get_kernel_parameters()
+
+    def get_author_device(self) -> object:
+        return self.device
 
     def get_report(self) -> str:
         with self.lock:

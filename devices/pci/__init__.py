@@ -1,1 +1,1 @@
-"""A PCI bus and what derives from its devices; no host bridge, which is a PC's."""
+"""A PCI bus, what derives from its devices, and the host bridge of a PC."""

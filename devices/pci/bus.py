@@ -42,7 +42,7 @@ class PciBus:
         Before a machine allocates its resources. Raises InvalidDevice, DeviceOverlap if
         the slot is taken, and Exhausted if all are; then nothing has changed.
         """
-        slot, name = device.slot, type(device).__name__
+        slot, name = device.slot, type(device.get_author_device()).__name__
         if slot is None:
             free = (at for at in range(SLOTS) if at not in self._devices)
             slot = next(free, None)
@@ -51,9 +51,10 @@ class PciBus:
         if slot not in range(SLOTS):
             raise InvalidDevice(f"{name}.slot is {slot}: it must be 0..{SLOTS - 1}")
         if slot in self._devices:
-            other = type(self._devices[slot]).__name__
+            other = type(self._devices[slot].get_author_device()).__name__
             raise DeviceOverlap(f"PCI slot {slot} of {name} is {other}'s")
-        device.join(slot, self.windows, self.remap, self.ram)
+        device.join(self.windows, self.remap, self.ram)
+        device.slot = slot
         self._devices[slot] = device
 
     def detach(self, device: PciDevice) -> None:
@@ -82,7 +83,8 @@ class PciBus:
         with self._lock:
             if device.write_config(offset, data):
                 for other in self.devices:
-                    other.follow(retry=True)  # it may have been in the way
+                    if other is not device:  # which may have been in its way
+                        other.follow(retry=True)
 
     def _function(
         self, slot: int, function: int, offset: int, size: int

@@ -52,6 +52,14 @@ if TYPE_CHECKING:
 
 _INTA: Final = 1
 _NO_IRQ: Final = 0xFF  # PCI Local Bus Specification 3.0, section 6.2.4
+_IDENTITY: Final = {
+    "vendor_id": 16,
+    "device_id": 16,
+    "class_code": 24,
+    "revision": 8,
+    "subsystem_vendor_id": 16,
+    "subsystem_id": 16,
+}
 
 
 class PciState(State):
@@ -112,6 +120,7 @@ class PciDevice(DeviceIo):
     """0, or a power of two up to 32."""
     uses_intx: bool = False
     """Whether it has a line for drivers that want no messages."""
+    is_pci = True
     slot: int | None = None
     """0..31; None: any. Once it is on a bus, the one that it has."""
 
@@ -156,19 +165,24 @@ class PciDevice(DeviceIo):
     def interrupt(self, vector: int = 0) -> None:
         """Interrupt the driver as it has asked: by MSI-X, by MSI, or by INTx.
 
-        A message is pending while the driver has masked it, and lost while the device
-        may not be bus master. MSI folds `vector` into those that the driver took. INTx
-        is held until `set_intx(False)`. Raises TriggerError if the host can't deliver.
+        A message is pending while the driver has masked it, or the device may not be
+        bus master. MSI folds `vector` into those that the driver took. INTx is held
+        until `set_intx(False)`. Raises TriggerError if the host can't deliver.
         """
         with self.lock:
-            if not self.takes_messages:
+            sender = self._sender()
+            if sender is None:
                 self.set_intx(True)
-            elif not self._is_master():
-                return
-            elif self._msix is not None and self._msix.is_enabled:
-                self._msix.fire(vector)
-            elif self._msi is not None:
-                self._msi.fire(vector)
+            else:
+                sender.fire(vector)
+
+    def _sender(self) -> Msix | Msi | None:
+        """That by which the driver takes messages."""
+        if self._msix is not None and self._msix.is_enabled:
+            return self._msix
+        if self._msi is not None and self._msi.is_enabled:
+            return self._msi
+        return None
 
     def set_intx(self, high: bool) -> None:
         """Assert INTx or not; drivers that take messages aren't interrupted by it."""
@@ -190,20 +204,17 @@ class PciDevice(DeviceIo):
     @property
     def takes_messages(self) -> bool:
         """Whether the driver has enabled MSI-X or MSI."""
-        either = self._msix, self._msi
-        return any(cap is not None and cap.is_enabled for cap in either)
+        return self._sender() is not None
 
     # The bus' side
 
-    def join(
-        self, slot: int, windows: PciWindows, remap: Remap, ram: "GuestRam"
-    ) -> None:
-        """Be set up for a slot, before resources are asked for; a bus calls it.
+    def join(self, windows: PciWindows, remap: Remap, ram: "GuestRam") -> None:
+        """Be set up for a bus, before resources are asked for; it calls this.
 
         Raises InvalidDevice for attributes that can't be.
         """
         self._check()
-        self.slot, self._remap = slot, remap
+        self._remap = remap
         self._line: Interrupt | None = None
         self._msix = self._msi = None
         bars = list(self.bars)
@@ -221,12 +232,16 @@ class PciDevice(DeviceIo):
         for capability in self.extra_capabilities():
             self.config.add(capability)
         self.config.keep_as_power_on()
-        self.dma = Dma(ram, self._is_master)
+        self.dma = Dma(ram, self.config)
 
     def _check(self) -> None:
         name = type(self).__name__
         if not hasattr(self, "vendor_id") or not hasattr(self, "device_id"):
             raise InvalidDevice(f"{name} has no vendor_id or no device_id")
+        for field, bits in _IDENTITY.items():
+            value = getattr(self, field)
+            if not 0 <= value < 1 << bits:
+                raise InvalidDevice(f"{name}.{field} is {value:#x}: it has {bits} bits")
         if not 0 <= self.msix_vectors <= MOST_MSIX_VECTORS:
             raise InvalidDevice(
                 f"{name}.msix_vectors is {self.msix_vectors}: 0..{MOST_MSIX_VECTORS} "
@@ -277,8 +292,15 @@ class PciDevice(DeviceIo):
         """Likewise; whether BARs are, or are not, where they were not, or were."""
         with self.lock:
             self.config.write(offset, data)
+            if offset == PCI_COMMAND:
+                self._follow_command()
             self._drive_line()
         return self.follow()
+
+    def _follow_command(self) -> None:
+        for own in self._msix, self._msi:
+            if own is not None:
+                own.follow()
 
     def follow(self, *, retry: bool = False) -> bool:
         """Have the BARs decoded as configuration space says; whether any moved.
@@ -372,7 +394,7 @@ class PciDevice(DeviceIo):
             if self._msix is not None:
                 self._msix.reset()
             if self._msi is not None:
-                self._msi.messages.drop_pending()
+                self._msi.follow()
             self._drive_line()
             self.reset_device()
         self.follow()
@@ -428,6 +450,3 @@ class PciDevice(DeviceIo):
         self._line.set_level(
             bool(asserted) and not disabled and not self.takes_messages
         )
-
-    def _is_master(self) -> bool:
-        return bool(self.config.get(PCI_COMMAND, 2) & PCI_COMMAND_MASTER)

@@ -3,7 +3,7 @@
 Source: VIRTIO 1.3, section 4.1; Linux drivers/virtio/virtio_pci_modern.c.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from struct import pack
 from typing import TYPE_CHECKING, Annotated, Final
@@ -20,6 +20,8 @@ from .registers import Area, Registers, TransportState
 if TYPE_CHECKING:
     from ..clock import Clock
     from ..guest_ram import GuestRam
+    from ..resources import DeviceResources
+    from ..trigger import Interrupt
 
 VENDOR: Final = 0x1AF4
 FIRST_DEVICE: Final = 0x1040  # and the device's type
@@ -150,8 +152,7 @@ class VirtioPci(PciDevice):
         notify_size = NOTIFY_OFF_MULTIPLIER * len(device.queues)
         self.bars = [Bar(_BAR, 1 << (NOTIFY + notify_size - 1).bit_length())]
         self.msix_vectors = 1 + len(device.queues)
-        self.registers = Registers(device, ram)
-        self._clock = clock
+        self.registers = Registers(device, ram, clock)
         self._forget_vectors()
         device.transport = self
         self._readers = self._make_readers()
@@ -183,8 +184,19 @@ class VirtioPci(PciDevice):
             for queue in self.device.queues
         ]
 
+    def get_author_device(self) -> VirtioDevice:
+        return self.device
+
     def get_report(self) -> str:
         return self.device.get_report()
+
+    def assign_resources(
+        self, resources: "DeviceResources", interrupts: "Sequence[Interrupt]"
+    ) -> None:
+        super().assign_resources(resources, interrupts)
+        if not interrupts:  # unplugged
+            with self.lock:
+                self.reset_device()
 
     # Interrupts, as the device's Transport
 
@@ -209,7 +221,7 @@ class VirtioPci(PciDevice):
         return isr
 
     def serve_again(self, queue: Virtqueue) -> None:
-        self._clock.call_at(self._clock.now_ns(), partial(self.device.serve, queue))
+        self.registers.serve_again(queue, self.call_soon)
 
     # Accesses
 
@@ -326,7 +338,7 @@ class VirtioPci(PciDevice):
         )
 
     def restore_device(self, state: State) -> None:
-        new = self.registers.restore(VirtioPciState, state)
+        new = self.registers.restore(self.device_state(), state)
         self._config_vector = new.config_vector
         self._queue_vectors = list(new.queue_vectors)
         self._isr = new.isr

@@ -5,6 +5,8 @@ and has the interrupts. What a driver may not do yet, or any more, is ignored.
 Source: VIRTIO 1.3, sections 2.1, 2.2, 2.5, 2.6 and 3.1.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -22,6 +24,7 @@ from .features import VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1
 from .queue import Virtqueue, VirtqueueState
 
 if TYPE_CHECKING:
+    from ..clock import Clock
     from ..guest_ram import GuestRam
 
 ACKNOWLEDGE: Final = 1
@@ -34,6 +37,7 @@ _DRIVERS: Final = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | FAILED
 
 Area: TypeAlias = Literal["desc", "driver", "device"]
 """A part of a queue in guest memory, by the name of Virtqueue's attribute."""
+_CallSoon: TypeAlias = Callable[[Callable[[], None]], None]
 
 _WORD: Final = (1 << 32) - 1
 _Word = Annotated[int, range(1 << 32)]
@@ -104,11 +108,12 @@ def with_device(kind: type[_State], own: type[State]) -> type[_State]:
 class Registers:
     """One device's, over `ram`; its transport calls these with `device.lock` held."""
 
-    def __init__(self, device: VirtioDevice, ram: "GuestRam") -> None:
+    def __init__(self, device: VirtioDevice, ram: "GuestRam", clock: "Clock") -> None:
         self.device = device
         self.stray_kicks = 0
         """Those of queues that there aren't."""
         self._ram = ram
+        self._clock = clock
         self._clear()
 
     def _clear(self) -> None:
@@ -274,6 +279,18 @@ class Registers:
         else:
             self.stray_kicks += 1
 
+    def serve_again(self, queue: Virtqueue, call_soon: _CallSoon | None) -> None:
+        """Soon, on the clock's thread, or by `call_soon` on another.
+
+        But not while the guest stands still, when a device that is asked for its state
+        has to do so, too.
+        """
+        serve: Callable[[], None] = partial(self.device.serve, queue)
+        if call_soon is not None:
+            serve = partial(call_soon, serve)
+        soon = self._clock.now_ns() + 1  # later, or a clock might not get past it
+        self._clock.call_at(soon, serve)
+
     # The configuration space
 
     @property
@@ -332,12 +349,11 @@ class Registers:
             values["device"] = own
         return kind(registers=self.state(), **values)
 
-    def restore(self, kind: type[_State], state: State | None) -> _State:
+    def restore(self, before: _State, state: State | None) -> _State:
         """Go on from what `state_of` gave, and return it; then comes `go_on`.
 
-        Raises InvalidState, with nothing changed.
+        `before` is what it gives now. Raises InvalidState, with nothing changed.
         """
-        before = self.state_of(kind)
         new = type(before).of(state)
         self._check(new.registers)
         try:

@@ -1,17 +1,19 @@
 """A PCI bus behind its host bridge, with real buses of accesses, and drivers for it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from support.plain_ram import PlainRam
 from support.serial_rig import CountingTrigger
 from vmm.devices.bus.io_manager import IoManager, IoManagerContext
-from vmm.devices.bus.resource_manager import ResourceManager
+from vmm.devices.bus.resource_manager import PoolLayout, ResourceManager
 from vmm.devices.device_io import DeviceIo
-from vmm.devices.errors import DeviceOverlap, TriggerError
-from vmm.devices.pc.pci_host_bridge import PciHostBridge
+from vmm.devices.errors import DeviceOverlap, InvalidState, TriggerError
+from vmm.devices.pci.bar import Bar, BarKind
 from vmm.devices.pci.bus import PciBus
-from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.device import BarDoorbell, PciDevice
+from vmm.devices.pci.host_bridge import PciHostBridge
 from vmm.devices.pci.reg import (
     PCI_BASE_ADDRESS_0,
     PCI_CAPABILITY_LIST,
@@ -27,6 +29,7 @@ from vmm.devices.pci.reg import (
 from vmm.devices.pci.windows import PciWindows
 from vmm.devices.record import Record
 from vmm.devices.resources import Resource
+from vmm.devices.state import State
 
 ECAM: Final = 0xE000_0000
 WINDOWS: Final = PciWindows(
@@ -50,6 +53,70 @@ class MessageLine(CountingTrigger):
         self.routes.append((address, data))
 
 
+class ScratchState(State):
+    """What was written last."""
+
+    last: tuple[int, int, int]
+
+
+class Scratch(PciDevice):
+    """A BAR of each kind, whose reads give the BAR's number, and every interrupt."""
+
+    vendor_id = 0x1234
+    device_id = 0x5678
+    class_code = 0x088001
+    revision = 3
+    subsystem_vendor_id = 0x4321
+    subsystem_id = 0x8765
+    bars = (
+        Bar(0, 0x4000, BarKind.MEM64, prefetchable=True),
+        Bar(2, 0x20, BarKind.IO),
+        Bar(3, 0x10_0000),
+    )
+    msix_vectors = 5
+    msi_vectors = 4
+    uses_intx = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = (0, 0, 0)
+        self.rings: list[int] = []
+
+    def read_bar(self, bar: int, offset: int, data: memoryview) -> None:
+        data[:] = bytes([bar]) * len(data)
+
+    def write_bar(self, bar: int, offset: int, data: memoryview) -> None:
+        self.last = bar, offset, data[0]
+
+    def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
+        for bar, offset in (0, 0x10), (2, 4):
+            ring = partial(self.rings.append, bar)
+            yield BarDoorbell(bar=bar, offset=offset, size=2, on_ring=ring)
+
+    def reset_device(self) -> None:
+        self.last = (0, 0, 0)
+
+    def device_state(self) -> ScratchState:
+        return ScratchState(self.last)
+
+    def restore_device(self, state: State) -> None:
+        last = ScratchState.of(state).last
+        if last[0] not in range(6):
+            raise InvalidState(f"BAR {last[0]} is none")
+        self.last = last
+
+    @property
+    def messages(self) -> list[MessageLine]:
+        """The lines of MSI-X, then of MSI."""
+        return [line for line in self.interrupts[:-1] if isinstance(line, MessageLine)]
+
+    @property
+    def line(self) -> MessageLine:
+        line = self.interrupts[-1]
+        assert isinstance(line, MessageLine)
+        return line
+
+
 class PciRig:
     """A machine's PCI bus. `moves` are the calls of remap, and what came of them."""
 
@@ -59,7 +126,7 @@ class PciRig:
         self.moves: list[tuple[list[Resource], list[Resource], bool]] = []
         self.resets = CountingTrigger()
         self.bus = PciBus(WINDOWS, self._remap, self.ram)
-        self._resources = ResourceManager()
+        self._resources = ResourceManager(PoolLayout(msi=((24, 4095),)))
         ecam = ECAM if has_ecam else None
         self.bridge = PciHostBridge(self.bus, self.resets, ecam)
         self.plug(self.bridge)

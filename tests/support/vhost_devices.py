@@ -26,3 +26,13 @@ class PackedRng(CountingRng):
     """Another, which offers packed rings."""
 
     packed = True
+
+
+RNG = CountingRng()
+
+
+class Raiser(CountingRng):
+    """One that raises as soon as it is looked at."""
+
+    def handle(self, queue: Virtqueue) -> None:
+        raise ValueError("on purpose")

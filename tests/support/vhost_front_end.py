@@ -40,6 +40,9 @@ class MemfdRam:
     def write(self, guest_addr: int, data: bytes | bytearray | memoryview) -> None:
         self.view(guest_addr, len(data))[:] = data
 
+    def discard(self, guest_addr: int, size: int) -> None:
+        raise NotImplementedError
+
     def region(self) -> bytes:
         """As SET_MEM_TABLE has it."""
         size = self.size - self.mmap_offset

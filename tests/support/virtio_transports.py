@@ -1,10 +1,12 @@
 """Drivers of the two transports of a VirtioDevice: registers by their common names."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Final, Literal
 
 from support.pci_rig import Function, MessageLine, PciRig
 from support.plain_ram import PlainRam
 from support.serial_rig import CountingTrigger
+from support.virtio_driver import Request, VirtioDriver
 from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
@@ -15,13 +17,11 @@ from vmm.devices.pci.reg import (
     PCI_CAPABILITY_LIST,
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
-    PCI_MSIX_ENTRY_DATA,
-    PCI_MSIX_ENTRY_SIZE,
-    PCI_MSIX_ENTRY_VECTOR_CTRL,
     PCI_MSIX_FLAGS,
     PCI_MSIX_FLAGS_ENABLE,
     PCI_MSIX_TABLE,
 )
+from vmm.devices.resources import DeviceResources
 from vmm.devices.virtio.device import VirtioDevice
 from vmm.devices.virtio.mmio import VirtioMmio
 from vmm.devices.virtio.pci import (
@@ -43,8 +43,10 @@ VERSION_1: Final = 1 << 32
 
 RAM_SIZE: Final = 0x40000
 SLOT: Final = 3  # of a PCI bus
-RING: Final = 0x1000
-"""From one part of a queue to the next; those of queue 0 begin here."""
+REGION: Final = 0x4000
+"""Of RAM for each queue and its buffers; that of queue 0 begins here."""
+
+AREAS: Final = ("desc", "driver", "device")
 
 Event = Literal["used", "config"]
 
@@ -64,6 +66,8 @@ class TransportDriver:
         self.ram = PlainRam(RAM_SIZE)
         self.clock = VirtualClock()
         self.told: list[str] = []
+        self.features = VERSION_1
+        self.rings: dict[int, VirtioDriver] = {}
         device.on_trouble = self.told.append
 
     def plug(self, transport: DeviceIo) -> None:
@@ -76,6 +80,10 @@ class TransportDriver:
     def reset_machine(self) -> None:
         """And find the device again."""
         self.transport.reset()
+
+    def unplug(self) -> None:
+        """As a machine does."""
+        self.transport.assign_resources(DeviceResources(), [])
 
     # For heirs
 
@@ -138,6 +146,7 @@ class TransportDriver:
 
     def negotiate(self, features: int = VERSION_1) -> None:
         """From a reset to FEATURES_OK."""
+        self.features = features
         self.status = 0
         self.status = ACKNOWLEDGE
         self.status |= DRIVER
@@ -145,16 +154,26 @@ class TransportDriver:
         self.status |= FEATURES_OK
 
     def set_up(self, queue: int, size: int = 4) -> None:
-        """Give a queue its rings, and enable it."""
+        """Give a queue a ring, and enable it."""
         self.set("queue_select", queue)
         self.set("queue_size", size)
-        for at, area in enumerate(("desc", "driver", "device")):
-            self.set(f"queue_{area}_lo", self.area(queue, at))
+        at = REGION * (1 + queue % len(self.device.queues))
+        region = range(at, at + REGION)
+        ring = VirtioDriver.make(self.ram, region, max(size % 64, 1), self.features)
+        self.rings[queue] = ring
+        for area, address in zip(AREAS, ring.areas, strict=True):
+            self.set(f"queue_{area}_lo", address)
             self.set(f"queue_{area}_hi", 0)
         self.set("queue_enable", 1)
 
-    def area(self, queue: int, at: int) -> int:
-        return RING * (1 + 3 * queue + at)
+    def send(
+        self, queue: int, readable: Sequence[bytes], writable: Sequence[int] = ()
+    ) -> Request:
+        """Have a request made available, and kick if the device wants that."""
+        request = self.rings[queue].send(readable, writable)
+        if self.rings[queue].needs_kick():
+            self.kick(queue)
+        return request
 
     def start(self, features: int = VERSION_1) -> None:
         """All that a driver does until its device is ready."""
@@ -293,10 +312,10 @@ class PciDriver(TransportDriver):
         where = self.function.get(at + PCI_MSIX_TABLE)
         table = self.function.get(PCI_BASE_ADDRESS_0 + 4 * (where & 7)) & ~0xF
         for vector in range(len(self.lines) - 1):
-            entry = table + PCI_MSIX_ENTRY_SIZE * vector
+            entry = table + 16 * vector
             self.rig.store(entry, 0xFEE0_0000)
-            self.rig.store(entry + PCI_MSIX_ENTRY_DATA, 0x40 + vector)
-            self.rig.store(entry + PCI_MSIX_ENTRY_VECTOR_CTRL, 0)
+            self.rig.store(entry + 8, 0x40 + vector)
+            self.rig.store(entry + 12, 0)  # not masked
         self.function.set(at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2)
 
     def negotiate(self, features: int = VERSION_1) -> None:

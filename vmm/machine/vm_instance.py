@@ -125,8 +125,12 @@ class VmInstance:
             quirks.prepare(vm)
             _set_up_board(vm, devices.level_irqs())
             enter = None
+            self.cmdline = boot.cmdline
+            """What its kernel was given."""
             if saved is None:
                 assert not isinstance(boot, SavedBoot)
+                boot = _with_parameters(boot, devices.kernel_parameters())
+                self.cmdline = boot.cmdline
                 enter = partial(boot.enter, entry=_load(boot, memory, devices))
             # One right after another: KVM takes TSCs that start within a second for
             # synchronised ones, and only then calls kvm-clock stable.
@@ -285,19 +289,30 @@ def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
         return 0
 
 
+def _with_parameters(boot: Boot, words: list[str]) -> Boot:
+    """With more for the kernel, before what is its init's. Raises ConfigError."""
+    if not words:
+        return boot
+    ours, dashes, for_init = boot.cmdline.partition(b" -- ")
+    more = " ".join(words).encode()
+    return boot.replace(cmdline=ours + b" " + more + dashes + for_init)
+
+
 def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
     """Fill RAM; the entry point. Tables have what is plugged in by now."""
     level_irqs = devices.level_irqs()
     at_port = devices.io_manager.device_at_port
     com_ports = [port for port in COM_PORTS if isinstance(at_port(port), SerialPio)]
-    blocks = firmware(boot.cpus, com_ports, level_irqs)
+    pci = devices.pci
+    lines = None if pci is None else pci.lines()
+    blocks = firmware(boot.cpus, com_ports, level_irqs, lines)
     check_room(boot.kernel, blocks[:-1])
     write_blocks(memory, blocks)
     start = boot.load(memory)
     if boot.acpi:
         from ..boot.acpi import acpi_tables
 
-        tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs)
+        tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs, pci)
         generation = bytes(GENERATION_ID_SIZE)
         ours = [
             Block("the ACPI tables", layout.ACPI, tables),

@@ -257,6 +257,8 @@ class Backend:
 
     def _set_vring_kick(self, message: Message) -> None:
         vring, fd = self._fd_of_vring(message)
+        if fd < 0:
+            raise ProtocolError("without a descriptor: we don't poll")
         vring.set_kick(fd)
         if not vring.is_started:
             vring.start(self._ram, self._features)

@@ -62,6 +62,12 @@ class SharedRam:
         source = memoryview(data).cast("B")
         self.view(guest_addr, len(source))[:] = source
 
+    def discard(self, guest_addr: int, size: int) -> None:
+        """By zeros: the memory is its front end's, which may have it on huge pages."""
+        view, page = self.view(guest_addr, size), mmap.PAGESIZE
+        start, end = -guest_addr % page, size - (guest_addr + size) % page
+        view[start:end] = bytes(max(0, end - start))
+
     def guest_addr(self, user_addr: int) -> int:
         """Where the front end's address is for the guest. Raises ProtocolError."""
         for region in self.regions:

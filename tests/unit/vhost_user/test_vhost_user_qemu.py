@@ -114,7 +114,8 @@ class Qemu:
             _, told = self.backend.communicate(timeout=DEADLINE)
         finally:
             self.backend.kill()
-        assert (self.backend.returncode, told) == (0, "")
+        assert self.backend.returncode == 0
+        assert told.count("\n") == 1  # that it is ready
 
 
 def initramfs(folder: Path) -> Path:

@@ -46,6 +46,7 @@ def test_a_queue_that_is_not_enabled_has_nothing() -> None:
     assert queue.pop() is None
     assert list(queue) == []
     assert not queue.needs_interrupt()
+    queue.push_all([])
 
 
 @pytest.mark.parametrize("size", [0, -1, 32769])

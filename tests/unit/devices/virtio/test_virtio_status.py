@@ -7,9 +7,9 @@ import pytest
 from support.virtio_echo import LOUD, LOUDER, Echo
 from support.virtio_transports import (
     ACKNOWLEDGE,
+    AREAS,
     DRIVER,
     DRIVER_OK,
-    DRIVERS,
     FAILED,
     FEATURES_OK,
     NEEDS_RESET,
@@ -21,14 +21,7 @@ SET_UP = ACKNOWLEDGE | DRIVER | FEATURES_OK
 RUNNING = SET_UP | DRIVER_OK
 
 
-@pytest.fixture
-def echo() -> Echo:
-    return Echo()
-
-
-@pytest.fixture(params=DRIVERS)
-def driver(request: pytest.FixtureRequest, echo: Echo) -> TransportDriver:
-    return DRIVERS[request.param](echo)
+pytest_plugins = ("support.virtio_fixtures",)
 
 
 def test_a_driver_finds_the_device_reset(driver: TransportDriver) -> None:
@@ -227,14 +220,14 @@ def test_queue_is_set_up(driver: TransportDriver, echo: Echo) -> None:
     driver.set_up(1, 8)
     queue = echo.queues[1]
     assert queue.is_enabled
-    assert (queue.size, queue.desc) == (8, driver.area(1, 0))
-    assert (queue.driver, queue.device) == (driver.area(1, 1), driver.area(1, 2))
+    assert queue.size == 8
+    assert (queue.desc, queue.driver, queue.device) == driver.rings[1].areas
     assert driver.get("queue_enable") == 1
 
 
 def test_addresses_have_64_bits(driver: TransportDriver, echo: Echo) -> None:
     driver.negotiate()
-    for area in ("desc", "driver", "device"):
+    for area in AREAS:
         driver.set(f"queue_{area}_hi", 0x1234_5678)
         driver.set(f"queue_{area}_lo", 0x9ABC_DEF0)
     queue = echo.queues[0]
@@ -253,7 +246,7 @@ def test_case_16_size_that_cannot_be(driver: TransportDriver, size: int) -> None
     assert driver.get("queue_enable") == 1
 
 
-@pytest.mark.parametrize("area", ["desc", "driver", "device"])
+@pytest.mark.parametrize("area", AREAS)
 @pytest.mark.parametrize("address", [0x3F_FFF0, 0x1001], ids=["no RAM", "odd"])
 def test_case_14_ring_that_cannot_be(
     driver: TransportDriver, area: str, address: int
@@ -261,8 +254,8 @@ def test_case_14_ring_that_cannot_be(
     driver.negotiate()
     driver.set_up(0)
     driver.negotiate()
-    for at, name in enumerate(("desc", "driver", "device")):
-        driver.set(f"queue_{name}_lo", address if name == area else driver.area(0, at))
+    for name, usual in zip(AREAS, driver.rings[0].areas, strict=True):
+        driver.set(f"queue_{name}_lo", address if name == area else usual)
     driver.set("queue_size", 4)
     driver.set("queue_enable", 1)
     assert driver.get("queue_enable") == 0
@@ -276,7 +269,7 @@ def test_case_14_ring_that_cannot_be(
 def _try_to_change(driver: TransportDriver, queue: int) -> None:
     driver.set("queue_select", queue)
     driver.set("queue_size", 2)
-    for area in ("desc", "driver", "device"):
+    for area in AREAS:
         driver.set(f"queue_{area}_lo", 0x8000)
         driver.set(f"queue_{area}_hi", 1)
 

@@ -7,8 +7,12 @@ Specification 3.0, section 7.2.2; Intel 82371SB (PIIX3) for the reset control.
 from collections.abc import Sequence
 from typing import Annotated, Final
 
-from ..pci.bus import PciBus
-from ..pci.device import PciDevice
+from ..pc.pci_config_ports import (
+    CONFIG_ADDRESS,
+    PCI_CONFIG_SIZE,
+    RESET_CONTROL_OFFSET,
+)
+from ..pc.reset_control import ResetControl, ResetControlState
 from ..resources import (
     DeviceResources,
     MmioAddressConstraint,
@@ -17,8 +21,8 @@ from ..resources import (
 )
 from ..state import State
 from ..trigger import Trigger
-from .pci_config_ports import CONFIG_ADDRESS, PCI_CONFIG_SIZE, RESET_CONTROL_OFFSET
-from .reset_control import ResetControl, ResetControlState
+from .bus import PciBus
+from .device import PciDevice
 
 ECAM_BUS_SIZE: Final = 1 << 20
 """What the window has for each bus, of which there is one."""
