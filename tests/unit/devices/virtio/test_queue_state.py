@@ -83,6 +83,7 @@ def test_chains_that_were_put_back_come_again_as_they_were(rig: QueueRig) -> Non
     moved(rig)
     chain = rig.pop()
     assert texts(chain.readable) == [b"ta"]
+    assert chain.readable_size == 2
     assert (chain.written, chain.writable_size) == (4, 4)
     chain.write(b"er")
     rig.queue.push(chain)
