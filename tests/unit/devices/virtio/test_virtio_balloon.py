@@ -338,7 +338,7 @@ def test_a_state_has_what_the_driver_and_the_host_have_set() -> None:
 def test_a_state_of_a_larger_one_is_refused() -> None:
     rig = BalloonRig()
     with pytest.raises(InvalidState, match="num_pages is at most"):
-        rig.device.restore(BalloonState(PAGES + 1, 0, 0, False))
+        rig.device.restore(BalloonState(PAGES + 1, 0, 0))
     assert rig.config() == (0, 0, 0, 0)
 
 
@@ -364,9 +364,9 @@ def test_case_67_the_drivers_statistics_buffer_comes_along() -> None:
 def test_case_67_who_asks_before_that_is_answered_too() -> None:
     rig = BalloonRig()
     kept = rig.send(STATS, pack("<HQ", 4, 1))
-    queue, saved = rig.device.queues[STATS], rig.device.state()
+    queue = rig.device.queues[STATS]
     queue.restore(queue.state(), rig.ram, 0)
-    rig.device.restore(saved)
+    rig.device.restore(rig.device.state())
     assert rig.ask()
     rig.kick(STATS)
     assert kept.is_done
