@@ -65,8 +65,8 @@ class BalloonState(State):
     num_pages: Uint32
     actual: Uint32
     poison_val: Uint32
-    keeps_statistics: bool
-    """Whether the driver waits with a buffer to be asked for new ones."""
+    has_statistics: bool = False
+    """Whether it has a buffer of statistics, which it will be given once more."""
 
 
 class VirtioBalloon(VirtioDevice):
@@ -101,7 +101,7 @@ class VirtioBalloon(VirtioDevice):
         self._poison_val = 0
         self._on_statistics: list[OnStatistics] = []
         self._kept: Chain | None = None  # in which the driver waits to be asked
-        self._kept_before = False  # and was given back to the queue by a restore
+        self._are_old = False  # the statistics that come next: from before a restore
 
     @property
     def target(self) -> int:
@@ -218,8 +218,8 @@ class VirtioBalloon(VirtioDevice):
         """It is kept until the next ones are wanted; some may be by now."""
         self._give_back_kept()
         self._kept = chain
-        if self._kept_before:
-            self._kept_before = False
+        are_old, self._are_old = self._are_old, False
+        if are_old:
             if self._on_statistics:
                 self._give_back_kept()
             return
@@ -241,14 +241,16 @@ class VirtioBalloon(VirtioDevice):
     def reset_queue(self, queue: "Virtqueue") -> None:
         if queue.index == _STATS_QUEUE:
             self._kept = None
-            self._kept_before = False
+            self._are_old = False
 
     def reset(self) -> None:
         self._power_on()
 
     def state(self) -> BalloonState:
-        keeps = self._kept is not None or self._kept_before
-        return BalloonState(self._num_pages, self._actual, self._poison_val, keeps)
+        has_statistics = self._kept is not None or self._are_old
+        return BalloonState(
+            self._num_pages, self._actual, self._poison_val, has_statistics
+        )
 
     def restore(self, state: State | None) -> None:
         saved = BalloonState.of(state)
@@ -258,7 +260,7 @@ class VirtioBalloon(VirtioDevice):
         self._num_pages = saved.num_pages
         self._actual = saved.actual
         self._poison_val = saved.poison_val
-        self._kept_before = saved.keeps_statistics
+        self._are_old = saved.has_statistics
 
 
 def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -62,8 +62,8 @@ def _device(name: str) -> VirtioDevice:
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"device {name}: {error}") from error
-    device = found if isinstance(found, VirtioDevice) else None
-    if device is None and callable(found):
+    device: object = found
+    if callable(found):
         device = found()
     if not isinstance(device, VirtioDevice):
         raise ConfigError(f"device {name}: {type(device).__name__} is no VirtioDevice")
@@ -101,6 +101,7 @@ def _serve(device: VirtioDevice, sock: socket.socket) -> int:
         signal.signal(number, lambda *_: server.leave())
     try:
         server.start()
+        _tell(f"{device.name} waits for a front end")
         server.wait()
     finally:
         server.close()

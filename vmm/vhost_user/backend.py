@@ -20,15 +20,14 @@ if TYPE_CHECKING:
     from ..event_loop import EventLoop
 
 _MOST_MESSAGES: Final = 64  # in one turn of the loop
-_PROTOCOL_FEATURES: Final = sum(
-    1 << bit
-    for bit in (
-        protocol.PROTOCOL_F_MQ,
-        protocol.PROTOCOL_F_REPLY_ACK,
-        protocol.PROTOCOL_F_BACKEND_REQ,
-        protocol.PROTOCOL_F_CONFIG,
-        protocol.PROTOCOL_F_RESET_DEVICE,
-    )
+_PROTOCOL_FEATURES: Final = (
+    1 << protocol.PROTOCOL_F_MQ
+    | 1 << protocol.PROTOCOL_F_REPLY_ACK
+    | 1 << protocol.PROTOCOL_F_RESET_DEVICE
+)
+# Of a device that has a configuration space: else QEMU warns.
+_CONFIG_FEATURES: Final = (
+    1 << protocol.PROTOCOL_F_BACKEND_REQ | 1 << protocol.PROTOCOL_F_CONFIG
 )
 
 
@@ -179,11 +178,14 @@ class Backend:
         self._rings_start_enabled = own == features
 
     def _get_protocol_features(self, message: Message) -> bytes:
-        return protocol.U64.pack(_PROTOCOL_FEATURES)
+        return protocol.U64.pack(self._offered_protocol_features())
+
+    def _offered_protocol_features(self) -> int:
+        return _PROTOCOL_FEATURES | (_CONFIG_FEATURES if self._device.config() else 0)
 
     def _set_protocol_features(self, message: Message) -> None:
         (features,) = message.unpack(protocol.U64)
-        if strange := features & ~_PROTOCOL_FEATURES:
+        if strange := features & ~self._offered_protocol_features():
             raise ProtocolError(f"{strange:#x} isn't offered")
         self._protocol_features = features
 
@@ -255,6 +257,8 @@ class Backend:
 
     def _set_vring_kick(self, message: Message) -> None:
         vring, fd = self._fd_of_vring(message)
+        if fd < 0:
+            raise ProtocolError("without a descriptor: we don't poll")
         vring.set_kick(fd)
         if not vring.is_started:
             vring.start(self._ram, self._features)

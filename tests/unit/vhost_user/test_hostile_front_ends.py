@@ -140,7 +140,7 @@ def test_a_message_in_single_bytes_is_one(rig: Rig) -> None:
         (protocol.SET_VRING_KICK, U64(0), "SET_VRING_KICK: 0 descriptors, not 1"),
         (protocol.SET_VRING_CALL, U64(0), "SET_VRING_CALL: 0 descriptors, not 1"),
         (protocol.SET_VRING_ERR, U64(0), "SET_VRING_ERR: 0 descriptors, not 1"),
-        (protocol.SET_VRING_KICK, U64(256), "SET_VRING_KICK: ring 0 has no addresses"),
+        (protocol.SET_VRING_KICK, U64(256), "without a descriptor: we don't poll"),
         (protocol.SET_BACKEND_REQ_FD, b"", "0 descriptors, not 1"),
         (protocol.GET_CONFIG, b"", "GET_CONFIG: 0 bytes"),
         (protocol.GET_CONFIG, pack("=III", 0, 8, 0), "8 bytes in a message of 12"),
@@ -240,6 +240,18 @@ def test_a_channel_for_our_requests_that_is_no_socket(
     assert "SET_BACKEND_REQ_FD: no socket" in rig.refused()
 
 
+def kick(front_end: FrontEnd) -> None:
+    """Start ring 0."""
+    fd = os.eventfd(0)
+    front_end.send(protocol.SET_VRING_KICK, U64(0), [fd])
+    os.close(fd)
+
+
+def test_a_ring_without_addresses(rig: Rig, front_end: FrontEnd) -> None:
+    kick(front_end)
+    assert rig.refused() == "SET_VRING_KICK: ring 0 has no addresses"
+
+
 Change = Callable[[FrontEnd], None]
 
 
@@ -268,7 +280,7 @@ def test_rings_that_cannot_be(
     desc, available, used = (USER_ADDR + area for area in areas)
     front_end.send(protocol.SET_VRING_NUM, STATE(0, num))
     front_end.send(protocol.SET_VRING_ADDR, ADDR(0, 0, desc, used, available, 0))
-    front_end.send(protocol.SET_VRING_KICK, U64(256))
+    kick(front_end)
     assert why in rig.refused()
 
 
@@ -286,6 +298,16 @@ def test_a_ring_that_is_started_stays_as_it_is(
     front_end.start(0, front_end.new_driver())
     change(front_end)
     assert "ring 0 is started" in rig.refused()
+
+
+def test_a_used_ring_at_the_end_of_ram(rig: Rig, front_end: FrontEnd) -> None:
+    used = USER_ADDR + (1 << 20) - 1
+    front_end.send(
+        protocol.SET_VRING_ADDR, ADDR(0, 0, USER_ADDR, used, USER_ADDR + 0x1000, 0)
+    )
+    front_end.send(protocol.SET_VRING_BASE, STATE(0, 0))
+    kick(front_end)
+    assert "used ring at 0xfffff isn't aligned" in rig.refused()
 
 
 def test_memory_that_leaves_a_started_ring_outside(

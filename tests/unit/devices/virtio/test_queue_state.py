@@ -83,6 +83,7 @@ def test_chains_that_were_put_back_come_again_as_they_were(rig: QueueRig) -> Non
     moved(rig)
     chain = rig.pop()
     assert texts(chain.readable) == [b"ta"]
+    assert chain.readable_size == 2
     assert (chain.written, chain.writable_size) == (4, 4)
     chain.write(b"er")
     rig.queue.push(chain)
@@ -250,6 +251,7 @@ def test_chains_that_the_driver_has_written_over_are_not_taken_again(
     rig.send(b"one")
     rig.pop()
     ring = rig.driver.areas[0 if rig.features & PACKED else 1]
-    rig.ram.write(ring, bytes(range(100, 116)))
     state = rig.queue.state()
-    assert rig.queue.position() == (state.next_avail, state.next_used)
+    for garbage in (bytes(range(100, 116)), b"\0" * 14 + b"\5\0"):
+        rig.ram.write(ring, garbage)
+        assert rig.queue.position() == (state.next_avail, state.next_used)

@@ -338,7 +338,7 @@ def test_a_state_has_what_the_driver_and_the_host_have_set() -> None:
 def test_a_state_of_a_larger_one_is_refused() -> None:
     rig = BalloonRig()
     with pytest.raises(InvalidState, match="num_pages is at most"):
-        rig.device.restore(BalloonState(PAGES + 1, 0, 0, False))
+        rig.device.restore(BalloonState(PAGES + 1, 0, 0))
     assert rig.config() == (0, 0, 0, 0)
 
 
