@@ -15,6 +15,7 @@ from support.guests import (
     kernel,
     with_script,
 )
+from support.lengths import EMULATED
 
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
@@ -27,14 +28,12 @@ pytestmark = pytest.mark.linux
 INSTALLER_S = 4 * DEADLINE  # it unpacks 40 MB, and starts udev
 # Its 140 MB and all its processes take half a minute where a kernel is emulated, and
 # three seconds of ours. The kernel alone, the others boot.
-INSTALLERS_KERNEL = [pytest.param(None, id="its-own", marks=pytest.mark.hardware)]
+RARELY = [pytest.mark.long] if SUFFIX or EMULATED else []
+INSTALLERS_KERNEL = [
+    pytest.param(None, id="its-own", marks=[pytest.mark.hardware, *RARELY]),
+]
 if SUFFIX:
-    INSTALLERS_KERNEL = [
-        pytest.param("full", id="ours"),
-        pytest.param(
-            None, id="its-own", marks=[pytest.mark.hardware, pytest.mark.long]
-        ),
-    ]
+    INSTALLERS_KERNEL.append(pytest.param("full", id="ours"))
 
 
 @pytest.fixture
