@@ -110,6 +110,8 @@ class Registers:
 
     def __init__(self, device: VirtioDevice, ram: "GuestRam", clock: "Clock") -> None:
         self.device = device
+        self.was_found = False
+        """Whether a driver has ever looked for it."""
         self.stray_kicks = 0
         """Those of queues that there aren't."""
         self._ram = ram
@@ -148,6 +150,7 @@ class Registers:
         if value == 0:
             self.reset()
             return
+        self.was_found = True
         if before & ~value or before & FAILED:
             return
         self._status |= value & (ACKNOWLEDGE | FAILED)
@@ -285,11 +288,18 @@ class Registers:
         But not while the guest stands still, when a device that is asked for its state
         has to do so, too.
         """
-        serve: Callable[[], None] = partial(self.device.serve, queue)
+        serve: Callable[[], None] = partial(self._serve, queue)
         if call_soon is not None:
             serve = partial(call_soon, serve)
         soon = self._clock.now_ns() + 1  # later, or a clock might not get past it
         self._clock.call_at(soon, serve)
+
+    def _serve(self, queue: Virtqueue) -> None:
+        try:
+            self.device.serve(queue)
+        except Exception as error:
+            error.add_note(f"when device {self.device.name} was at its queues")
+            raise
 
     # The configuration space
 

@@ -86,10 +86,15 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def machine(way: dict[str, Any]) -> Iterator[Machine]:
-    """One that runs, with an agent and Lines."""
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def machine(way: dict[str, Any], lines: Lines) -> Iterator[Machine]:
+    """One that runs, with an agent and `lines`."""
     with Machine(config(agent=True, **way)) as machine:
-        machine.plug(Lines())
+        machine.plug(lines)
         machine.start()
         yield machine
 
@@ -212,20 +217,20 @@ def test_a_device_that_raises_ends_the_run_with_its_name(way: dict[str, Any]) ->
     assert "division by zero" in result.detail
 
 
-def test_hostile_root_gets_a_warning_and_nothing_else(machine: Machine) -> None:
+def test_hostile_root_gets_warnings_at_most(machine: Machine, lines: Lines) -> None:
     """It sets the registers up once more, by /dev/mem, under Linux's driver."""
-    told: list[str] = []
-    machine.on_warning = told.append
     read(machine)
+    resets = lines.resets
     base = 0xFC00_0000 if machine.config.transport == "mmio" else 0xE010_0000
-    ports = "0x14 0x70 0x30 0x38 0x44 0x80 0x90 0xa0 0x50 0x64 0xc0 0x100 0x3000"
+    ports = "0x14 0x70 0x30 0x38 0x44 0x80 0xa0 0x50 0x64 0xc0 0x100 0x3000"
     machine.guest.run(
-        f"for value in 0 1 2 3 11 15 128 255 65535 4294967295; do for at in {ports}; "
-        f"do for width in 8 16 32; do devmem $(({base} + at)) $width $value; "
+        f"for value in 0 1 15 255 65535 4294967295; do for at in {ports}; "
+        f"do for width in 8 32; do devmem $(({base} + at)) $width $value; "
         f"devmem $(({base} + at)) $width; done; done; done",
         timeout=DEADLINE,
     )
     assert machine.guest.run("echo alive", text=True).stdout == "alive\n"
+    assert lines.resets > resets
     assert len(machine.warnings) <= 8
     machine.stop()
     assert machine.wait(DEADLINE).reason is ExitReason.STOPPED

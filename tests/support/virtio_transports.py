@@ -43,6 +43,7 @@ VERSION_1: Final = 1 << 32
 
 RAM_SIZE: Final = 0x40000
 SLOT: Final = 3  # of a PCI bus
+QUEUES_AT_MOST: Final = 8  # have memory of their own
 REGION: Final = 0x4000
 """Of RAM for each queue and its buffers; that of queue 0 begins here."""
 
@@ -157,7 +158,7 @@ class TransportDriver:
         """Give a queue a ring, and enable it."""
         self.set("queue_select", queue)
         self.set("queue_size", size)
-        at = REGION * (1 + queue % len(self.device.queues))
+        at = REGION * (1 + queue % QUEUES_AT_MOST)
         region = range(at, at + REGION)
         ring = VirtioDriver.make(self.ram, region, max(size % 64, 1), self.features)
         self.rings[queue] = ring

@@ -414,6 +414,10 @@ class Machine:
             self._virtio = Virtio(self._ram, self.clock, self.warn, way)
         return self._virtio
 
+    def hints(self) -> list[str]:
+        """What may be worth to know about a run that isn't what was expected."""
+        return [] if self._virtio is None else self._virtio.hints()
+
     def warn(self, text: str) -> None:
         """One more of `warnings`, which `on_warning` is told of on the loop's thread.
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..config import MachineConfig
     from ..devices.clock import Clock
     from ..devices.guest_ram import GuestRam
+    from ..devices.virtio.mmio import VirtioMmio
+    from ..devices.virtio.pci import VirtioPci
     from .builder import Boot, SavedBoot
     from .saved_vm import SavedVm
 
@@ -91,7 +93,7 @@ class Virtio:
         self._clock = clock
         self._tell = tell
         self._way = way
-        self._transports: dict[VirtioDevice, DeviceIo] = {}
+        self._transports: dict[VirtioDevice, VirtioPci | VirtioMmio] = {}
         self._told: dict[VirtioDevice, int] = {}
 
     def plug(self, device: VirtioDevice, plug: Callable[[DeviceIo], None]) -> None:
@@ -112,7 +114,7 @@ class Virtio:
                 raise type(error)(f"{device.name}: {error}") from None
             raise
 
-    def _transport(self, device: VirtioDevice) -> DeviceIo:
+    def _transport(self, device: VirtioDevice) -> "VirtioPci | VirtioMmio":
         if self._way.by_pci:
             from ..devices.virtio.pci import VirtioPci
 
@@ -132,6 +134,17 @@ class Virtio:
         """It isn't plugged in any more, or could not be."""
         self._transports.pop(device, None)
         device.on_trouble = None
+
+    def hints(self) -> list[str]:
+        """Which of them no driver has looked for, and why that may be."""
+        way = "on the PCI bus" if self._way.by_pci else "by MMIO"
+        lacks = "CONFIG_VIRTIO_PCI" if self._way.by_pci else "CONFIG_VIRTIO_MMIO"
+        return [
+            f"{device.name}: no driver has looked for it {way}: has the kernel "
+            f"{lacks}, or its initrd the module?"
+            for device, transport in self._transports.items()
+            if not transport.registers.was_found
+        ]
 
     def _has_trouble(self, device: VirtioDevice, why: str) -> None:
         told = self._told[device] = self._told.get(device, 0) + 1
