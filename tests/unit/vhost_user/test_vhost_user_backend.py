@@ -26,6 +26,7 @@ class Shouter(VirtioDevice):
         super().__init__()
         self.space = bytearray(b"configuration")
         self.lives = self.resets = 0
+        self.reset_queues: list[int] = []
 
     def config(self) -> bytes:
         return bytes(self.space)
@@ -41,6 +42,9 @@ class Shouter(VirtioDevice):
 
     def reset(self) -> None:
         self.resets += 1
+
+    def reset_queue(self, queue: Virtqueue) -> None:
+        self.reset_queues.append(queue.index)
 
     def handle(self, queue: Virtqueue) -> None:
         for chain in queue:
@@ -133,8 +137,19 @@ def test_without_protocol_features_rings_start_enabled(rig: Rig) -> None:
     front_end.send_memory()
     driver = front_end.new_driver()
     driver.send([b"hello"], [16])
-    front_end.start(0, driver)
+    front_end.start(0, driver, enable=False)
     front_end.wait_for_call()
+
+
+def test_with_protocol_features_rings_start_disabled(front_end: FrontEnd) -> None:
+    front_end.set_up()
+    driver = front_end.new_driver()
+    driver.send([b"hello"], [16])
+    front_end.start(0, driver, enable=False)
+    front_end.kick()
+    front_end.ask_u64(protocol.GET_FEATURES)
+    front_end.ask_u64(protocol.GET_FEATURES)
+    assert driver.collect() == []
 
 
 def test_features_are_the_devices_and_bit_30(front_end: FrontEnd) -> None:
@@ -288,7 +303,7 @@ def test_reset_device_resets_it(rig: Rig, front_end: FrontEnd) -> None:
     front_end.wait_for_call()
 
 
-def test_memory_that_is_mapped_anew(front_end: FrontEnd) -> None:
+def test_memory_that_is_mapped_anew(rig: Rig, front_end: FrontEnd) -> None:
     front_end.set_up()
     driver = front_end.new_driver()
     front_end.start(0, driver)
@@ -299,6 +314,7 @@ def test_memory_that_is_mapped_anew(front_end: FrontEnd) -> None:
     assert driver.collect() == [answered]
     front_end.ram.write(held.buffers[0][0], b"more")
     front_end.send_memory()
+    assert rig.device.reset_queues == [0]
     front_end.wait_for_call()
     assert driver.collect() == [held]
     assert held.data == b"MORE"
