@@ -130,6 +130,15 @@ def test_a_disabled_ring_is_left_alone(rig: Rig, front_end: FrontEnd) -> None:
     assert len(driver.collect()) == 1
 
 
+def test_a_ring_may_be_larger_than_the_devices_own(front_end: FrontEnd) -> None:
+    front_end.set_up()
+    driver = front_end.new_driver(size=1024)
+    request = driver.send([b"x"] * 500)
+    front_end.start(0, driver)
+    front_end.wait_for_call()
+    assert driver.collect() == [request]
+
+
 def test_without_protocol_features_rings_start_enabled(rig: Rig) -> None:
     front_end = rig.front_end
     front_end.begin()  # or there would be no way to wait
