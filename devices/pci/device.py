@@ -174,6 +174,14 @@ class PciDevice(DeviceIo):
             self.config.set(PCI_STATUS, 2, status | (high and PCI_STATUS_INTERRUPT))
             self._drive_line()
 
+    def drop_interrupts(self) -> None:
+        """Forget what is pending, and let go of INTx: the device was reset."""
+        with self.lock:
+            for capability in self._msix, self._msi:
+                if capability is not None:
+                    capability.messages.drop_pending()
+            self.set_intx(False)
+
     @property
     def takes_messages(self) -> bool:
         """Whether the driver has enabled MSI-X or MSI."""

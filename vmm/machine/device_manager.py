@@ -131,6 +131,7 @@ class DeviceManager:
                 self._threads.start()
         loop = self._threads.new(device)
         undo.callback(self._threads.end, loop)
+        device.call_soon = loop.call_soon
         return loop
 
     def _new_wiring(
@@ -396,6 +397,15 @@ class DeviceManager:
                 described
                 for device in self._wirings
                 for described in device.get_acpi_devices()
+            ]
+
+    def kernel_parameters(self) -> list[str]:
+        """What Linux's command line has of those that are plugged in now, in order."""
+        with self._lock:
+            return [
+                word
+                for device in self._wirings
+                for word in device.get_kernel_parameters()
             ]
 
     def plugged(self) -> list[DeviceIo]:
