@@ -11,10 +11,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import KEYWORDS, MachineConfig
+from ..console.config import PLAIN
 from ..console.signals import handled
 from ..errors import ConfigError, VmmError
 from ..machine.machine import Machine
-from ..place import Place
+from ..place import Place, parse_place
 from ..result import ExitReason, RunResult, told_apart
 from .messages import say, show, show_traceback
 from .options import Options
@@ -113,7 +114,8 @@ def _check_shell(options: Options) -> None:
 
 def _check_places(options: Options) -> None:
     """Raises ConfigError where a report would replace what the console has written."""
-    places = [options.serial, options.debugcon, *(options.tee or ())]
+    ports = [parse_place(port.partition("=")[2], PLAIN) for port in options.ports or ()]
+    places = [options.serial, options.debugcon, *(options.tee or ()), *ports]
     taken = {where.file for where in places if where is not None} - {None}
     for name in ("result", "profile"):
         path = getattr(options, name)
@@ -281,6 +283,7 @@ def _keys_of_a_terminal(
                 on_break=machine.console.send_break,
                 on_save=None if saver is None else saver.save_soon,
             )
+            stack.enter_context(machine.console.follow_terminal())
             if not options.quiet:
                 say("Ctrl-A x quits, Ctrl-A h helps")
         yield
@@ -314,8 +317,9 @@ def _wait(machine: Machine, quiet: bool) -> RunResult:
         debugcon = machine.debugcon
         mute = debugcon is None or debugcon.first_output_ns is None
         if mute and machine.console.first_output_ns is None:
+            name = "ttyS0" if machine.config.console_device == "serial" else "hvc0"
             say(
                 f"the guest has printed nothing for {machine.quirks.silence_s} s: "
-                "is console=ttyS0 missing from its command line?"
+                f"is console={name} missing from its command line?"
             )
         return machine.wait()

@@ -17,7 +17,9 @@ from .state import RunState
 
 if TYPE_CHECKING:  # one machine has this, another that
     from ..agent.port import AgentPort
+    from ..devices.virtio.device import VirtioDevice
     from ..guest.ports import CommandPort
+    from .balloon import Balloon
 
 
 class Extras:
@@ -26,6 +28,7 @@ class Extras:
     command: "CommandPort | None" = None
     agent: "AgentPort | None" = None
     debugcon: Console | None = None
+    balloon: "Balloon | None" = None
 
     def __init__(
         self, config: MachineConfig, devices: DeviceManager, outcomes: Outcomes
@@ -33,6 +36,8 @@ class Extras:
         self._config = config
         self._devices = devices
         self._outcomes = outcomes
+        self.ports: dict[str, Console] = {}
+        """Those with names, by them."""
 
     def plug(
         self,
@@ -40,6 +45,7 @@ class Extras:
         clock: Clock,
         state: RunState,
         memory: GuestMemory,
+        console: Console,
         stack: ExitStack,
     ) -> None:
         """Raises ConfigError. `stack` closes what was opened."""
@@ -55,6 +61,38 @@ class Extras:
             self._add("debug_exit", exit_)
         if config.debugcon is not None:
             self._plug_debugcon(loop, stack)
+        if (
+            config.console_device == "virtio"
+            or config.ports
+            or config.rng
+            or config.balloon is not None
+        ):
+            self._plug_virtio_devices(loop, clock, memory, console, stack)
+
+    def _plug_virtio_devices(
+        self,
+        loop: EventLoop,
+        clock: Clock,
+        memory: GuestMemory,
+        console: Console,
+        stack: ExitStack,
+    ) -> None:
+        from ..devices.virtio.mmio import VirtioMmio
+        from .virtio_extras import VirtioExtras
+
+        def plug(field: str, device: "VirtioDevice") -> None:
+            self._add(field, VirtioMmio(device, memory, clock))
+
+        config, virtio = self._config, VirtioExtras(self._config, plug)
+        if config.console_device == "virtio":
+            virtio.plug_console(console)
+        if config.ports:
+            virtio.plug_ports(loop, self._outcomes.write_failed, stack)
+        if config.rng:
+            virtio.plug_rng(clock)
+        if config.balloon is not None:
+            virtio.plug_balloon(memory, config.balloon)
+        self.ports, self.balloon = virtio.ports, virtio.balloon
 
     def _plug_command_port(self, loop: EventLoop, stack: ExitStack) -> None:
         from ..guest.ports import CommandPort

@@ -2,9 +2,9 @@
 
 import os
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from ..boot.layout import device_addresses
+from ..boot.layout import ANY_MMIO, device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
@@ -36,8 +36,13 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..agent.guest import Guest
     from ..debug.paused_guest import PausedGuest
     from ..devices.guest_ram import GuestRam
+    from ..devices.pci.device import PciDevice
+    from ..devices.serial.events import SerialEvents
+    from ..devices.sink import Sink
     from ..profile.recorder import Profile
+    from .balloon import Balloon
     from .builder import Boot, SavedBoot
+    from .pci import Pci
     from .snapshot import Snapshot
 
 
@@ -54,8 +59,9 @@ class Machine:
     `profile` records where the time goes; such a run uses the run loop in Python.
 
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
-    does all host I/O. Lock order: DeviceManager, a device, its sink, clock or
-    interrupt, LevelLines, RunState.
+    does all host I/O; a device may have its own, for its doorbells. Lock order:
+    DeviceManager's for its list, a device, DeviceManager's for the buses, a sink's, a
+    clock's or an interrupt's, LevelLines and MsiRoutes, RunState.
 
     >>> from vmm import Machine, MachineConfig
     >>> with Machine(MachineConfig(serial="null", timeout=600)) as machine:
@@ -101,10 +107,11 @@ class Machine:
             stack.callback(self._loop.close)
             clock = GuestClock(self._loop)
             addresses = device_addresses(boot.ram)
-            pools = ResourceManager(PoolLayout(addresses=addresses))
+            pools = ResourceManager(PoolLayout(addresses=addresses, any_mmio=ANY_MMIO))
             self._devices = DeviceManager(
                 pools, IoManager(), self._loop, self._state, posts=setup.posts
             )
+            self._state.is_device_thread = self._devices.is_own_thread
             tap = None if profile is None else profile.console
             watch = PanicWatch(outcomes.panic_told)
             self.console = Console(
@@ -114,8 +121,12 @@ class Machine:
             stack.callback(self._devices.close)
             sizes = [region.size for region in memory.regions]
             cmos = cmos_setup(sizes[0], sum(sizes[1:]))
+            out: Sink = self.console.sink
+            events: SerialEvents | None = self.console.events
+            if self.config.console_device == "virtio":
+                out, events = self.console.branch(), None
             self._legacy = LegacyDevices(
-                self.console, clock, outcomes.reset, cmos, watch
+                out, events, clock, outcomes.reset, cmos, watch
             )
             for device in self._legacy.devices:
                 self._devices.add(device)
@@ -123,12 +134,18 @@ class Machine:
                 for device in acpi_devices(outcomes.powered_off, memory):
                     self._devices.add(device)
             self.console.connect(self._legacy.serial)
+            self._ram_ranges = boot.ram
+            self._pci: Pci | None = self._new_pci() if self.config.pci else None
             extras = Extras(self.config, self._devices, outcomes)
-            extras.plug(self._loop, clock, self._state, memory, stack)
+            extras.plug(self._loop, clock, self._state, memory, self.console, stack)
             self._agent = extras.agent
+            self._ports = extras.ports
+            self._balloon = extras.balloon
             self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
-            stack.callback(self._loop.stop)  # before what its callbacks use is closed
+            # Before what their callbacks use is closed.
+            stack.callback(self._loop.stop)
+            stack.callback(self._devices.stop_threads)
             host_side = HostSide(
                 self._loop,
                 clock,
@@ -137,6 +154,7 @@ class Machine:
                 extras.command,
                 extras.agent,
                 extras.debugcon,
+                tuple(extras.ports.values()),
                 outcomes.failures,
             )
             outcomes.connect(host_side)
@@ -176,6 +194,8 @@ class Machine:
             undo.callback(self._loop.stop)
             self._loop.start()
             self._state.own_threads.add(self._loop.ident)
+            undo.callback(self._devices.stop_threads)
+            self._devices.start_threads()
             self._life.begin()
             keep(self)
             undo.pop_all()
@@ -291,7 +311,8 @@ class Machine:
         saved, ram = self._base
 
         def restore() -> None:
-            self.console.drop_input()
+            for console in (self.console, *self._ports.values()):
+                console.drop_input()
             self._devices.put_back()
             self._ram.become(ram)
             self._life.restore(saved)
@@ -327,9 +348,37 @@ class Machine:
     def plug(self, device: DeviceIo) -> None:
         """Put a device of the user's on the buses, before start or while it runs.
 
-        Raises ResourceError or DeviceOverlap if it doesn't fit.
+        A PCI device before start only, and unless the configuration says otherwise
+        there is a PCI bus from the first one on.
+        Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
+        ConfigError if it can't be.
         """
-        self._devices.add(device)
+        if not device.is_pci:
+            self._devices.add(device)
+            return
+        self._check_before_start(device, "plugged in")
+        if self._pci is None:
+            self._pci = self._new_pci(device)
+        self._pci.plug(cast("PciDevice", device))
+
+    def _check_before_start(self, device: DeviceIo, what: str) -> None:
+        if self.state is not MachineState.CREATED:
+            raise ConfigError(
+                f"{type(device).__name__} is a PCI device, which can be {what} before "
+                "the machine starts only: there is no hotplug"
+            )
+
+    def _new_pci(self, device: DeviceIo | None = None) -> "Pci":
+        """For the configuration, or for a `device`, which it may forbid."""
+        if device is not None and self.config.pci is False:
+            raise ConfigError(
+                f"pci: it is False, and {type(device).__name__} is a PCI device: leave "
+                "it out, or pass True"
+            )
+        from .pci import Pci
+
+        ports = self._legacy.config_ports
+        return Pci(self._devices, ports, self._ram, self._ram_ranges)
 
     def unplug(self, device: DeviceIo) -> None:
         """Take a device off again, when nobody is in it any more.
@@ -337,8 +386,14 @@ class Machine:
         From an access or a callback of a device it returns before that, and from one
         on the event loop's thread posted writes under way are lost. Raises
         NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
+        A PCI device stays while the machine runs: ConfigError.
         """
-        self._devices.remove(device)
+        if not device.is_pci or self._pci is None:
+            self._devices.remove(device)
+            return
+        if self.state is not MachineState.ENDED:
+            self._check_before_start(device, "unplugged")
+        self._pci.unplug(cast("PciDevice", device))
 
     @property
     def guest(self) -> "Guest":
@@ -352,6 +407,27 @@ class Machine:
                 "for its console"
             )
         return self._agent.guest
+
+    def port(self, name: str) -> Console:
+        """The host's end of a port that the configuration names in `ports`.
+
+        What comes from the guest is read as a console's is, by `expect`, where its
+        place is "capture"; `send` is for the guest. Raises VmmError for another name.
+        """
+        if name not in self._ports:
+            names = ", ".join(map(repr, self._ports)) or "none: pass ports={...}"
+            raise VmmError(f"port: there is no {name!r}; there are {names}")
+        return self._ports[name]
+
+    @property
+    def balloon(self) -> "Balloon":
+        """How much of its RAM the guest gives back: its `target` may be set.
+
+        Raises VmmError if the configuration asks for none.
+        """
+        if self._balloon is None:
+            raise VmmError("balloon: there is none: pass balloon=0 (--balloon)")
+        return self._balloon
 
     @property
     def keyboard(self) -> Ps2Keyboard:
@@ -403,11 +479,14 @@ class Machine:
         self.console = self.memory = self._ram = self._state = self._life = (
             self._outcomes
         ) = gone
-        self._devices = self._loop = self._legacy = gone
+        self._devices = self._loop = self._legacy = self._pci = gone
         if self.debugcon is not None:
             self.debugcon = gone
         if self._agent is not None:
             self._agent = gone
+        self._ports = dict.fromkeys(self._ports, gone)
+        if self._balloon is not None:
+            self._balloon = gone
 
     def __enter__(self) -> Self:
         return self

@@ -33,8 +33,15 @@ def save_devices(manager: DeviceManager) -> tuple[SavedDevice, ...]:
 
 
 def _save(device: DeviceIo) -> SavedDevice:
+    return SavedDevice(kind_of(device), _place_of(device), device.state())
+
+
+def _place_of(device: DeviceIo) -> str:
+    """Where the guest finds it at power-on."""
     where = repr(device.get_assigned_resources())
-    return SavedDevice(kind_of(device), where, device.state())
+    return (
+        f"PCI slot {getattr(device, 'slot', None)}, {where}" if device.is_pci else where
+    )
 
 
 def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> None:
@@ -48,8 +55,9 @@ def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> Non
         as_state(each.state, device)
         for device, each in zip(devices, saved, strict=True)
     ]
-    for device, state in zip(devices, states, strict=True):
-        device.restore(state)
+    with manager.routing_together():
+        for device, state in zip(devices, states, strict=True):
+            device.restore(state)
 
 
 def class_of(device: DeviceIo) -> type:
@@ -72,7 +80,7 @@ def class_name(kind: type | str) -> str:
 def check_devices(devices: Sequence[DeviceIo], saved: Sequence[SavedDevice]) -> None:
     """Raises ConfigError unless they are those that were saved, and where they were."""
     for device, each in zip(devices, saved, strict=False):
-        kind, where = kind_of(device), repr(device.get_assigned_resources())
+        kind, where = kind_of(device), _place_of(device)
         if kind != each.kind:
             raise ConfigError(
                 f"the snapshot has {each.kind} where the clone has {kind}"
