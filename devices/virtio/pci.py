@@ -8,6 +8,7 @@ from functools import partial
 from struct import pack
 from typing import TYPE_CHECKING, Annotated, Final
 
+from ..errors import InvalidDevice
 from ..pci.bar import Bar
 from ..pci.config_space import Capability
 from ..pci.device import BarDoorbell, PciDevice
@@ -149,11 +150,15 @@ class VirtioPci(PciDevice):
         self.slot = slot
         self.device_id = FIRST_DEVICE + device.device_type
         self.class_code = _CLASSES.get(device.device_type, _OTHER)
+        if len(device.config()) > _DEVICE_MOST:
+            raise InvalidDevice(
+                f"{device.name} has {len(device.config())} bytes of configuration, of "
+                f"{_DEVICE_MOST} at most"
+            )
         notify_size = NOTIFY_OFF_MULTIPLIER * len(device.queues)
         self.bars = [Bar(_BAR, 1 << (NOTIFY + notify_size - 1).bit_length())]
         self.msix_vectors = 1 + len(device.queues)
-        self.registers = Registers(device, ram)
-        self._clock = clock
+        self.registers = Registers(device, ram, clock)
         self._forget_vectors()
         device.transport = self
         self._readers = self._make_readers()
@@ -184,6 +189,9 @@ class VirtioPci(PciDevice):
             )
             for queue in self.device.queues
         ]
+
+    def get_author_device(self) -> VirtioDevice:
+        return self.device
 
     def get_report(self) -> str:
         return self.device.get_report()
@@ -219,8 +227,7 @@ class VirtioPci(PciDevice):
         return isr
 
     def serve_again(self, queue: Virtqueue) -> None:
-        soon = self._clock.now_ns() + 1  # or a clock might not get past it
-        self._clock.call_at(soon, partial(self.device.serve, queue))
+        self.registers.serve_again(queue, self.call_soon)
 
     # Accesses
 

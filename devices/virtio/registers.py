@@ -5,6 +5,8 @@ and has the interrupts. What a driver may not do yet, or any more, is ignored.
 Source: VIRTIO 1.3, sections 2.1, 2.2, 2.5, 2.6 and 3.1.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -22,6 +24,7 @@ from .features import VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1
 from .queue import Virtqueue, VirtqueueState
 
 if TYPE_CHECKING:
+    from ..clock import Clock
     from ..guest_ram import GuestRam
 
 ACKNOWLEDGE: Final = 1
@@ -34,6 +37,7 @@ _DRIVERS: Final = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | FAILED
 
 Area: TypeAlias = Literal["desc", "driver", "device"]
 """A part of a queue in guest memory, by the name of Virtqueue's attribute."""
+_CallSoon: TypeAlias = Callable[[Callable[[], None]], None]
 
 _WORD: Final = (1 << 32) - 1
 _Word = Annotated[int, range(1 << 32)]
@@ -42,8 +46,7 @@ _Word = Annotated[int, range(1 << 32)]
 class RegistersState(State, kw_only=True):
     """What a driver has written, and what has become of it, but for the device's own.
 
-    `config` is the configuration space as it was looked at last; `trouble` is why the
-    device needs a reset.
+    `config` is the configuration space; `trouble` is why the device needs a reset.
     """
 
     device_feature_select: _Word
@@ -104,11 +107,14 @@ def with_device(kind: type[_State], own: type[State]) -> type[_State]:
 class Registers:
     """One device's, over `ram`; its transport calls these with `device.lock` held."""
 
-    def __init__(self, device: VirtioDevice, ram: "GuestRam") -> None:
+    def __init__(self, device: VirtioDevice, ram: "GuestRam", clock: "Clock") -> None:
         self.device = device
+        self.was_found = False
+        """Whether a driver has ever looked for it."""
         self.stray_kicks = 0
         """Those of queues that there aren't."""
         self._ram = ram
+        self._clock = clock
         self._clear()
 
     def _clear(self) -> None:
@@ -143,6 +149,7 @@ class Registers:
         if value == 0:
             self.reset()
             return
+        self.was_found = True
         if before & ~value or before & FAILED:
             return
         self._status |= value & (ACKNOWLEDGE | FAILED)
@@ -274,6 +281,25 @@ class Registers:
         else:
             self.stray_kicks += 1
 
+    def serve_again(self, queue: Virtqueue, call_soon: _CallSoon | None) -> None:
+        """Soon, on the clock's thread, or by `call_soon` on another.
+
+        But not while the guest stands still, when a device that is asked for its state
+        has to do so, too.
+        """
+        serve: Callable[[], None] = partial(self._serve, queue)
+        if call_soon is not None:
+            serve = partial(call_soon, serve)
+        soon = self._clock.now_ns() + 1  # later, or a clock might not get past it
+        self._clock.call_at(soon, serve)
+
+    def _serve(self, queue: Virtqueue) -> None:
+        try:
+            self.device.serve(queue)
+        except Exception as error:
+            error.add_note(f"when device {self.device.name} was at its queues")
+            raise
+
     # The configuration space
 
     @property
@@ -308,6 +334,7 @@ class Registers:
 
     def state(self) -> RegistersState:
         """All that isn't the device's own."""
+        self._look_at_config()  # what was changed before isn't news afterwards
         queues = self.device.queues
         return RegistersState(
             device_feature_select=self.device_feature_select,

@@ -40,13 +40,13 @@ class Source(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program of a package, by its path, and the libraries that it is linked with.
+    """Programs of a package, by their paths, and what libraries they are linked with.
 
     They get the paths below `root` that they have in a guest: see program_files().
     """
 
     package: str
-    path: str
+    paths: tuple[str, ...]
 
 
 _INSTALLER: Final = (
@@ -77,7 +77,8 @@ SOURCES: Final[dict[str, Source | Program]] = {
             "pvpanic.ko": "./*/pvpanic.ko",
         },
     ),
-    "stress-ng": Program("stress-ng", "usr/bin/stress-ng"),
+    "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
+    "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
 }
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES: Final = "lib/x86_64-linux-gnu"
@@ -173,7 +174,7 @@ def _download(source: Source, work: Path) -> Path:
 
 
 def _install(program: Program, work: Path) -> None:
-    """Put the program, its libraries and what loads them below `work`/root."""
+    """Put the programs, their libraries and what loads them below `work`/root."""
     options = _apt_options()
     shown = _run(
         "apt-cache", *options, "depends", "--recurse", *DEPENDS, program.package
@@ -186,10 +187,13 @@ def _install(program: Program, work: Path) -> None:
         _run("dpkg-deb", "-x", str(deb), str(unpacked))
     places = ":".join(str(unpacked / at / LIBRARIES) for at in ("", "usr"))
     loader = str(unpacked / LOADER)
-    listed = _run(loader, "--library-path", places, "--list", unpacked / program.path)
-    libraries = map(Path, re.findall(r"=> (\S+)", listed))
+    listed = (
+        _run(loader, "--library-path", places, "--list", unpacked / path)
+        for path in program.paths
+    )
+    libraries = map(Path, re.findall(r"=> (\S+)", "".join(listed)))
     wanted = {f"{LIBRARIES}/{path.name}": path for path in libraries}
-    wanted |= {name: unpacked / name for name in (LOADER, program.path)}
+    wanted |= {name: unpacked / name for name in (LOADER, *program.paths)}
     for name, path in wanted.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / name)

@@ -113,6 +113,9 @@ class RamOfPieces:
     def write(self, guest_addr: int, data: bytes | bytearray | memoryview) -> None:
         self.view(guest_addr, len(data))[:] = data
 
+    def discard(self, guest_addr: int, size: int) -> None:
+        self.write(guest_addr, bytes(size))
+
 
 def texts(views: Sequence[memoryview]) -> list[bytes]:
     return [bytes(view) for view in views]

@@ -13,6 +13,7 @@ from ..config import (
     DEFAULT_CMDLINE,
     POLICIES,
     QUIRKS,
+    TRANSPORTS,
 )
 from ..console.config import PLAIN, SERIAL_POLICIES
 from ..place import Place, parse_place
@@ -114,6 +115,14 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
                 "action": "store_const",
                 "const": True,
                 "help": "a PCI bus, though nothing is in it but its host bridge",
+            },
+        ),
+        (
+            "--transport",
+            {
+                "choices": TRANSPORTS,
+                "help": "how virtio devices come to the guest (auto: by PCI, or where "
+                "its kernel says that it has none, by MMIO)",
             },
         ),
         (
@@ -353,6 +362,13 @@ RESTORE_OPTIONS: Final = {
     title: kept
     for title, options in RUN_OPTIONS.items()
     if (kept := [option for option in options if option[0] in _RESTORABLE])
+}
+# And what they are made of, for who only wants to know.
+_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {"--debugcon"}
+MACHINE_OPTIONS: Final = {
+    title: kept
+    for title, options in RUN_OPTIONS.items()
+    if (kept := [option for option in options if option[0] not in _NO_DEVICE])
 }
 OPTIONS_OF: Final = {"run": RUN_OPTIONS, "restore": RESTORE_OPTIONS}
 EXCLUSIVE: Final = ("--exec", "--script")

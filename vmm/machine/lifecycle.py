@@ -349,10 +349,20 @@ class Lifecycle:
             console.flush()
         self.power_off()
         self._parts = self._parts.with_images()
-        self._parts.memory.clear()
-        self._parts.devices.reset()
+        self._reset_devices()
         self._state.rearm()
         self.instance = self._power_on()
+
+    def _reset_devices(self) -> None:
+        """And RAM, in which no device may still be at work for the guest that was."""
+        clock = self._host_side.clock
+        self._host_side.loop.settle(clock.stop)
+        self._parts.devices.settle()
+        try:
+            self._parts.memory.clear()
+            self._parts.devices.reset()
+        finally:
+            clock.start()
 
     def _totals(self) -> tuple[dict[str, int], int]:
         """Exits by kind and emulated instructions, over all boots."""
@@ -414,7 +424,7 @@ class Lifecycle:
             insn_emulation=insn_emulation,
             snapshot=self._snapshot,
             quirks=self._parts.setup.quirks.counts,
-            cmdline=self._parts.boot.cmdline.decode(errors="surrogateescape"),
+            cmdline=self.instance.cmdline.decode(errors="surrogateescape"),
             console_bytes=console.sink.accepted,
             console_dropped=sum(each.sink.dropped for each in self._host_side.consoles),
             unclaimed_accesses=self._parts.devices.io_manager.unclaimed_accesses,

@@ -4,6 +4,7 @@ from struct import pack, unpack
 
 import pytest
 from support.plain_ram import PlainRam
+from support.queue_rig import RamOfPieces
 from support.virtio_device_rig import REGION, DeviceRig
 
 from vmm.devices.errors import InvalidState
@@ -286,6 +287,17 @@ def test_case_59_of_a_reported_range_whole_pages_go() -> None:
     assert rig.ram.discarded == [(0x91, 1)]
 
 
+def test_case_6_a_report_over_two_pieces_of_ram_goes_as_a_whole() -> None:
+    ram = RamOfPieces(range(0, 0x90 * PAGE), range(0x90 * PAGE, PAGES * PAGE))
+    rig = DeviceRig(VirtioBalloon(ram, PAGES * PAGE), ram)
+    rig.start(ALL)
+    for page in (0x8F, 0x90):
+        ram.write(page * PAGE, b"x" * PAGE)
+    rig.drivers[3].offer([(0x8F * PAGE, 2 * PAGE, True)])
+    rig.device.serve(rig.device.queues[3])
+    assert [ram.read(page * PAGE, PAGE) for page in (0x8F, 0x90)] == [bytes(PAGE)] * 2
+
+
 def test_case_59_a_report_of_what_is_no_ram_breaks_the_ring() -> None:
     rig = BalloonRig()
     rig.drivers[3].offer([(PAGES * PAGE - PAGE, 2 * PAGE, True)])
@@ -352,11 +364,13 @@ def test_case_67_the_drivers_statistics_buffer_comes_along() -> None:
 def test_case_67_who_asks_before_that_is_answered_too() -> None:
     rig = BalloonRig()
     kept = rig.send(STATS, pack("<HQ", 4, 1))
-    queue = rig.device.queues[STATS]
+    saved, queue = rig.device.state(), rig.device.queues[STATS]
     queue.restore(queue.state(), rig.ram, 0)
-    rig.device.restore(rig.device.state())
+    rig.device.restore(saved)
+    assert rig.device.state() == saved
     assert rig.ask()
     rig.kick(STATS)
     assert kept.is_done
+    assert rig.statistics == []  # those were of before
     rig.send(STATS, pack("<HQ", 4, 2))
     assert rig.statistics == [{"free_memory": 2}]
