@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.net_rig import MAC, HeldLink
 from support.serial_rig import StallSink
 from support.virtio_device_rig import VERSION_1, DeviceRig
 from support.virtio_example import ram_disk
@@ -18,6 +19,7 @@ from support.virtio_example import ram_disk
 from vmm.devices.clock import VirtualClock
 from vmm.devices.virtio.balloon import VirtioBalloon
 from vmm.devices.virtio.console import WRITE_MAX, ConsolePort, VirtioConsole
+from vmm.devices.virtio.net import FRAME_MAX, VirtioNet
 from vmm.devices.virtio.rng import VirtioRng
 
 if TYPE_CHECKING:
@@ -146,6 +148,30 @@ class Disk(Case):
         assert len(disk.data) == 2048
 
 
+class Net(Case):
+    def make(self) -> DeviceRig:
+        self.link = link = HeldLink(has_header=True)
+        self.device = VirtioNet(MAC, link)
+        self.host = [
+            lambda value: self._arrive(bytes(12 + value % 70000)),
+            lambda value: setattr(link, "full", value & 1),
+            lambda _: self.device.on_room(),
+            lambda value: self._set_up(value & 1 > 0),
+        ]
+        return DeviceRig(self.device)
+
+    def _arrive(self, frame: bytes) -> None:
+        self.link.frames = [frame]
+        self.device.on_frames()
+
+    def _set_up(self, is_up: bool) -> None:
+        self.link.is_up = is_up
+        self.device.link_changed()
+
+    def check(self) -> None:
+        assert all(26 <= len(frame) <= FRAME_MAX + 12 for frame in self.link.sent)
+
+
 class Balloon(Case):
     def make(self) -> DeviceRig:
         device = VirtioBalloon(None, 4 * RAM)  # type: ignore[arg-type]
@@ -196,7 +222,7 @@ class Ports(Console):
     names = ("", "log", "ask")
 
 
-CASES: Final = (Rng, Disk, Balloon, Console, Ports)
+CASES: Final = (Rng, Disk, Net, Balloon, Console, Ports)
 
 queues = st.integers(0, 7)
 sizes = st.sampled_from((0, 1, 7, 8, 15, 16, 511, 512, 513, 4096, 20000))
