@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from .machine.run import run
     from .machine.snapshot import Snapshot
     from .machine.state import MachineState
+    from .net.config import NetConfig
+    from .net.network import Network
     from .place import Place
     from .result import ExitReason, RunResult
     from .version import __version__ as __version__
@@ -49,6 +51,8 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MachineState",
+    "NetConfig",
+    "Network",
     "Place",
     "RunFailed",
     "RunResult",
@@ -64,6 +68,8 @@ _HOMES = {
     "CommandConfig": "guest.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
+    "NetConfig": "net.config",
+    "Network": "net.network",
     "Place": "place",
     "Snapshot": "machine.snapshot",
     "ExitReason": "result",

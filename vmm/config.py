@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from typing import Unpack
 
     from .guest.config import CommandConfig
+    from .net.config import NetConfig
     from .settings import MachineSettings
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
@@ -115,6 +116,12 @@ def _balloon(field: str, size: int | str) -> int:
     return bytes_
 
 
+def _nets(field: str, given: object) -> "tuple[NetConfig, ...]":
+    from .net.config import nets  # most runs have none
+
+    return nets(field, given)
+
+
 def _modules(field: str, modules: str | Sequence[str]) -> tuple[str, ...]:
     several = (modules,) if isinstance(modules, str) else tuple(modules)
     for module in several:
@@ -193,6 +200,9 @@ class MachineConfig(Checked):
     "NAME=PLACE" texts. The guest finds them by virtio, as /dev/virtio-ports/NAME where
     it has udev, and by /sys/class/virtio-ports/*/name; `machine.port(NAME)` has the
     other end."""
+    nets: "tuple[NetConfig, ...]" = setting((), object, _nets)
+    """Network cards, eth0 and so on, by virtio: Networks, NetConfigs, or what NetConfig
+    says of texts, as which they are kept; see `machine.nets`."""
     rng: bool = False
     """Give the guest the host's random bytes, by virtio: its /dev/hwrng."""
     balloon: int | None = setting(None, int | str | None, _balloon)

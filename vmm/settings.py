@@ -17,6 +17,8 @@ from .field_types import (
 )
 from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
+from .net.config import NetConfig
+from .net.network import Network
 from .place import Place
 
 
@@ -42,6 +44,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     command: CommandConfig | str | Sequence[str] | None
     console_device: ConsoleDevice
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
+    nets: str | NetConfig | Network | Sequence[str | NetConfig | Network]
     rng: bool
     balloon: int | str | None
     acpi: bool

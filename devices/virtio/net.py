@@ -98,8 +98,10 @@ class NetLink(Protocol):
     has_header: bool
     """Whether frames come and go behind a virtio_net_hdr of 12 bytes. What the guest
     has accepted of OFFLOADS may then be asked for there, and `set_offloads` tells."""
-    is_up: bool
-    """Whether the other end is there; `VirtioNet.link_changed` tells of a change."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the other end is there; `VirtioNet.link_changed` tells of another."""
 
     def attach(self, card: "VirtioNet", /) -> None:
         """Call `card.on_frames` and `card.on_room` from now on."""
@@ -192,6 +194,7 @@ class VirtioNet(VirtioDevice):
         self._power_on_mac = self.mac = mac
         self._mtu = mtu or 0
         self._waiting: bytes | None = None
+        self._has_news = False  # of the link, from before it was restored
         self._receive, self._transmit, self._control = self.queues
         self._commands: dict[tuple[int, int], Callable[[bytes], bool]] = {
             (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET): self._set_table,
@@ -233,6 +236,9 @@ class VirtioNet(VirtioDevice):
             self.link.set_offloads(self.negotiated & OFFLOADS)
 
     def handle(self, queue: "Virtqueue") -> None:
+        if self._has_news:
+            self._has_news = False
+            self.config_changed()
         if queue is self._receive:
             self._fill(queue)
         elif queue is self._transmit:
@@ -391,12 +397,13 @@ class VirtioNet(VirtioDevice):
     def reset(self) -> None:
         self.mac = self._power_on_mac
         self._waiting = None
+        self._has_news = False
         if self.link.has_header:
             self.link.set_offloads(0)
 
     def state(self) -> NetState:
-        """Frames under way are in none: networks lose some."""
-        return NetState(mac=self.mac, is_up=self.link.is_up)
+        """Without frames under way: networks lose some. `is_up` is what was told."""
+        return NetState(mac=self.mac, is_up=self.link.is_up is not self._has_news)
 
     def restore(self, state: State | None) -> None:
         """Go on with today's link, as which the driver finds it."""
@@ -406,8 +413,8 @@ class VirtioNet(VirtioDevice):
         self._waiting = None
         if self.is_active:
             self.activate()
-        if saved.is_up != self.link.is_up:
-            self.config_changed()
+        # Told when queues are looked at: its transport isn't what it was before.
+        self._has_news = saved.is_up != self.link.is_up
 
 
 def is_unicast(mac: bytes) -> bool:

@@ -50,6 +50,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
+    from .nets import Net, Nets
     from .pci import Pci
     from .snapshot import Snapshot
     from .virtio import Virtio
@@ -159,6 +160,9 @@ class Machine:
                 *(self.console, self._legacy.serial, self.plug),
             )
             extras.plug(self._loop, clock, self._state, memory, stack)
+            self._nets: Nets | None = (
+                self._new_nets(stack) if self.config.nets else None
+            )
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon
@@ -402,6 +406,13 @@ class Machine:
                 "starts only: there is no hotplug"
             )
 
+    def _new_nets(self, stack: ExitStack) -> "Nets":
+        from .nets import Nets  # most machines have none
+
+        nets = Nets(self.config, self, self.clock, stack)
+        nets.plug(self.plug)
+        return nets
+
     def _transports(self) -> "Virtio":
         if self._virtio is None:
             from .virtio import Virtio, way_of, way_to
@@ -490,6 +501,11 @@ class Machine:
         return self._ports[name]
 
     @property
+    def nets(self) -> "tuple[Net, ...]":
+        """The network cards of the configuration, eth0 first: see Net."""
+        return () if self._nets is None else tuple(self._nets.all)
+
+    @property
     def balloon(self) -> "Balloon":
         """How much of its RAM the guest gives back: its `target` may be set.
 
@@ -550,6 +566,8 @@ class Machine:
             self._outcomes
         ) = gone
         self._devices = self._loop = self._legacy = self._pci = gone
+        if self._nets is not None:
+            self._nets = gone
         if self.debugcon is not None:
             self.debugcon = gone
         if self._agent is not None:

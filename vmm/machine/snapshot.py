@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FREE: Final = frozenset(
     {
         *("console", "timeout", "on_reset", "on_panic", "on_crash", "hang_s"),
-        *("symbols", "debugcon", "ports"),
+        *("symbols", "debugcon", "ports", "nets"),
         *ConsoleConfig.field_names,
     }
 )
@@ -111,7 +111,9 @@ class Snapshot:
         For its guest no time has passed; with `set_clock` its agent sets the real time
         to ours, once it runs. It shares the pages of RAM that nobody has
         written to since. Its console is captured, its debugcon, and its ports, unless
-        `settings`, which may change what is on the host's side, say where they go.
+        `settings`, which may change what is on the host's side, say where they go. Its
+        network cards, whose addresses are the machine's, are connected to nothing
+        likewise.
 
         The user's devices come along by their state: in `devices`, in the order in
         which they were plugged in, or made here where their class takes no arguments.
@@ -148,12 +150,22 @@ class Snapshot:
             raise ConfigError("debugcon: a clone has one if the snapshot has, else not")
         own: dict[str, object] = {"serial": "capture", "tee": ()}
         own["ports"] = {name: "capture" for name, _ in self.config.ports}
+        own["nets"] = [net.unplugged() for net in self.config.nets]
         if "console" in settings:
-            own = {}
+            own = {"nets": own["nets"]}
         if self.config.debugcon is not None:
             own["debugcon"] = "capture"  # the machine's file is not to be overwritten
         config = self.config.replace(**own | settings)
+        self._check_nets(config)
         return config.replace(ports=self._ports(dict(config.ports)))
+
+    def _check_nets(self, config: MachineConfig) -> None:
+        """Raises ConfigError where its guest would find other cards."""
+        had, has = ([net.mtu for net in it.nets] for it in (self.config, config))
+        if had != has:
+            raise ConfigError(
+                "nets: a clone has as many as the snapshot, of the same mtu each"
+            )
 
     def _ports(self, wanted: dict[str, Place]) -> list[tuple[str, Place]]:
         """In their order, which is that of the device's queues. Raises ConfigError."""

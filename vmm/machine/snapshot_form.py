@@ -122,6 +122,8 @@ def config_to_json(config: Checked) -> dict[str, Any]:
 
 
 def _encoded(name: str, value: Any) -> Any:  # noqa: ANN401
+    if name == "nets":  # what they are connected to isn't in a file
+        return [config_to_json(net.unplugged()) for net in value]
     if isinstance(value, Checked):
         return config_to_json(value)
     if isinstance(value, Place):
@@ -154,6 +156,13 @@ def config_from_json(data: object) -> MachineConfig:
         parts["command"] = CommandConfig(**command)
     ports = _typed("ports", values["ports"], list)
     parts["ports"] = [tuple(_typed("ports", port, list)) for port in ports]
+    if values["nets"]:
+        from ..net.config import NetConfig
+
+        parts["nets"] = [
+            NetConfig(**_exact("net", net, NetConfig.field_names))
+            for net in _typed("nets", values["nets"], list)
+        ]
     config = MachineConfig(**values | parts)
     if config_to_json(config) != values:
         raise ImageError("config: it isn't in the form that we write")

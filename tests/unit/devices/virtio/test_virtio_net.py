@@ -388,6 +388,9 @@ def test_another_goes_on_with_the_address_and_tells_of_another_link() -> None:
     assert (clone.net.state(), clone.interrupts) == (state, [])
     clone.link.is_up = False
     clone.net.restore(state)
+    assert clone.interrupts == []
+    for _ in range(2):
+        clone.kick(RECEIVE)
     assert clone.interrupts == ["config"]
 
 

@@ -1,0 +1,52 @@
+"""NetConfig: what a user may choose for a network card."""
+
+import pytest
+
+from vmm import ConfigError, MachineConfig, NetConfig, Network
+
+
+def test_a_text_has_each_field_by_its_name() -> None:
+    (net,) = MachineConfig(nets="none,mac=02:00:00:00:00:aB,mtu=9000").nets
+    assert net == NetConfig(mac="02:00:00:00:00:ab", mtu=9000)
+    assert net.mac_bytes == bytes.fromhex("0200000000ab")
+    assert net.unplugged() == net
+
+
+def test_a_network_is_one_of_them() -> None:
+    network = Network()
+    first, second = MachineConfig(nets=[network, "none"]).nets
+    assert (first.kind, first.network) == ("network", network)
+    assert (second.kind, second.mac_bytes) == ("none", None)
+    assert MachineConfig(nets=network).nets == (first,)
+    assert first.unplugged() == second
+
+
+BAD = {
+    "kind": (["wifi"], r"^nets: 'wifi': 'wifi' is not none"),
+    "network as a text": (["network"], "^nets: 'network': 'network' is not "),
+    "option": (["none,speed=1"], "^nets: 'none,speed=1': 'speed=1' is no option"),
+    "no value": (["none,mtu"], "'mtu' is no option, but one of mac=, mtu="),
+    "twice": (["none,mtu=99,mtu=99"], "mtu: it is there twice"),
+    "mtu": (["none,mtu=67"], r"mtu: 67 is not within 68\.\.65535"),
+    "mtu that is no number": (["none,mtu=9k"], "mtu: '9k' is no number"),
+    "mac": (["none,mac=1:2"], "mac: '1:2' is no card's address"),
+    "mac of many": (["none,mac=ff:ff:ff:ff:ff:ff"], "is no card's address"),
+    "mac twice": (["none,mac=02:00:00:00:00:01"] * 2, ":01 is there twice"),
+    "many": (["none"] * 9, "9 are more than 8"),
+    "number": (5, "^nets: int is no NetConfig"),
+    "list of numbers": ([5], "^nets: int is no NetConfig"),
+    "nothing": (None, "^nets: NoneType is no NetConfig"),
+}
+
+
+@pytest.mark.parametrize(("given", "message"), BAD.values(), ids=BAD)
+def test_what_can_not_be_is_said_in_one_line(given: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MachineConfig(nets=given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["network", "none"])
+def test_a_network_goes_with_its_kind(kind: str) -> None:
+    network = None if kind == "network" else Network()
+    with pytest.raises(ConfigError, match=r"^network: it goes with"):
+        NetConfig(kind=kind, network=network)
