@@ -88,6 +88,14 @@ class _Callbacks:
         """Trapped writes that need no answer, for KVM to signal. Default: none."""
         return ()
 
+    def get_kernel_parameters(self) -> "Sequence[str]":
+        """Words for Linux's command line that tell it of the device. Default: none."""
+        return ()
+
+    def get_author_device(self) -> object:
+        """What its author has written, where this stands before it. Default: this."""
+        return self
+
     def get_report(self) -> str:
         """A line for the report of a crash or a hang. Default: none, ""."""
         return ""
@@ -230,6 +238,13 @@ class Locked(DeviceIo):
                 ring()
 
         return locked
+
+    def get_kernel_parameters(self) -> "Sequence[str]":
+        with self.lock:
+            return self.device.get_kernel_parameters()
+
+    def get_author_device(self) -> object:
+        return self.device
 
     def get_report(self) -> str:
         with self.lock:

@@ -20,6 +20,7 @@ from .field_types import (
     Policy,
     StrPath,
     WhichQuirks,
+    WhichTransport,
     parse_size,
     seconds,
     setting,
@@ -48,6 +49,7 @@ NO_INIT: Final = "-"  # the agent is all there is: our own guests' init resets
 BUILD_DIR: Final = os.path.join(ROOT, "guest", "build")
 
 QUIRKS: Final = get_args(WhichQuirks)
+TRANSPORTS: Final = get_args(WhichTransport)
 POLICIES: Final = get_args(Policy)
 BOOT_PROTOCOLS: Final = get_args(BootProtocol)
 CONSOLE_DEVICES: Final = get_args(ConsoleDevice)
@@ -202,6 +204,9 @@ class MachineConfig(Checked):
     an MP table either way."""
     pci: bool | None = None
     """Whether there is a PCI bus. None: as soon as a PCI device is plugged in."""
+    transport: WhichTransport = "auto"
+    """How virtio devices come to the guest. "auto": by PCI, or where its kernel says
+    that it has none, by MMIO."""
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     """ttyS0's host side: a ConsoleConfig, or its fields here."""
     command: "CommandConfig | None" = setting(
@@ -232,6 +237,8 @@ class MachineConfig(Checked):
             raise ConfigError(
                 f"balloon: {self.balloon} bytes are more than memory has, {self.memory}"
             )
+        if self.transport == "pci" and self.pci is False:
+            raise ConfigError("transport: it is pci, and pci=False has no bus for it")
         if self.debug_exit is not None and self.runs_command:
             self._check_debug_exit(self.debug_exit)
         self._check_places()

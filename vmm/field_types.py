@@ -18,6 +18,7 @@ StrPath = str | os.PathLike[str]
 WhichQuirks = Literal["auto", "none", "pvm"]
 Policy = Literal["exit", "restart", "pause"]
 BootProtocol = Literal["auto", "linux64", "linux32", "pvh", "multiboot"]
+WhichTransport = Literal["auto", "pci", "mmio"]
 SerialPolicy = Literal["block", "drop"]
 ConsoleDevice = Literal["serial", "virtio"]
 

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .console.config import ConsoleConfig
 from .console.settings import ConsoleSettings
-from .field_types import BootProtocol, ConsoleDevice, Policy, StrPath, WhichQuirks
+from .field_types import (
+    BootProtocol,
+    ConsoleDevice,
+    Policy,
+    StrPath,
+    WhichQuirks,
+    WhichTransport,
+)
 from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
@@ -39,6 +46,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     balloon: int | str | None
     acpi: bool
     pci: bool | None
+    transport: WhichTransport
     agent: bool
 
 

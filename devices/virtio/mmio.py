@@ -87,8 +87,8 @@ class VirtioMmio(DeviceIo):
     """`device`, whose rings are in `ram`, at an address and an interrupt of its own.
 
     The interrupt is an edge for each notification, at which the driver reads what it
-    was for. With `by_acpi` ACPI tables have it; else the kernel's command line has to,
-    see `parameter`. Accesses to registers are of 32 bits, aligned: others read all
+    was for. With `by_acpi` ACPI's tables have it, else the kernel's command line has.
+    Accesses to registers are of 32 bits, aligned: others read all
     ones and write nothing. In the configuration space any are right.
     """
 
@@ -131,11 +131,13 @@ class VirtioMmio(DeviceIo):
             return []
         return [AcpiDevice("LNRO0005", self.get_assigned_resources())]
 
-    def parameter(self) -> str:
-        """What tells Linux's virtio_mmio module of it: `virtio_mmio.device=`..."""
+    def get_kernel_parameters(self) -> Sequence[str]:
+        """For CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES, unless it is found by ACPI."""
+        if self._by_acpi:
+            return []
         ((base, size),) = self.get_assigned_resources().get_mmio_address_ranges()
         irq = self.get_assigned_resources().get_legacy_irq()
-        return f"virtio_mmio.device={size}@{base:#x}:{irq}"
+        return [f"virtio_mmio.device={size}@{base:#x}:{irq}"]
 
     def get_doorbells(self) -> Sequence[Doorbell]:
         ((base, _),) = self.get_assigned_resources().get_mmio_address_ranges()
@@ -148,6 +150,9 @@ class VirtioMmio(DeviceIo):
             )
             for queue in self.device.queues
         ]
+
+    def get_author_device(self) -> VirtioDevice:
+        return self.device
 
     def get_report(self) -> str:
         return self.device.get_report()

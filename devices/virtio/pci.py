@@ -185,6 +185,9 @@ class VirtioPci(PciDevice):
             for queue in self.device.queues
         ]
 
+    def get_author_device(self) -> VirtioDevice:
+        return self.device
+
     def get_report(self) -> str:
         return self.device.get_report()
 

@@ -13,6 +13,7 @@ from ..config import (
     DEFAULT_CMDLINE,
     POLICIES,
     QUIRKS,
+    TRANSPORTS,
 )
 from ..console.config import PLAIN, SERIAL_POLICIES
 from ..place import Place, parse_place
@@ -114,6 +115,14 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
                 "action": "store_const",
                 "const": True,
                 "help": "a PCI bus, though nothing is in it but its host bridge",
+            },
+        ),
+        (
+            "--transport",
+            {
+                "choices": TRANSPORTS,
+                "help": "how virtio devices come to the guest (auto: by PCI, or where "
+                "its kernel says that it has none, by MMIO)",
             },
         ),
         (

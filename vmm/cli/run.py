@@ -206,6 +206,7 @@ def _say_what_to_expect(machine: Machine, *, boots: bool) -> None:
         say(f"no --kernel: booting our {kernel}, this host's default")
     for warning in machine.warnings:
         say(f"warning: {warning}")
+    machine.on_warning = lambda warning: say(f"warning: {warning}")
 
 
 def _shell(machine: Machine, options: Options) -> RunResult:

@@ -387,6 +387,15 @@ class DeviceManager:
                 for described in device.get_acpi_devices()
             ]
 
+    def kernel_parameters(self) -> list[str]:
+        """What Linux's command line has of those that are plugged in now, in order."""
+        with self._lock:
+            return [
+                word
+                for device in self._wirings
+                for word in device.get_kernel_parameters()
+            ]
+
     def plugged(self) -> list[DeviceIo]:
         """All that are plugged in now, the first one first."""
         with self._lock:

@@ -414,7 +414,7 @@ class Lifecycle:
             insn_emulation=insn_emulation,
             snapshot=self._snapshot,
             quirks=self._parts.setup.quirks.counts,
-            cmdline=self._parts.boot.cmdline.decode(errors="surrogateescape"),
+            cmdline=self.instance.cmdline.decode(errors="surrogateescape"),
             console_bytes=console.sink.accepted,
             console_dropped=sum(each.sink.dropped for each in self._host_side.consoles),
             unclaimed_accesses=self._parts.devices.io_manager.unclaimed_accesses,

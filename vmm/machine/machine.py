@@ -2,6 +2,7 @@
 
 import os
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from ..boot.layout import ANY_MMIO, device_addresses
@@ -20,7 +21,7 @@ from ..memory import GuestMemory
 from ..result import ExitReason, RunResult
 from ..vcpu.control import End
 from ..watch.panic import PanicWatch
-from .builder import asked_symbols, chosen_quirks, open_boot
+from .builder import SavedBoot, asked_symbols, chosen_quirks, open_boot
 from .device_manager import DeviceManager
 from .extras import Extras
 from .legacy_devices import LegacyDevices, acpi_devices
@@ -31,19 +32,22 @@ from .state import MachineState, RunState
 from .vm_instance import VmParts, probe_kvm
 
 if TYPE_CHECKING:  # most runs don't import them
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..agent.guest import Guest
     from ..debug.paused_guest import PausedGuest
+    from ..devices.clock import Clock
     from ..devices.guest_ram import GuestRam
     from ..devices.pci.device import PciDevice
     from ..devices.serial.events import SerialEvents
     from ..devices.sink import Sink
+    from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
     from .balloon import Balloon
-    from .builder import Boot, SavedBoot
+    from .builder import Boot
     from .pci import Pci
     from .snapshot import Snapshot
+    from .virtio import Virtio
 
 
 class Machine:
@@ -89,6 +93,8 @@ class Machine:
             self.quirks = chosen_quirks(self.config)
             """The work-arounds for this host."""
             self.warnings: list[str] = []
+            self.on_warning: Callable[[str], None] | None = None
+            """Told of further ones while it runs, on the event loop's thread."""
             boot: Boot | SavedBoot
             if snapshot is None:
                 boot = open_boot(self.config, self.quirks, stack)
@@ -136,6 +142,11 @@ class Machine:
             self.console.connect(self._legacy.serial)
             self._ram_ranges = boot.ram
             self._pci: Pci | None = self._new_pci() if self.config.pci else None
+            self._boot = boot
+            self.clock: Clock = clock
+            """The guest's time, for devices: it stands still while the guest does."""
+            self._virtio: Virtio | None = None
+            self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
             extras = Extras(self.config, self._devices, outcomes)
             extras.plug(self._loop, clock, self._state, memory, self.console, stack)
             self._agent = extras.agent
@@ -159,9 +170,7 @@ class Machine:
             )
             outcomes.connect(host_side)
             parts = VmParts(setup, memory, boot, self._devices, self._state, profile)
-            self._cmdline = boot.cmdline
             self._own_devices = len(self._devices.plugged())
-            self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
             self._life = Lifecycle(
                 self.config,
                 parts,
@@ -295,7 +304,7 @@ class Machine:
             self.config,
             self._ram.freeze(),
             saved,
-            cmdline=self._cmdline,
+            cmdline=self._life.instance.cmdline,
             is_ring3=self.quirks.state(),
             devices=map(class_of, users),
         )
@@ -345,28 +354,61 @@ class Machine:
         if not self._is_disowned:
             self._life.join()
 
-    def plug(self, device: DeviceIo) -> None:
+    def plug(self, device: "DeviceIo | VirtioDevice") -> None:
         """Put a device of the user's on the buses, before start or while it runs.
 
-        A PCI device before start only, and unless the configuration says otherwise
-        there is a PCI bus from the first one on.
+        A PCI or a virtio device before start only, and unless the configuration says
+        otherwise there is a PCI bus from the first one on.
         Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
         ConfigError if it can't be.
         """
+        if isinstance(device, DeviceIo):
+            self._plug(device)
+            return
+        self._check_before_start(device.name, "virtio", "plugged in")
+        virtio = self._transports()
+        try:
+            self._plug(virtio.wrap(device))
+        except BaseException:
+            virtio.forget(device)
+            raise
+
+    def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
             self._devices.add(device)
             return
-        self._check_before_start(device, "plugged in")
+        self._check_before_start(type(device).__name__, "PCI", "plugged in")
         if self._pci is None:
             self._pci = self._new_pci(device)
         self._pci.plug(cast("PciDevice", device))
 
-    def _check_before_start(self, device: DeviceIo, what: str) -> None:
+    def _check_before_start(self, name: str, kind: str, what: str) -> None:
         if self.state is not MachineState.CREATED:
             raise ConfigError(
-                f"{type(device).__name__} is a PCI device, which can be {what} before "
-                "the machine starts only: there is no hotplug"
+                f"{name} is a {kind} device, which can be {what} before the machine "
+                "starts only: there is no hotplug"
             )
+
+    def _transports(self) -> "Virtio":
+        if self._virtio is None:
+            from .virtio import Virtio, way_of, way_to
+
+            if isinstance(self._boot, SavedBoot):
+                assert self._base is not None
+                way = way_of(self._base[0], self._boot)
+            else:
+                way = way_to(self.config, self._boot)
+            self._virtio = Virtio(self._ram, self.clock, self.warn, way)
+        return self._virtio
+
+    def warn(self, text: str) -> None:
+        """One more of `warnings`, which `on_warning` is told of on the loop's thread.
+
+        For devices, on any thread: what a guest does to one may be its user's concern.
+        """
+        self.warnings.append(text)
+        if self.on_warning is not None:
+            self._loop.call_soon(partial(self.on_warning, text))
 
     def _new_pci(self, device: DeviceIo | None = None) -> "Pci":
         """For the configuration, or for a `device`, which it may forbid."""
@@ -380,19 +422,30 @@ class Machine:
         ports = self._legacy.config_ports
         return Pci(self._devices, ports, self._ram, self._ram_ranges)
 
-    def unplug(self, device: DeviceIo) -> None:
+    def unplug(self, device: "DeviceIo | VirtioDevice") -> None:
         """Take a device off again, when nobody is in it any more.
 
         From an access or a callback of a device it returns before that, and from one
         on the event loop's thread posted writes under way are lost. Raises
         NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
-        A PCI device stays while the machine runs: ConfigError.
+        A PCI or a virtio device stays while the machine runs: ConfigError.
         """
+        if isinstance(device, DeviceIo):
+            self._unplug(device)
+            return
+        virtio = self._transports()
+        transport = virtio.transport_of(device)
+        if self.state is not MachineState.ENDED:
+            self._check_before_start(device.name, "virtio", "unplugged")
+        self._unplug(transport)
+        virtio.forget(device)
+
+    def _unplug(self, device: DeviceIo) -> None:
         if not device.is_pci or self._pci is None:
             self._devices.remove(device)
             return
         if self.state is not MachineState.ENDED:
-            self._check_before_start(device, "unplugged")
+            self._check_before_start(type(device).__name__, "PCI", "unplugged")
         self._pci.unplug(cast("PciDevice", device))
 
     @property

@@ -20,6 +20,7 @@ from .saved_vm import SavedVm
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from ..devices.virtio.device import VirtioDevice
     from ..settings import MachineSettings
     from .machine import Machine
 
@@ -100,7 +101,7 @@ class Snapshot:
     def clone(
         self,
         *,
-        devices: Iterable[DeviceIo] | None = None,
+        devices: "Iterable[DeviceIo | VirtioDevice] | None" = None,
         start: bool = True,
         set_clock: bool = False,
         **settings: "Unpack[MachineSettings]",
@@ -161,7 +162,7 @@ class Snapshot:
             raise ConfigError(f"ports: a clone has those of the snapshot: {names}")
         return [(name, wanted[name]) for name in names]
 
-    def _made(self) -> list[DeviceIo]:
+    def _made(self) -> "list[DeviceIo | VirtioDevice]":
         return [_made(kind) for kind in self.devices]
 
     def boot(
@@ -182,12 +183,13 @@ class Snapshot:
         self.close()
 
 
-def _made(kind: type | str) -> DeviceIo:
+def _made(kind: type | str) -> "DeviceIo | VirtioDevice":
     if isinstance(kind, str):
         raise VmmError(
             f"the snapshot has {kind}, which was plugged in: pass all such devices, in "
             "their order, in devices="
         )
+    device: DeviceIo | DeviceIoMut | VirtioDevice
     try:
         device = kind()
     except TypeError as error:
