@@ -76,6 +76,13 @@ class _Callbacks:
         """All resources assigned to the device; none before the assignment."""
         return DeviceResources() if self.resources is None else self.resources
 
+    def assign_thread(self, call: "Callable[[Callable[[], None]], None]") -> None:
+        """Take what has something called on its own thread, where it has one.
+
+        Before `assign_resources`. `call` is for any thread and returns at once, unless
+        the device's doesn't run: then it calls. Default: ignored.
+        """
+
     def get_trapped_io_resources(self) -> "DeviceResources":
         """The PIO and MMIO ranges to be trapped. Default: the assigned ones."""
         return self.get_assigned_resources()
@@ -203,6 +210,10 @@ class Locked(DeviceIo):
     def pio_write(self, base: int, offset: int, data: memoryview) -> None:
         with self.lock:
             self.device.pio_write(base, offset, data)
+
+    def assign_thread(self, call: "Callable[[Callable[[], None]], None]") -> None:
+        with self.lock:
+            self.device.assign_thread(call)
 
     def get_resource_constraints(self) -> "Sequence[ResourceConstraint]":
         with self.lock:

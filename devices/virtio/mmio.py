@@ -21,7 +21,7 @@ from ..resources import (
 from ..state import State
 from .device import VirtioDevice
 from .queue import Virtqueue
-from .registers import Area, Registers, TransportState
+from .registers import Again, Area, Registers, TransportState
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -103,7 +103,7 @@ class VirtioMmio(DeviceIo):
         self.device = device
         self.own_thread = device.own_thread
         self.registers = Registers(device, ram)
-        self._clock = clock
+        self._again = Again(device, clock)
         self._by_acpi = by_acpi
         self._interrupt_status = 0
         # Apart from the device's: its driver's handler isn't to wait for its queues.
@@ -154,6 +154,9 @@ class VirtioMmio(DeviceIo):
     def get_author_device(self) -> VirtioDevice:
         return self.device
 
+    def assign_thread(self, call: Callable[[Callable[[], None]], None]) -> None:
+        self._again.call = call
+
     def get_report(self) -> str:
         return self.device.get_report()
 
@@ -166,8 +169,7 @@ class VirtioMmio(DeviceIo):
         self._interrupt(CONFIG_CHANGE)
 
     def serve_again(self, queue: Virtqueue) -> None:
-        soon = self._clock.now_ns() + 1  # or a clock might not get past it
-        self._clock.call_at(soon, partial(self.device.serve, queue))
+        self._again.ask(queue)
 
     def _interrupt(self, why: int) -> None:
         with self._interrupt_lock:

@@ -15,7 +15,7 @@ from ..pci.reg import PCI_CAP_ID_VNDR
 from ..state import State
 from .device import VirtioDevice
 from .queue import Virtqueue
-from .registers import Area, Registers, TransportState
+from .registers import Again, Area, Registers, TransportState
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -153,7 +153,7 @@ class VirtioPci(PciDevice):
         self.bars = [Bar(_BAR, 1 << (NOTIFY + notify_size - 1).bit_length())]
         self.msix_vectors = 1 + len(device.queues)
         self.registers = Registers(device, ram)
-        self._clock = clock
+        self._again = Again(device, clock)
         self._forget_vectors()
         device.transport = self
         self._readers = self._make_readers()
@@ -187,6 +187,9 @@ class VirtioPci(PciDevice):
 
     def get_author_device(self) -> VirtioDevice:
         return self.device
+
+    def assign_thread(self, call: Callable[[Callable[[], None]], None]) -> None:
+        self._again.call = call
 
     def get_report(self) -> str:
         return self.device.get_report()
@@ -222,8 +225,7 @@ class VirtioPci(PciDevice):
         return isr
 
     def serve_again(self, queue: Virtqueue) -> None:
-        soon = self._clock.now_ns() + 1  # or a clock might not get past it
-        self._clock.call_at(soon, partial(self.device.serve, queue))
+        self._again.ask(queue)
 
     # Accesses
 

@@ -5,6 +5,8 @@ and has the interrupts. What a driver may not do yet, or any more, is ignored.
 Source: VIRTIO 1.3, sections 2.1, 2.2, 2.5, 2.6 and 3.1.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -22,6 +24,7 @@ from .features import VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1
 from .queue import Virtqueue, VirtqueueState
 
 if TYPE_CHECKING:
+    from ..clock import Clock
     from ..guest_ram import GuestRam
 
 ACKNOWLEDGE: Final = 1
@@ -99,6 +102,35 @@ def with_device(kind: type[_State], own: type[State]) -> type[_State]:
         fields = {"__annotations__": {"device": own}}
         made = _kinds[kind, own] = type(kind.__name__, (kind,), fields)
     return cast("type[_State]", made)
+
+
+class Again:
+    """`Transport.serve_again`: however often it is asked for a queue, it does so once.
+
+    `call` calls what it is given on the device's own thread, if it has one.
+    """
+
+    def __init__(self, device: VirtioDevice, clock: "Clock") -> None:
+        self.call: Callable[[Callable[[], None]], None] = _call_here
+        self._device = device
+        self._clock = clock
+        self._due: set[Virtqueue] = set()
+
+    def ask(self, queue: Virtqueue) -> None:
+        """From any thread; it doesn't block."""
+        if queue not in self._due:
+            self._due.add(queue)
+            soon = self._clock.now_ns() + 1  # or a clock might not get past it
+            serve = partial(self._serve, queue)
+            self._clock.call_at(soon, lambda: self.call(serve))
+
+    def _serve(self, queue: Virtqueue) -> None:
+        self._due.discard(queue)
+        self._device.serve(queue)
+
+
+def _call_here(function: Callable[[], None]) -> None:
+    function()
 
 
 class Registers:
@@ -270,7 +302,11 @@ class Registers:
     def kick(self, index: int) -> None:
         """The driver says that it has put something into queue `index`."""
         if index < len(self.device.queues):
-            self.device.serve(self.device.queues[index])
+            queue = self.device.queues[index]
+            if self.device.own_thread:  # and not on a vCPU's, which that would hold up
+                self.device.transport.serve_again(queue)
+            else:
+                self.device.serve(queue)
         else:
             self.stray_kicks += 1
 

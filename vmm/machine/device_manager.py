@@ -131,6 +131,7 @@ class DeviceManager:
                 self._threads.start()
         loop = self._threads.new(device)
         undo.callback(self._threads.end, loop)
+        device.assign_thread(loop.call)
         return loop
 
     def _msi_routes(self) -> "MsiRoutes":
