@@ -15,6 +15,8 @@ from ..state import State
 from .device import VirtioDevice
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from ..token_bucket import TokenBucket
     from .chain import Chain
     from .queue import Virtqueue
@@ -123,10 +125,10 @@ class VirtioBlk(VirtioDevice):
     way. It is done on the thread that calls `serve`, and answered when all is that was
     there.
 
-    `serial` is what the guest finds it by, up to 20 bytes. With `writeback`, writes are
-    durable after a flush alone, which drivers know; else at once, if the driver doesn't
-    choose otherwise. `rate` is for bytes and `ops` for requests: who comes too early
-    waits in the queue.
+    `name` is what the host's user knows it by, and `serial` what the guest finds it by,
+    up to 20 bytes. With `writeback`, writes are durable after a flush alone, which
+    drivers know; else at once, if the driver doesn't choose otherwise. `rate` is for
+    bytes and `ops` for requests: who comes too early waits in the queue.
     """
 
     device_type = 2
@@ -138,6 +140,7 @@ class VirtioBlk(VirtioDevice):
         serial: bytes = b"",
         queues: int = 1,
         *,
+        name: str = "",
         writeback: bool = True,
         rate: "TokenBucket | None" = None,
         ops: "TokenBucket | None" = None,
@@ -149,6 +152,7 @@ class VirtioBlk(VirtioDevice):
         self.queue_sizes = (QUEUE_SIZE,) * queues
         self.features = sum(1 << bit for bit in _offered(backend, queues))
         super().__init__()
+        self._name = name
         self._id = serial.ljust(ID_SIZE, b"\0")
         self._starts_writeback = self._is_writeback = writeback
         self._rate, self._ops = rate, ops
@@ -166,9 +170,20 @@ class VirtioBlk(VirtioDevice):
             VIRTIO_BLK_T_WRITE_ZEROES: self._write_zeroes,
         }
 
+    def standing_still(self) -> "AbstractContextManager[object]":
+        """A `with` block in which no request is done: the backend is somebody else's.
+
+        From any thread but those that serve it; not with `lock` held.
+        """
+        return self._doing
+
     def resized(self) -> None:
         """Tell the driver that the backend has another size. From any thread."""
         self.config_changed()
+
+    @property
+    def name(self) -> str:
+        return self._name or super().name
 
     # As its driver has it
 
