@@ -125,7 +125,18 @@ def _options() -> "Iterable[str]":
 def disks(field: str, given: Any) -> tuple[DiskConfig, ...]:  # noqa: ANN401
     """Those of a configuration's `field`. Raises ConfigError, which names the disk."""
     several = (given,) if isinstance(given, str | os.PathLike | Checked) else given
-    return tuple(_disk(field, disk) for disk in several)
+    found = tuple(_disk(field, disk) for disk in several)
+    readers: set[str] = set()
+    writers: set[str] = set()
+    for disk in found:
+        path = os.path.realpath(disk.path)
+        writes = not (disk.ro or disk.cow)
+        if path in writers or (writes and path in readers):
+            raise ConfigError(
+                f"{field}: {disk.path!r} is there twice, to be written to"
+            )
+        (writers if writes else readers).add(path)
+    return found
 
 
 def _disk(field: str, disk: StrPath | Checked) -> DiskConfig:
