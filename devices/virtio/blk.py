@@ -50,6 +50,8 @@ SECTOR: Final = 512
 ID_SIZE: Final = 20
 QUEUE_SIZE: Final = 256
 QUEUES_MAX: Final = 64
+ANSWERED_AT: Final = 256 << 10
+"""Bytes after which what is done is answered, though there is more to do."""
 RANGES_MAX: Final = 64
 """Of a request to discard or to write zeros."""
 RANGE_MAX: Final = 1 << 30
@@ -113,8 +115,8 @@ class _Refused(Exception):
         self.status = status
 
 
-_Request: TypeAlias = "tuple[Chain, bytes]"
-"""And its header."""
+_Request: TypeAlias = "tuple[Chain, bytes, int]"
+"""And its header, and its size."""
 
 
 class VirtioBlk(VirtioDevice):
@@ -122,8 +124,7 @@ class VirtioBlk(VirtioDevice):
 
     What takes time is done without `lock`: a vCPU that looks at the device isn't held
     up by its disk, and a reset waits for one request at most, the one that is under
-    way. It is done on the thread that calls `serve`, and answered when all is that was
-    there.
+    way. It is done on the thread that calls `serve`, and answered a few at a time.
 
     `name` is what the host's user knows it by, and `serial` what the guest finds it by,
     up to 20 bytes. With `writeback`, writes are durable after a flush alone, which
@@ -213,11 +214,22 @@ class VirtioBlk(VirtioDevice):
                 return
             queue.more = False
             self.handle(queue)
-        done = list(self._done(queue))
+        done: list[tuple[Chain, int]] = []
+        moved = 0
+        for chain, written, size in self._done(queue):
+            done.append((chain, written))
+            moved += size
+            if moved >= ANSWERED_AT:
+                self._answer(queue, done)
+                moved = 0
+        self._answer(queue, done)
+        if queue.more:
+            self.transport.serve_again(queue)
+
+    def _answer(self, queue: "Virtqueue", done: "list[tuple[Chain, int]]") -> None:
         with self.working():
             queue.push_all(done)  # none of a former life's
-            if queue.more:
-                self.transport.serve_again(queue)
+        done.clear()
 
     def handle(self, queue: "Virtqueue") -> None:
         """Take what there is, for `serve` to do."""
@@ -226,18 +238,19 @@ class VirtioBlk(VirtioDevice):
             if not self._may_pass(chain):
                 queue.put_back(chain)
                 return
-            taken.append((chain, chain.read(_HEADER.size)))
+            size = chain.readable_size + chain.writable_size
+            taken.append((chain, chain.read(_HEADER.size), size))
 
-    def _done(self, queue: "Virtqueue") -> "Iterator[tuple[Chain, int]]":
-        """Do what was taken; each chain, and how many bytes of it were written."""
+    def _done(self, queue: "Virtqueue") -> "Iterator[tuple[Chain, int, int]]":
+        """Do what was taken; each chain, what of it was written, and its size."""
         taken = self._taken[queue.index]
         while True:
             with self._doing:
                 if not taken:
                     return
-                chain, header = taken.popleft()
+                chain, header, size = taken.popleft()
                 written = self._do(chain, header)
-            yield chain, written
+            yield chain, written, size
 
     def reset_queue(self, queue: "Virtqueue") -> None:
         self._taken[queue.index].clear()

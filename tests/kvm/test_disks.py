@@ -4,11 +4,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from support.disk_guests import MIB, check_ext4, disk_machine, ext4
 from support.guests import DEADLINE, built, kernel, wait_until
 
+import vmm
 from vmm import ExitReason, Machine, MachineConfig, Snapshot, VmmError
 
 pytestmark = pytest.mark.linux
@@ -308,4 +310,54 @@ def test_the_root_is_on_a_disk(tmp_path: Path) -> None:
         machine.console.expect("over", DEADLINE)
         machine.console.sendline("/bin/busybox reboot -f")
         assert machine.wait(DEADLINE).reason is ExitReason.RESET
+    assert check_ext4(image) == ""
+
+
+# A stock kernel, with a queue for each of its CPUs
+
+MODULES = (
+    *("virtio_ring", "virtio", "virtio_mmio", "virtio_pci_legacy_dev"),
+    *("virtio_pci_modern_dev", "virtio_pci", "virtio_blk"),
+)
+STOCK = f"""#!/bin/sh
+for module in {" ".join(MODULES)}; do insmod /$module.ko || exit 1; done
+ls /sys/block/vda/mq
+mkdir /m && mount /dev/vda /m && cd /m || exit 1
+for i in 1 2 3 4; do
+    (dd if=/dev/urandom of=$i bs=64k count=32 2>/dev/null; md5sum $i > $i.sum; sync) &
+done
+wait
+echo 3 > /proc/sys/vm/drop_caches
+md5sum -c *.sum || exit 1
+cd / && umount /m || exit 1
+dmesg | grep -E 'I/O error|EXT4-fs error|BUG:|Call Trace:' && exit 1
+exit 0
+"""
+
+
+@pytest.mark.hardware
+@pytest.mark.parametrize("transport", ["pci", "mmio"])
+def test_a_stock_kernel_has_a_queue_for_each_cpu(
+    tmp_path: Path, transport: Literal["pci", "mmio"]
+) -> None:
+    image = ext4(tmp_path / "fs.img")
+    script = tmp_path / "stock.sh"
+    script.write_text(STOCK)
+    script.chmod(0o755)
+    names = [f"{name}.ko" for name in MODULES]
+    files = [(built(f"modules-debian/{name}"), f"/{name}") for name in names]
+    result = vmm.run(
+        kernel=built("vmlinux-debian"),
+        command="/stock.sh",
+        files=[*files, (script, "/stock.sh")],
+        capture="capture",
+        append="quiet",
+        cpus=2,
+        memory="256M",
+        disks=image,
+        transport=transport,
+        timeout=DEADLINE,
+    )
+    assert result.guest_status == 0, (result.detail, result.output, result.report)
+    assert (result.output or b"").decode().split()[:2] == ["0", "1"]
     assert check_ext4(image) == ""

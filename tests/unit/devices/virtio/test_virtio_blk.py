@@ -25,6 +25,7 @@ from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import InvalidState
 from vmm.devices.token_bucket import TokenBucket
 from vmm.devices.virtio.blk import (
+    ANSWERED_AT,
     RANGES_MAX,
     VIRTIO_BLK_F_DISCARD,
     VIRTIO_BLK_F_MQ,
@@ -348,6 +349,45 @@ def test_a_kick_by_an_exit_does_not_hold_a_vcpu_up() -> None:
     driver.clock.advance(1)
     driver.rings[0].collect()
     assert (request.data, disk.calls) == (b"\0", [("write", 0, 512)])
+
+
+def test_much_data_is_answered_before_all_is_done() -> None:
+    rig = BlkRig(MemoryDisk(256))
+    rig.start(WRITEBACK, size=32)
+    data = [(0x10000, 0x8000, True)] * 2  # both the same memory
+    for _ in range(5):
+        at = rig.drivers[0].allocate(header(VIRTIO_BLK_T_IN))
+        rig.drivers[0].offer([(at, 16, False), *data, (0x1F000, 1, True)])
+    interrupts: list[int] = []
+    rig.disk.meanwhile = lambda: interrupts.append(len(rig.interrupts))
+    rig.kick(0)
+    assert interrupts == [0, 0, 0, 0, 1]
+    assert ANSWERED_AT == 4 << 16
+
+
+def test_nothing_is_done_before_its_driver_is_ready() -> None:
+    rig = BlkRig()
+    rig.blk.is_active = False
+    rig.drivers[0].send([header(VIRTIO_BLK_T_IN)], [513])
+    rig.kick(0)
+    assert rig.disk.calls == []
+
+
+def test_while_it_stands_still_the_backend_is_somebody_elses() -> None:
+    rig = BlkRig()
+    rig.drivers[0].send([header(VIRTIO_BLK_T_IN)], [513])
+    server = threading.Thread(target=rig.blk.serve, args=(rig.blk.queues[0],))
+    with rig.blk.standing_still():
+        server.start()
+        wait_until(lambda: bool(rig.blk._taken[0]), "it would do something")
+        assert rig.disk.calls == []
+    server.join()
+    assert len(rig.disk.calls) == 1
+
+
+def test_its_name_is_the_hosts() -> None:
+    assert VirtioBlk(MemoryDisk()).name == "VirtioBlk"
+    assert VirtioBlk(MemoryDisk(), name="disk 'a.img'").name == "disk 'a.img'"
 
 
 # Case 23: a reset meanwhile
