@@ -41,6 +41,8 @@ class _Callbacks:
     own_thread: bool = False
     """Whether its doorbells ring on a thread of its own, beside the event loop's: for
     one that works long, or waits, when they do. Asked when it is plugged in."""
+    call_soon: "Callable[[Callable[[], None]], None] | None" = None
+    """Calls something on that thread as soon as it is free, once it is plugged in."""
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         """MMIO read of `len(data)` bytes at `base + offset`. Default: all ones."""
@@ -75,13 +77,6 @@ class _Callbacks:
     def get_assigned_resources(self) -> "DeviceResources":
         """All resources assigned to the device; none before the assignment."""
         return DeviceResources() if self.resources is None else self.resources
-
-    def assign_thread(self, call: "Callable[[Callable[[], None]], None]") -> None:
-        """Take what has something called on its own thread, where it has one.
-
-        Before `assign_resources`. `call` is for any thread and returns at once, unless
-        the device's doesn't run: then it calls. Default: ignored.
-        """
 
     def get_trapped_io_resources(self) -> "DeviceResources":
         """The PIO and MMIO ranges to be trapped. Default: the assigned ones."""
@@ -210,10 +205,6 @@ class Locked(DeviceIo):
     def pio_write(self, base: int, offset: int, data: memoryview) -> None:
         with self.lock:
             self.device.pio_write(base, offset, data)
-
-    def assign_thread(self, call: "Callable[[Callable[[], None]], None]") -> None:
-        with self.lock:
-            self.device.assign_thread(call)
 
     def get_resource_constraints(self) -> "Sequence[ResourceConstraint]":
         with self.lock:

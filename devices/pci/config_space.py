@@ -6,6 +6,8 @@ from ..errors import InvalidDevice, InvalidState
 from .reg import (
     PCI_CAPABILITY_LIST,
     PCI_CFG_SPACE_SIZE,
+    PCI_COMMAND,
+    PCI_COMMAND_MASTER,
     PCI_STATUS,
     PCI_STATUS_CAP_LIST,
     PCI_STD_HEADER_SIZEOF,
@@ -103,6 +105,11 @@ class ConfigSpace:
     def set(self, at: int, size: int, value: int) -> None:
         """Set it, whether the guest may or not."""
         self._data[at : at + size] = value.to_bytes(size, "little")
+
+    @property
+    def is_bus_master(self) -> bool:
+        """Whether the guest lets the function write to memory, and so send messages."""
+        return bool(self.get(PCI_COMMAND, 2) & PCI_COMMAND_MASTER)
 
     def read(self, at: int, data: memoryview) -> None:
         """The guest's read of `len(data)` bytes, which end within the space."""

@@ -17,49 +17,26 @@ from ..resources import (
     ResourceConstraint,
 )
 from ..state import State
-from .bar import BARS, Bar, BarKind, check_bars
+from .bar import BARS, Bar, check_bars
 from .config_space import Capability, ConfigSpace
 from .decoder import Decoder
 from .dma import Dma
-from .msi import MOST_MSI_VECTORS, Msi
-from .msix import MOST_MSIX_VECTORS, Msix, MsixState
+from .header import NO_IRQ, check_identity, define_header
+from .msi import Msi
+from .msix import Msix, MsixState
 from .reg import (
-    PCI_CACHE_LINE_SIZE,
     PCI_CFG_SPACE_SIZE,
-    PCI_CLASS_PROG,
     PCI_COMMAND,
     PCI_COMMAND_INTX_DISABLE,
-    PCI_COMMAND_IO,
-    PCI_COMMAND_MASTER,
-    PCI_COMMAND_MEMORY,
-    PCI_COMMAND_PARITY,
-    PCI_COMMAND_SERR,
-    PCI_DEVICE_ID,
     PCI_INTERRUPT_LINE,
-    PCI_INTERRUPT_PIN,
-    PCI_REVISION_ID,
     PCI_STATUS,
     PCI_STATUS_INTERRUPT,
-    PCI_SUBSYSTEM_ID,
-    PCI_SUBSYSTEM_VENDOR_ID,
-    PCI_VENDOR_ID,
 )
 from .windows import PciWindows, Remap
 
 if TYPE_CHECKING:
     from ..guest_ram import GuestRam
     from ..trigger import Interrupt, MsiInterrupt
-
-_INTA: Final = 1
-_NO_IRQ: Final = 0xFF  # PCI Local Bus Specification 3.0, section 6.2.4
-_IDENTITY: Final = {
-    "vendor_id": 16,
-    "device_id": 16,
-    "class_code": 24,
-    "revision": 8,
-    "subsystem_vendor_id": 16,
-    "subsystem_id": 16,
-}
 
 
 class PciState(State):
@@ -99,8 +76,9 @@ class PciDevice(DeviceIo):
 
     An heir says by class attributes, or by attributes that it sets before it is plugged
     in, what the guest is to find; overrides `read_bar` and `write_bar`; and calls
-    `super().__init__()`. `lock` is held in every call from the bus, so that a device
-    with threads needs no other. `dma` and `interrupt` are for any thread.
+    `super().__init__()`. `lock` is held in every access from the bus, so that a device
+    with threads needs no other. `dma` and `interrupt` are for any thread, once the
+    device is on a bus.
 
     It has a place on a PciBus before it is plugged in, and no machine runs then: there
     is no hotplug.
@@ -144,7 +122,10 @@ class PciDevice(DeviceIo):
         return ()
 
     def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
-        """Doorbells in BARs; asked whenever a BAR is where it wasn't before."""
+        """Doorbells in BARs; asked whenever a BAR is where it wasn't before.
+
+        They ring on a thread of the host's, without `lock`; see Doorbell.
+        """
         return ()
 
     def reset_device(self) -> None:
@@ -165,19 +146,24 @@ class PciDevice(DeviceIo):
     def interrupt(self, vector: int = 0) -> None:
         """Interrupt the driver as it has asked: by MSI-X, by MSI, or by INTx.
 
-        A message is pending while the driver has masked it, and lost while the device
-        may not be bus master. MSI folds `vector` into those that the driver took. INTx
-        is held until `set_intx(False)`. Raises TriggerError if the host can't deliver.
+        A message is pending while the driver has masked it, or the device may not be
+        bus master. MSI folds `vector` into those that the driver took. INTx is held
+        until `set_intx(False)`. Raises TriggerError if the host can't deliver.
         """
         with self.lock:
-            if not self.takes_messages:
+            sender = self._sender()
+            if sender is None:
                 self.set_intx(True)
-            elif not self._is_master():
-                return
-            elif self._msix is not None and self._msix.is_enabled:
-                self._msix.fire(vector)
-            elif self._msi is not None:
-                self._msi.fire(vector)
+            else:
+                sender.fire(vector)
+
+    def _sender(self) -> Msix | Msi | None:
+        """That by which the driver takes messages."""
+        if self._msix is not None and self._msix.is_enabled:
+            return self._msix
+        if self._msi is not None and self._msi.is_enabled:
+            return self._msi
+        return None
 
     def set_intx(self, high: bool) -> None:
         """Assert INTx or not; drivers that take messages aren't interrupted by it."""
@@ -199,8 +185,7 @@ class PciDevice(DeviceIo):
     @property
     def takes_messages(self) -> bool:
         """Whether the driver has enabled MSI-X or MSI."""
-        either = self._msix, self._msi
-        return any(cap is not None and cap.is_enabled for cap in either)
+        return self._sender() is not None
 
     # The bus' side
 
@@ -209,7 +194,8 @@ class PciDevice(DeviceIo):
 
         Raises InvalidDevice for attributes that can't be.
         """
-        self._check()
+        check_identity(self)
+        check_bars(self.bars)
         self._remap = remap
         self._line: Interrupt | None = None
         self._msix = self._msi = None
@@ -218,7 +204,7 @@ class PciDevice(DeviceIo):
             self._msix = Msix(self.msix_vectors, self._free_bar())
             bars.append(self._msix.bar)
         self.config = ConfigSpace()
-        self._define_header(bars)
+        define_header(self, self.config, {bar.kind for bar in bars})
         self._decoder = Decoder(bars, self.config, windows)
         if self.msi_vectors:
             self._msi = Msi(self.msi_vectors)
@@ -228,28 +214,7 @@ class PciDevice(DeviceIo):
         for capability in self.extra_capabilities():
             self.config.add(capability)
         self.config.keep_as_power_on()
-        self.dma = Dma(ram, self._is_master)
-
-    def _check(self) -> None:
-        name = type(self).__name__
-        if not hasattr(self, "vendor_id") or not hasattr(self, "device_id"):
-            raise InvalidDevice(f"{name} has no vendor_id or no device_id")
-        for field, bits in _IDENTITY.items():
-            value = getattr(self, field)
-            if not 0 <= value < 1 << bits:
-                raise InvalidDevice(f"{name}.{field} is {value:#x}: it has {bits} bits")
-        if not 0 <= self.msix_vectors <= MOST_MSIX_VECTORS:
-            raise InvalidDevice(
-                f"{name}.msix_vectors is {self.msix_vectors}: 0..{MOST_MSIX_VECTORS} "
-                "are possible"
-            )
-        count = self.msi_vectors
-        if not 0 <= count <= MOST_MSI_VECTORS or count & (count - 1):
-            raise InvalidDevice(
-                f"{name}.msi_vectors is {count}: 0, or a power of two up to "
-                f"{MOST_MSI_VECTORS}, is possible"
-            )
-        check_bars(self.bars)
+        self.dma = Dma(ram, self.config)
 
     def _free_bar(self) -> int:
         taken = {bar.index + at for bar in self.bars for at in range(bar.registers)}
@@ -260,25 +225,6 @@ class PciDevice(DeviceIo):
             )
         return free[0]
 
-    def _define_header(self, bars: Iterable[Bar]) -> None:
-        kinds = {bar.kind for bar in bars}
-        command = PCI_COMMAND_MASTER | PCI_COMMAND_PARITY | PCI_COMMAND_SERR
-        command |= BarKind.IO in kinds and PCI_COMMAND_IO
-        command |= bool(kinds - {BarKind.IO}) and PCI_COMMAND_MEMORY
-        command |= self.uses_intx and PCI_COMMAND_INTX_DISABLE
-        define = self.config.define
-        define(PCI_VENDOR_ID, 2, self.vendor_id)
-        define(PCI_DEVICE_ID, 2, self.device_id)
-        define(PCI_COMMAND, 2, 0, writable=command)
-        define(PCI_STATUS, 2, 0, owned=self.uses_intx and PCI_STATUS_INTERRUPT)
-        define(PCI_REVISION_ID, 1, self.revision)
-        define(PCI_CLASS_PROG, 3, self.class_code)
-        define(PCI_CACHE_LINE_SIZE, 1, 0, writable=0xFF)
-        define(PCI_SUBSYSTEM_VENDOR_ID, 2, self.subsystem_vendor_id)
-        define(PCI_SUBSYSTEM_ID, 2, self.subsystem_id)
-        define(PCI_INTERRUPT_LINE, 1, _NO_IRQ, writable=0xFF)
-        define(PCI_INTERRUPT_PIN, 1, self.uses_intx and _INTA)
-
     def read_config(self, offset: int, data: memoryview) -> None:
         """A read of configuration space, within 4 aligned bytes; a bus calls it."""
         with self.lock:
@@ -288,8 +234,15 @@ class PciDevice(DeviceIo):
         """Likewise; whether BARs are, or are not, where they were not, or were."""
         with self.lock:
             self.config.write(offset, data)
+            if offset == PCI_COMMAND:
+                self._follow_command()
             self._drive_line()
         return self.follow()
+
+    def _follow_command(self) -> None:
+        for own in self._msix, self._msi:
+            if own is not None:
+                own.follow()
 
     def follow(self, *, retry: bool = False) -> bool:
         """Have the BARs decoded as configuration space says; whether any moved.
@@ -325,7 +278,7 @@ class PciDevice(DeviceIo):
             self._line = next(iter(interrupts[msis[1] :]), None)
             self._decoder.assign(resources)
             irq = resources.get_legacy_irq()
-            self.config.set(PCI_INTERRUPT_LINE, 1, _NO_IRQ if irq is None else irq)
+            self.config.set(PCI_INTERRUPT_LINE, 1, NO_IRQ if irq is None else irq)
             self.config.keep_as_power_on()
 
     def get_trapped_io_resources(self) -> DeviceResources:
@@ -383,7 +336,7 @@ class PciDevice(DeviceIo):
             if self._msix is not None:
                 self._msix.reset()
             if self._msi is not None:
-                self._msi.messages.drop_pending()
+                self._msi.follow()
             self._drive_line()
             self.reset_device()
         self.follow()
@@ -439,6 +392,3 @@ class PciDevice(DeviceIo):
         self._line.set_level(
             bool(asserted) and not disabled and not self.takes_messages
         )
-
-    def _is_master(self) -> bool:
-        return bool(self.config.get(PCI_COMMAND, 2) & PCI_COMMAND_MASTER)

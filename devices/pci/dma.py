@@ -1,12 +1,12 @@
 """Dma: guest memory as one PCI function reaches it."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import NotRam
 
 if TYPE_CHECKING:
     from ..guest_ram import GuestRam
+    from .config_space import ConfigSpace
 
 
 class Dma:
@@ -18,17 +18,16 @@ class Dma:
     call from any thread.
     """
 
-    def __init__(self, ram: "GuestRam", is_master: Callable[[], bool]) -> None:
+    def __init__(self, ram: "GuestRam", config: "ConfigSpace") -> None:
         self.ram = ram
-        self.is_master = is_master
-        """Whether the guest lets the function access memory now."""
+        self._config = config
 
     def view(self, address: int, size: int) -> memoryview | None:
         """`size` bytes of RAM in place, as GuestRam gives them; None: can't be reached.
 
         One that is kept outlives the permission to use it: ask anew for each transfer.
         """
-        if not self.is_master():
+        if not self._config.is_bus_master:
             return None
         try:
             return self.ram.view(address, size)

@@ -1,6 +1,6 @@
 """Messages: a function's MSIs or MSI-Xs on their way out; the same for both."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ..errors import TriggerError
@@ -13,46 +13,70 @@ Message: TypeAlias = tuple[int, int]
 class Messages:
     """One interrupt for each vector, sent to where the guest wants it.
 
-    A vector that can't send yet is pending, and does when it can. All methods want the
-    device's lock held.
+    A vector that is masked is pending once it is raised, and sent when it is masked no
+    longer. `on_pending` is called when those that are pending have changed. All methods
+    want the device's lock held.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, on_pending: Callable[[], None] | None = None
+    ) -> None:
         self.pending = [False] * count
+        self._on_pending = on_pending or _nothing
         self._targets: Sequence[MsiInterrupt] = ()
         self._routed: list[Message | None] = [None] * count
+        self._sends: list[Callable[[], None] | None] = [None] * count
 
     def connect(self, targets: Sequence[MsiInterrupt]) -> None:
-        """Send by these, which know of no message yet; none at all disconnects."""
+        """Send by these, of which none has been told a message; or, by none, nothing.
+
+        All are masked then.
+        """
         self._targets = targets
-        self.forget_routes()
+        self.forget()
 
-    def forget_routes(self) -> None:
-        """Tell each target again where its message goes, when it is next told."""
+    def forget(self) -> None:
+        """Mask all, and tell each target anew where its message goes."""
         self._routed = [None] * len(self._routed)
+        self._sends = [None] * len(self._sends)
 
-    def fire(self, vector: int, message: Message | None) -> None:
-        """Send it, or have it pending where there is no `message` for now."""
-        self.pending[vector] = True
-        self.update(vector, message)
+    def fire(self, vector: int) -> None:
+        """Raise one. Raises TriggerError if the host can't deliver it."""
+        send = self._sends[vector]
+        if send is None:
+            self.pending[vector] = True
+            self._on_pending()
+        else:
+            send()
 
-    def update(self, vector: int, message: Message | None) -> None:
+    def set(self, vector: int, message: Message | None) -> None:
         """From now on `vector` is `message`, or masked: None. Sends what is pending."""
+        self._sends[vector] = None
         if message is None or vector >= len(self._targets):
             return
-        target = self._targets[vector]
-        if message != self._routed[vector]:
-            try:
-                target.route(*message)
-            except TriggerError:  # the guest's own message, which leads nowhere
-                self._routed[vector] = None
-                self.pending[vector] = False
-                return
-            self._routed[vector] = message
+        self._sends[vector] = send = self._route(vector, message)
         if self.pending[vector]:
             self.pending[vector] = False
-            target.trigger()
+            self._on_pending()
+            send()
+
+    def _route(self, vector: int, message: Message) -> Callable[[], None]:
+        """What sends it: nothing, where the guest's own message leads nowhere."""
+        target = self._targets[vector]
+        if message != self._routed[vector]:
+            self._routed[vector] = None
+            try:
+                target.route(*message)
+            except TriggerError:
+                return _nothing
+            self._routed[vector] = message
+        return target.trigger
 
     def drop_pending(self) -> None:
         """Forget what has not been sent."""
         self.pending = [False] * len(self.pending)
+        self._on_pending()
+
+
+def _nothing() -> None:
+    """Nobody is there to be told."""

@@ -31,8 +31,8 @@ _BODY: Final = 2  # what precedes the registers that `Capability` calls the body
 class Msi(Capability):
     """With 64-bit addresses, and a mask bit for each of `count`, a power of two.
 
-    What is raised while its vector is masked is pending, and sent when it no longer is;
-    what is raised while MSI is off is lost.
+    What is raised while its vector is masked, or the function isn't bus master, is
+    pending, and then sent; what is raised while MSI is off is lost.
     """
 
     def __init__(self, count: int) -> None:
@@ -47,37 +47,32 @@ class Msi(Capability):
         body = flags.to_bytes(2, "little").ljust(size, b"\0")
         super().__init__(PCI_CAP_ID_MSI, body, writable, owned)
         self.count = count
-        self.messages = Messages(count)
-
-    @property
-    def is_enabled(self) -> bool:
+        self.messages = Messages(count, self._show_pending)
+        self.is_enabled = False
         """Whether the driver takes messages, so that no line is raised."""
-        return bool(self.get(PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_ENABLE)
 
     def fire(self, vector: int) -> None:
         """Raise one, 0..count - 1: one of those few that the driver has enabled."""
         if self.is_enabled:
-            vector %= self._enabled
-            self.messages.fire(vector, self._message(vector))
-            self._show_pending()
+            self.messages.fire(vector % self._enabled)
 
     def after_write(self, at: int, size: int) -> None:
-        if not self.is_enabled:
-            self.messages.drop_pending()
-        self._update()
-
-    def _update(self) -> None:
-        """Follow the registers, which have changed."""
-        for vector in range(self._enabled):
-            self.messages.update(vector, self._message(vector))
-        self._show_pending()
+        self.follow()
 
     def restore(self) -> None:
         """Go on from the registers, configuration space being restored."""
         pending = self.get(PCI_MSI_PENDING_64, 4)
         self.messages.pending = [bool(pending >> at & 1) for at in range(self.count)]
-        self.messages.forget_routes()
-        self._update()
+        self.messages.forget()
+        self.follow()
+
+    def follow(self) -> None:
+        """Do as configuration space says, which has changed."""
+        self.is_enabled = bool(self.get(PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_ENABLE)
+        if not self.is_enabled:
+            self.messages.drop_pending()
+        for vector in range(self.count):
+            self.messages.set(vector, self._message(vector))
 
     @property
     def _enabled(self) -> int:
@@ -86,7 +81,9 @@ class Msi(Capability):
         return min(1 << (order >> PCI_MSI_FLAGS_QSIZE_SHIFT), self.count)
 
     def _message(self, vector: int) -> Message | None:
-        if not self.is_enabled or self.get(PCI_MSI_MASK_64, 4) >> vector & 1:
+        is_masked = self.get(PCI_MSI_MASK_64, 4) >> vector & 1
+        may_send = self.config.is_bus_master and not is_masked
+        if not self.is_enabled or not may_send or vector >= self._enabled:
             return None
         data = self.get(PCI_MSI_DATA_64, 2) & -self._enabled
         return self.get(PCI_MSI_ADDRESS_LO, 8), data | vector

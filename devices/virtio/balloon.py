@@ -65,6 +65,8 @@ class BalloonState(State):
     num_pages: Uint32
     actual: Uint32
     poison_val: Uint32
+    has_statistics: bool = False
+    """Whether it has a buffer of statistics, which it will be given once more."""
 
 
 class VirtioBalloon(VirtioDevice):
@@ -99,6 +101,7 @@ class VirtioBalloon(VirtioDevice):
         self._poison_val = 0
         self._on_statistics: list[OnStatistics] = []
         self._kept: Chain | None = None  # in which the driver waits to be asked
+        self._are_old = False  # the statistics that come next: from before a restore
 
     @property
     def target(self) -> int:
@@ -215,14 +218,16 @@ class VirtioBalloon(VirtioDevice):
         """It is kept until the next ones are wanted; some may be by now."""
         self._give_back_kept()
         self._kept = chain
-        data = chain.read(STATS_MAX * _STATISTIC.size)
-        told = _statistics(data)
+        are_old, self._are_old = self._are_old, False
+        if are_old:
+            if self._on_statistics:
+                self._give_back_kept()
+            return
+        told = _statistics(chain.read(STATS_MAX * _STATISTIC.size))
         if told:
             for tell in self._on_statistics:
                 tell(told)
             self._on_statistics.clear()
-        elif self._on_statistics and not data:  # it was read before the state was saved
-            self._give_back_kept()
 
     def _give_back_kept(self) -> None:
         if self._kept is not None:
@@ -236,12 +241,16 @@ class VirtioBalloon(VirtioDevice):
     def reset_queue(self, queue: "Virtqueue") -> None:
         if queue.index == _STATS_QUEUE:
             self._kept = None
+            self._are_old = False
 
     def reset(self) -> None:
         self._power_on()
 
     def state(self) -> BalloonState:
-        return BalloonState(self._num_pages, self._actual, self._poison_val)
+        has_statistics = self._kept is not None or self._are_old
+        return BalloonState(
+            self._num_pages, self._actual, self._poison_val, has_statistics
+        )
 
     def restore(self, state: State | None) -> None:
         saved = BalloonState.of(state)
@@ -251,6 +260,7 @@ class VirtioBalloon(VirtioDevice):
         self._num_pages = saved.num_pages
         self._actual = saved.actual
         self._poison_val = saved.poison_val
+        self._are_old = saved.has_statistics
 
 
 def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:

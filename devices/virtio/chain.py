@@ -24,7 +24,7 @@ Descriptor = tuple[int, int, int]
 
 
 class ChainState(State, kw_only=True):
-    """A chain that the device has: what it points to, and how far it has come."""
+    """A chain in flight: what it points to, and how far it has come."""
 
     head: Annotated[int, range(1 << 16)]
     buffers: Annotated[
@@ -143,20 +143,18 @@ class Chain:
         self.writable.clear()
         self.readable_size = self.writable_size = 0
 
-    def state(self) -> ChainState:
-        """What `of` makes it of again."""
+    def state(self, as_new: bool = False) -> ChainState:
+        """What `of` makes it of again; `as_new`, as when it was taken."""
         buffers = tuple(
             (addr, length, flags & VIRTQ_DESC_F_WRITE > 0)
             for addr, length, flags in self._buffers
         )
+        state = ChainState(head=self.head, slots=self.slots, buffers=buffers)
+        if as_new:
+            return state
         to_read = sum(size for _, size, is_writable in buffers if not is_writable)
-        return ChainState(
-            head=self.head,
-            slots=self.slots,
-            buffers=buffers,
-            was_read=to_read - self.readable_size,
-            was_written=self.written,
-        )
+        was_read = to_read - self.readable_size
+        return state.replace(was_read=was_read, was_written=self.written)
 
     @classmethod
     def of(cls, state: ChainState, ram: GuestRam) -> "Chain":

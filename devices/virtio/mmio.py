@@ -21,7 +21,7 @@ from ..resources import (
 from ..state import State
 from .device import VirtioDevice
 from .queue import Virtqueue
-from .registers import Again, Area, Registers, TransportState
+from .registers import Area, Registers, TransportState
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -102,8 +102,7 @@ class VirtioMmio(DeviceIo):
     ) -> None:
         self.device = device
         self.own_thread = device.own_thread
-        self.registers = Registers(device, ram)
-        self._again = Again(device, clock)
+        self.registers = Registers(device, ram, clock)
         self._by_acpi = by_acpi
         self._interrupt_status = 0
         # Apart from the device's: its driver's handler isn't to wait for its queues.
@@ -154,9 +153,6 @@ class VirtioMmio(DeviceIo):
     def get_author_device(self) -> VirtioDevice:
         return self.device
 
-    def assign_thread(self, call: Callable[[Callable[[], None]], None]) -> None:
-        self._again.call = call
-
     def get_report(self) -> str:
         return self.device.get_report()
 
@@ -169,7 +165,7 @@ class VirtioMmio(DeviceIo):
         self._interrupt(CONFIG_CHANGE)
 
     def serve_again(self, queue: Virtqueue) -> None:
-        self._again.ask(queue)
+        self.registers.serve_again(queue, self.call_soon)
 
     def _interrupt(self, why: int) -> None:
         with self._interrupt_lock:

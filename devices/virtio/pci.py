@@ -15,7 +15,7 @@ from ..pci.reg import PCI_CAP_ID_VNDR
 from ..state import State
 from .device import VirtioDevice
 from .queue import Virtqueue
-from .registers import Again, Area, Registers, TransportState
+from .registers import Area, Registers, TransportState
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -152,8 +152,7 @@ class VirtioPci(PciDevice):
         notify_size = NOTIFY_OFF_MULTIPLIER * len(device.queues)
         self.bars = [Bar(_BAR, 1 << (NOTIFY + notify_size - 1).bit_length())]
         self.msix_vectors = 1 + len(device.queues)
-        self.registers = Registers(device, ram)
-        self._again = Again(device, clock)
+        self.registers = Registers(device, ram, clock)
         self._forget_vectors()
         device.transport = self
         self._readers = self._make_readers()
@@ -187,9 +186,6 @@ class VirtioPci(PciDevice):
 
     def get_author_device(self) -> VirtioDevice:
         return self.device
-
-    def assign_thread(self, call: Callable[[Callable[[], None]], None]) -> None:
-        self._again.call = call
 
     def get_report(self) -> str:
         return self.device.get_report()
@@ -225,7 +221,7 @@ class VirtioPci(PciDevice):
         return isr
 
     def serve_again(self, queue: Virtqueue) -> None:
-        self._again.ask(queue)
+        self.registers.serve_again(queue, self.call_soon)
 
     # Accesses
 

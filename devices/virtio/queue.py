@@ -81,6 +81,7 @@ class Virtqueue:
         self.is_enabled = False
         self.broken = ""
         """What was wrong with the ring, if anything was."""
+        self._broke_at = 0, 0
         self.more = False
         """Whether the last iteration ended with chains left that nobody is told of.
 
@@ -147,6 +148,7 @@ class Virtqueue:
                 self._add(chain)
         except BrokenRing as error:
             self.broken = f"queue {self.index}: {error}"[:_MOST_TOLD]
+            self._broke_at = ring.position()
             self._stop()
             raise BrokenRing(self.broken) from None
         return chain
@@ -219,13 +221,13 @@ class Virtqueue:
         are back already: the ring may have lost those.
         """
         if self._ring is None:
-            return 0, 0
+            return self._broke_at
         return self._ring.position_before(list(self._in_flight))
 
     def state(self) -> VirtqueueState:
-        """All of it, chains in flight included."""
+        """All of it, chains in flight included; see `restore`."""
         ring = self._ring
-        next_avail, next_used = (0, 0) if ring is None else ring.position()
+        next_avail, next_used = self._broke_at if ring is None else ring.position()
         return VirtqueueState(
             size=self.size,
             desc=self.desc,
@@ -236,20 +238,24 @@ class Virtqueue:
             next_avail=next_avail,
             next_used=next_used,
             unseen=0 if ring is None else ring.unseen,
-            in_flight=tuple(chain.state() for chain in self._in_flight.values()),
+            in_flight=tuple(
+                chain.state(as_new=chain not in self._returned)
+                for chain in self._in_flight.values()
+            ),
         )
 
     def restore(self, state: VirtqueueState, ram: GuestRam, features: int) -> None:
         """Go on from `state`, with RAM as it was then and the same `features`.
 
-        `pop` gives the chains in flight once more, cursors where they were, so that a
-        device needn't save them itself; it is to look at the queue.
+        `pop` gives the chains in flight once more, so that a device needn't save them
+        itself; it is to look at the queue. They come as new, but for those that were
+        put back: these as far as they had been used.
         Raises InvalidState, with nothing changed, for what can't be.
         """
         ring, chains = None, []
         areas = state.desc, state.driver, state.device
+        start = state.next_avail, state.next_used
         if state.is_enabled and not state.broken:
-            start = state.next_avail, state.next_used
             try:
                 ring = self._ring_at(ram, features, state.size, areas, start)
                 chains = [Chain.of(chain, ram) for chain in state.in_flight]
@@ -262,5 +268,6 @@ class Virtqueue:
         self.desc, self.driver, self.device = areas
         self.is_enabled = state.is_enabled
         self.broken = state.broken
+        self._broke_at = start
         self._in_flight.update({chain.head: chain for chain in chains})
         self._returned.extend(chains)

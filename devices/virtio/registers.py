@@ -37,6 +37,7 @@ _DRIVERS: Final = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK | FAILED
 
 Area: TypeAlias = Literal["desc", "driver", "device"]
 """A part of a queue in guest memory, by the name of Virtqueue's attribute."""
+_CallSoon: TypeAlias = Callable[[Callable[[], None]], None]
 
 _WORD: Final = (1 << 32) - 1
 _Word = Annotated[int, range(1 << 32)]
@@ -45,8 +46,7 @@ _Word = Annotated[int, range(1 << 32)]
 class RegistersState(State, kw_only=True):
     """What a driver has written, and what has become of it, but for the device's own.
 
-    `config` is the configuration space as it was looked at last; `trouble` is why the
-    device needs a reset.
+    `config` is the configuration space; `trouble` is why the device needs a reset.
     """
 
     device_feature_select: _Word
@@ -104,43 +104,18 @@ def with_device(kind: type[_State], own: type[State]) -> type[_State]:
     return cast("type[_State]", made)
 
 
-class Again:
-    """`Transport.serve_again`: however often it is asked for a queue, it does so once.
-
-    `call` calls what it is given on the device's own thread, if it has one.
-    """
-
-    def __init__(self, device: VirtioDevice, clock: "Clock") -> None:
-        self.call: Callable[[Callable[[], None]], None] = _call_here
-        self._device = device
-        self._clock = clock
-        self._due: set[Virtqueue] = set()
-
-    def ask(self, queue: Virtqueue) -> None:
-        """From any thread; it doesn't block."""
-        if queue not in self._due:
-            self._due.add(queue)
-            soon = self._clock.now_ns() + 1  # or a clock might not get past it
-            serve = partial(self._serve, queue)
-            self._clock.call_at(soon, lambda: self.call(serve))
-
-    def _serve(self, queue: Virtqueue) -> None:
-        self._due.discard(queue)
-        self._device.serve(queue)
-
-
-def _call_here(function: Callable[[], None]) -> None:
-    function()
-
-
 class Registers:
     """One device's, over `ram`; its transport calls these with `device.lock` held."""
 
-    def __init__(self, device: VirtioDevice, ram: "GuestRam") -> None:
+    def __init__(self, device: VirtioDevice, ram: "GuestRam", clock: "Clock") -> None:
         self.device = device
+        self.was_found = False
+        """Whether a driver has ever looked for it."""
         self.stray_kicks = 0
         """Those of queues that there aren't."""
         self._ram = ram
+        self._clock = clock
+        self._due: set[Virtqueue] = set()  # to be served, and not yet
         self._clear()
 
     def _clear(self) -> None:
@@ -175,6 +150,7 @@ class Registers:
         if value == 0:
             self.reset()
             return
+        self.was_found = True
         if before & ~value or before & FAILED:
             return
         self._status |= value & (ACKNOWLEDGE | FAILED)
@@ -310,6 +286,29 @@ class Registers:
         else:
             self.stray_kicks += 1
 
+    def serve_again(self, queue: Virtqueue, call_soon: _CallSoon | None) -> None:
+        """Soon, on the clock's thread, or by `call_soon` on another.
+
+        But not while the guest stands still, when a device that is asked for its state
+        has to do so, too.
+        """
+        if queue in self._due:  # or a guest that kicks could have ever more called
+            return
+        self._due.add(queue)
+        serve: Callable[[], None] = partial(self._serve, queue)
+        if call_soon is not None:
+            serve = partial(call_soon, serve)
+        soon = self._clock.now_ns() + 1  # later, or a clock might not get past it
+        self._clock.call_at(soon, serve)
+
+    def _serve(self, queue: Virtqueue) -> None:
+        self._due.discard(queue)
+        try:
+            self.device.serve(queue)
+        except Exception as error:
+            error.add_note(f"when device {self.device.name} was at its queues")
+            raise
+
     # The configuration space
 
     @property
@@ -344,6 +343,7 @@ class Registers:
 
     def state(self) -> RegistersState:
         """All that isn't the device's own."""
+        self._look_at_config()  # what was changed before isn't news afterwards
         queues = self.device.queues
         return RegistersState(
             device_feature_select=self.device_feature_select,

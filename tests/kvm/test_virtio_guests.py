@@ -1,5 +1,6 @@
 """Linux's own drivers at a virtio device of a user's, by every way to it."""
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,10 +86,15 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 @pytest.fixture
-def machine(way: dict[str, Any]) -> Iterator[Machine]:
-    """One that runs, with an agent and Lines."""
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def machine(way: dict[str, Any], lines: Lines) -> Iterator[Machine]:
+    """One that runs, with an agent and `lines`."""
     with Machine(config(agent=True, **way)) as machine:
-        machine.plug(Lines())
+        machine.plug(lines)
         machine.start()
         yield machine
 
@@ -164,7 +170,7 @@ def test_it_is_there_after_each_reset(way: dict[str, Any], tmp_path: Path) -> No
         machine.plug(lines)
         machine.start()
         for _ in range(3):
-            machine.console.expect("256\r?\nthrough", timeout=DEADLINE)
+            machine.console.expect(re.compile(rb"256\r?\nthrough"), DEADLINE)
         machine.stop()
         result = machine.wait(DEADLINE)
     assert ("virtio_mmio.device=512@" in result.cmdline) is (
@@ -211,20 +217,20 @@ def test_a_device_that_raises_ends_the_run_with_its_name(way: dict[str, Any]) ->
     assert "division by zero" in result.detail
 
 
-def test_hostile_root_gets_a_warning_and_nothing_else(machine: Machine) -> None:
+def test_hostile_root_gets_warnings_at_most(machine: Machine, lines: Lines) -> None:
     """It sets the registers up once more, by /dev/mem, under Linux's driver."""
-    told: list[str] = []
-    machine.on_warning = told.append
     read(machine)
+    resets = lines.resets
     base = 0xFC00_0000 if machine.config.transport == "mmio" else 0xE010_0000
-    ports = "0x14 0x70 0x30 0x38 0x44 0x80 0x90 0xa0 0x50 0x64 0xc0 0x100 0x3000"
+    ports = "0x14 0x70 0x30 0x38 0x44 0x80 0xa0 0x50 0x64 0xc0 0x100 0x3000"
     machine.guest.run(
-        f"for value in 0 1 2 3 11 15 128 255 65535 4294967295; do for at in {ports}; "
-        f"do for width in 8 16 32; do devmem $(({base} + at)) $width $value; "
+        f"for value in 0 1 15 255 65535 4294967295; do for at in {ports}; "
+        f"do for width in 8 32; do devmem $(({base} + at)) $width $value; "
         f"devmem $(({base} + at)) $width; done; done; done",
         timeout=DEADLINE,
     )
     assert machine.guest.run("echo alive", text=True).stdout == "alive\n"
+    assert lines.resets > resets
     assert len(machine.warnings) <= 8
     machine.stop()
     assert machine.wait(DEADLINE).reason is ExitReason.STOPPED
@@ -234,3 +240,21 @@ def test_there_is_no_hotplug(machine: Machine) -> None:
     with pytest.raises(ConfigError, match=r"Lines is a virtio device.*no hotplug"):
         machine.plug(Lines())
     wait_until(lambda: len(read(machine)) > 0, "the first one works")
+
+
+@pytest.mark.parametrize("kind", [Lines, LinesOfItsOwn])
+def test_snapshots_of_a_busy_device_lose_nothing(
+    way: dict[str, Any], kind: type[Lines]
+) -> None:
+    """Neither a kick nor an interrupt: the reader in each clone comes to its end."""
+    with Machine(config(agent=True, **way)) as machine:
+        machine.plug(kind())
+        machine.start()
+        with machine.guest.popen("dd if=/dev/hwrng of=/dev/null bs=64 2>/dev/null"):
+            for _ in range(5):
+                with machine.snapshot() as snapshot, snapshot.clone() as clone:
+                    for _ in range(2):
+                        clone.guest.run("killall dd", timeout=DEADLINE)
+                        assert len(read(clone)) >= 8
+                        clone.reset()
+        read(machine)

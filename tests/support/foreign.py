@@ -40,13 +40,13 @@ class Source(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program of a package, by its path, and the libraries that it is linked with.
+    """Programs of a package, by their paths, and what libraries they are linked with.
 
     They get the paths below `root` that they have in a guest: see program_files().
     """
 
     package: str
-    path: str
+    paths: tuple[str, ...]
 
 
 _INSTALLER: Final = (
@@ -77,8 +77,9 @@ SOURCES: Final[dict[str, Source | Program]] = {
             "pvpanic.ko": "./*/pvpanic.ko",
         },
     ),
-    "fio": Program("fio", "usr/bin/fio"),
-    "stress-ng": Program("stress-ng", "usr/bin/stress-ng"),
+    "fio": Program("fio", ("usr/bin/fio",)),
+    "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
+    "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
 }
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES: Final = "lib/x86_64-linux-gnu"
@@ -174,7 +175,7 @@ def _download(source: Source, work: Path) -> Path:
 
 
 def _install(program: Program, work: Path) -> None:
-    """Put the program, its libraries and what loads them below `work`/root."""
+    """Put the programs, their libraries and what loads them below `work`/root."""
     options = _apt_options()
     shown = _run(
         "apt-cache", *options, "depends", "--recurse", *DEPENDS, program.package
@@ -189,10 +190,13 @@ def _install(program: Program, work: Path) -> None:
     private = sorted({path.parent for path in unpacked.rglob("*.so.*")})
     places = ":".join(map(str, [*standard, *private]))
     loader = str(unpacked / LOADER)
-    listed = _run(loader, "--library-path", places, "--list", unpacked / program.path)
-    libraries = map(Path, re.findall(r"=> (\S+)", listed))
+    listed = (
+        _run(loader, "--library-path", places, "--list", unpacked / path)
+        for path in program.paths
+    )
+    libraries = map(Path, re.findall(r"=> (\S+)", "".join(listed)))
     wanted = {f"{LIBRARIES}/{path.name}": path for path in libraries}
-    wanted |= {name: unpacked / name for name in (LOADER, program.path)}
+    wanted |= {name: unpacked / name for name in (LOADER, *program.paths)}
     for name, path in wanted.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / name)

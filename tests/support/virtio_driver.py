@@ -78,6 +78,7 @@ class VirtioDriver(ABC):
     ) -> None:
         self.ram, self.size, self.features = ram, size, features
         self.has_event_idx = bool(features & EVENT_IDX)
+        self.is_packed = bool(features & PACKED)
         self.areas = self._lay_out(region.start)
         """Descriptor area, driver area, device area."""
         ends = zip(self.areas, self.area_sizes(), strict=True)

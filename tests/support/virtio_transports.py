@@ -17,9 +17,6 @@ from vmm.devices.pci.reg import (
     PCI_CAPABILITY_LIST,
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
-    PCI_MSIX_ENTRY_DATA,
-    PCI_MSIX_ENTRY_SIZE,
-    PCI_MSIX_ENTRY_VECTOR_CTRL,
     PCI_MSIX_FLAGS,
     PCI_MSIX_FLAGS_ENABLE,
     PCI_MSIX_TABLE,
@@ -46,6 +43,7 @@ VERSION_1: Final = 1 << 32
 
 RAM_SIZE: Final = 0x40000
 SLOT: Final = 3  # of a PCI bus
+QUEUES_AT_MOST: Final = 8  # have memory of their own
 REGION: Final = 0x4000
 """Of RAM for each queue and its buffers; that of queue 0 begins here."""
 
@@ -160,7 +158,7 @@ class TransportDriver:
         """Give a queue a ring, and enable it."""
         self.set("queue_select", queue)
         self.set("queue_size", size)
-        at = REGION * (1 + queue % len(self.device.queues))
+        at = REGION * (1 + queue % QUEUES_AT_MOST)
         region = range(at, at + REGION)
         ring = VirtioDriver.make(self.ram, region, max(size % 64, 1), self.features)
         self.rings[queue] = ring
@@ -315,10 +313,10 @@ class PciDriver(TransportDriver):
         where = self.function.get(at + PCI_MSIX_TABLE)
         table = self.function.get(PCI_BASE_ADDRESS_0 + 4 * (where & 7)) & ~0xF
         for vector in range(len(self.lines) - 1):
-            entry = table + PCI_MSIX_ENTRY_SIZE * vector
+            entry = table + 16 * vector
             self.rig.store(entry, 0xFEE0_0000)
-            self.rig.store(entry + PCI_MSIX_ENTRY_DATA, 0x40 + vector)
-            self.rig.store(entry + PCI_MSIX_ENTRY_VECTOR_CTRL, 0)
+            self.rig.store(entry + 8, 0x40 + vector)
+            self.rig.store(entry + 12, 0)  # not masked
         self.function.set(at + PCI_MSIX_FLAGS, PCI_MSIX_FLAGS_ENABLE, 2)
 
     def negotiate(self, features: int = VERSION_1) -> None:

@@ -374,6 +374,13 @@ RESTORE_OPTIONS: Final = {
     for title, options in RUN_OPTIONS.items()
     if (kept := [option for option in options if option[0] in _RESTORABLE])
 }
+# And what they are made of, for who only wants to know.
+_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {"--debugcon"}
+MACHINE_OPTIONS: Final = {
+    title: kept
+    for title, options in RUN_OPTIONS.items()
+    if (kept := [option for option in options if option[0] not in _NO_DEVICE])
+}
 OPTIONS_OF: Final = {"run": RUN_OPTIONS, "restore": RESTORE_OPTIONS}
 EXCLUSIVE: Final = ("--exec", "--script")
 

@@ -190,8 +190,7 @@ def _run_machine(
             return _shell(machine, options), machine.error
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
-        if machine.console.mid_line and _shares_our_screen(options):
-            show("\n")  # so that what we say starts on a line of its own
+        _say_hints(machine, options)
         if machine.paused is not None:
             _hold(machine, result, options)
             options.quiet = True  # all has been said
@@ -207,6 +206,15 @@ def _say_what_to_expect(machine: Machine, *, boots: bool) -> None:
     for warning in machine.warnings:
         say(f"warning: {warning}")
     machine.on_warning = lambda warning: say(f"warning: {warning}")
+
+
+def _say_hints(machine: Machine, options: Options) -> None:
+    """On lines of their own, as all that we say now."""
+    if machine.console.mid_line and _shares_our_screen(options):
+        show("\n")
+    if not options.quiet:
+        for hint in machine.hints():
+            say(f"hint: {hint}")
 
 
 def _shell(machine: Machine, options: Options) -> RunResult:

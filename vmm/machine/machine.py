@@ -5,11 +5,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from ..boot.layout import ANY_MMIO, device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
-from ..devices.bus.resource_manager import PoolLayout, ResourceManager
 from ..devices.device_io import DeviceIo
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
@@ -21,7 +19,13 @@ from ..memory import GuestMemory
 from ..result import ExitReason, RunResult
 from ..vcpu.control import End
 from ..watch.panic import PanicWatch
-from .builder import SavedBoot, asked_symbols, chosen_quirks, open_boot
+from .builder import (
+    SavedBoot,
+    asked_symbols,
+    chosen_quirks,
+    open_boot,
+    resource_pools,
+)
 from .device_manager import DeviceManager
 from .extras import Extras
 from .legacy_devices import LegacyDevices, acpi_devices
@@ -45,6 +49,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..profile.recorder import Profile
     from .balloon import Balloon
     from .builder import Boot
+    from .devices_table import DeviceRow
     from .disks import Disk, Disks
     from .pci import Pci
     from .snapshot import Snapshot
@@ -113,10 +118,12 @@ class Machine:
             self._loop = EventLoop(outcomes.loop_failed)
             stack.callback(self._loop.close)
             clock = GuestClock(self._loop)
-            addresses = device_addresses(boot.ram)
-            pools = ResourceManager(PoolLayout(addresses=addresses, any_mmio=ANY_MMIO))
             self._devices = DeviceManager(
-                pools, IoManager(), self._loop, self._state, posts=setup.posts
+                resource_pools(boot.ram, acpi=self.config.acpi),
+                IoManager(),
+                self._loop,
+                self._state,
+                posts=setup.posts,
             )
             self._state.is_device_thread = self._devices.is_own_thread
             tap = None if profile is None else profile.console
@@ -148,8 +155,11 @@ class Machine:
             """The guest's time, for devices: it stands still while the guest does."""
             self._virtio: Virtio | None = None
             self._base = None if snapshot is None else snapshot.base
-            extras = Extras(self.config, self._devices, outcomes)
-            extras.plug(self._loop, clock, self._state, memory, self.console, stack)
+            extras = Extras(
+                *(self.config, self._devices, outcomes),
+                *(self.console, self._legacy.serial, self.plug),
+            )
+            extras.plug(self._loop, clock, self._state, memory, stack)
             self._disks: Disks | None = None
             if self.config.disks:
                 self._disks = self._new_disks(snapshot, stack)
@@ -305,8 +315,9 @@ class Machine:
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
         disks = () if self._disks is None else self._disks.freeze()
+        has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
-            self.config,
+            self.config.replace(pci=True) if has_pci else self.config,
             self._ram.freeze(),
             saved,
             cmdline=self._life.instance.cmdline,
@@ -375,11 +386,7 @@ class Machine:
             return
         self._check_before_start(device.name, "virtio", "plugged in")
         virtio = self._transports()
-        try:
-            self._plug(virtio.wrap(device))
-        except BaseException:
-            virtio.forget(device)
-            raise
+        virtio.plug(device, self._plug)
 
     def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
@@ -389,6 +396,12 @@ class Machine:
         if self._pci is None:
             self._pci = self._new_pci(device)
         self._pci.plug(cast("PciDevice", device))
+
+    def devices_table(self) -> "list[DeviceRow]":
+        """What it has now: RAM, KVM's own chips, and all that is plugged in."""
+        from .devices_table import devices_table
+
+        return devices_table(self._ram_ranges, self._devices.plugged())
 
     def _check_before_start(self, name: str, kind: str, what: str) -> None:
         if self.state is not MachineState.CREATED:
@@ -417,6 +430,10 @@ class Machine:
                 way = way_to(self.config, self._boot)
             self._virtio = Virtio(self._ram, self.clock, self.warn, way)
         return self._virtio
+
+    def hints(self) -> list[str]:
+        """What may be worth to know about a run that isn't what was expected."""
+        return [] if self._virtio is None else self._virtio.hints()
 
     def warn(self, text: str) -> None:
         """One more of `warnings`, which `on_warning` is told of on the loop's thread.

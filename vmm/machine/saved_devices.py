@@ -1,7 +1,7 @@
 """SavedDevice: what a snapshot has of a device, and how another one goes on from it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from ..devices.device_io import DeviceIo, Locked
 from ..devices.errors import InvalidState
@@ -9,6 +9,9 @@ from ..devices.record import Record
 from ..devices.state import State
 from ..errors import ConfigError
 from .device_manager import DeviceManager
+
+if TYPE_CHECKING:  # most machines have none
+    from ..devices.pci.device import PciDevice
 
 Kept: TypeAlias = State | dict[str, Any] | None
 """What something keeps; from a file as JSON has it, which its own class can read."""
@@ -39,9 +42,9 @@ def _save(device: DeviceIo) -> SavedDevice:
 def _place_of(device: DeviceIo) -> str:
     """Where the guest finds it at power-on."""
     where = repr(device.get_assigned_resources())
-    return (
-        f"PCI slot {getattr(device, 'slot', None)}, {where}" if device.is_pci else where
-    )
+    if device.is_pci:
+        return f"PCI slot {cast('PciDevice', device).slot}, {where}"
+    return where
 
 
 def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> None:
@@ -58,6 +61,9 @@ def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> Non
     with manager.routing_together():
         for device, state in zip(devices, states, strict=True):
             device.restore(state)
+    for device in devices:
+        if device.is_pci:  # what was in the way of its BARs has moved, too
+            cast("PciDevice", device).follow(retry=True)
 
 
 def class_of(device: DeviceIo) -> type:

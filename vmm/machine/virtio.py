@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from ..devices.device_io import DeviceIo
-from ..devices.errors import NoDevice
+from ..devices.errors import NoDevice, ResourceError
 from ..devices.record import Record
 from ..devices.virtio.device import VirtioDevice
 from ..errors import ConfigError
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ..config import MachineConfig
     from ..devices.clock import Clock
     from ..devices.guest_ram import GuestRam
+    from ..devices.virtio.mmio import VirtioMmio
+    from ..devices.virtio.pci import VirtioPci
     from .builder import Boot, SavedBoot
     from .saved_vm import SavedVm
 
@@ -91,30 +93,39 @@ class Virtio:
         self._clock = clock
         self._tell = tell
         self._way = way
-        self._transports: dict[VirtioDevice, DeviceIo] = {}
+        self._transports: dict[VirtioDevice, VirtioPci | VirtioMmio] = {}
         self._told: dict[VirtioDevice, int] = {}
 
-    def wrap(self, device: VirtioDevice) -> DeviceIo:
-        """The transport to be plugged in for `device`. Raises ConfigError."""
+    def plug(self, device: VirtioDevice, plug: Callable[[DeviceIo], None]) -> None:
+        """`plug` in a transport for `device`.
+
+        Raises ConfigError, and what `plug` raises, with the name of the device.
+        """
         if device in self._transports:
             raise ConfigError(f"{device.name} is plugged in already")
-        transport: DeviceIo
+        transport = self._transport(device)
+        device.on_trouble = partial(self._has_trouble, device)
+        self._transports[device] = transport
+        try:
+            plug(transport)
+        except BaseException as error:
+            self.forget(device)
+            if isinstance(error, ResourceError) and not transport.is_pci:
+                raise type(error)(f"{device.name}: {error}") from None
+            raise
+
+    def _transport(self, device: VirtioDevice) -> "VirtioPci | VirtioMmio":
         if self._way.by_pci:
             from ..devices.virtio.pci import VirtioPci
 
-            transport = VirtioPci(device, self._ram, self._clock)
-        else:
-            from ..devices.virtio.mmio import VirtioMmio
+            return VirtioPci(device, self._ram, self._clock)
+        from ..devices.virtio.mmio import VirtioMmio
 
-            transport = VirtioMmio(
-                device, self._ram, self._clock, by_acpi=self._way.by_acpi
-            )
-        self._transports[device] = transport
-        device.on_trouble = partial(self._has_trouble, device)
-        return transport
+        by_acpi = self._way.by_acpi
+        return VirtioMmio(device, self._ram, self._clock, by_acpi=by_acpi)
 
     def transport_of(self, device: VirtioDevice) -> DeviceIo:
-        """What `wrap` gave for it. Raises NoDevice if it isn't plugged in."""
+        """What is plugged in for it. Raises NoDevice if it isn't plugged in."""
         if device not in self._transports:
             raise NoDevice(f"{device.name} is not plugged in")
         return self._transports[device]
@@ -123,6 +134,17 @@ class Virtio:
         """It isn't plugged in any more, or could not be."""
         self._transports.pop(device, None)
         device.on_trouble = None
+
+    def hints(self) -> list[str]:
+        """Which of them no driver has looked for, and why that may be."""
+        way = "on the PCI bus" if self._way.by_pci else "by MMIO"
+        lacks = "CONFIG_VIRTIO_PCI" if self._way.by_pci else "CONFIG_VIRTIO_MMIO"
+        return [
+            f"{device.name}: no driver has looked for it {way}: has the kernel "
+            f"{lacks}, or its initrd the module?"
+            for device, transport in self._transports.items()
+            if not transport.registers.was_found
+        ]
 
     def _has_trouble(self, device: VirtioDevice, why: str) -> None:
         told = self._told[device] = self._told.get(device, 0) + 1

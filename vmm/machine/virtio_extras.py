@@ -6,11 +6,57 @@ from contextlib import ExitStack
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.clock import Clock
+from ..devices.serial import Serial
+from ..devices.sink import Sink
 from ..devices.virtio.console import ConsolePort, VirtioConsole
 from ..devices.virtio.device import VirtioDevice
 from ..event_loop import EventLoop
 from ..memory import GuestMemory
 from .balloon import Balloon
+
+
+class AfterSerial:
+    """hvc0's way into the console's sink: behind what ttyS0 has printed before.
+
+    The kernel changes from one to the other in the middle of its messages, when KVM and
+    the run loop may have collected some of ttyS0's: nothing is taken before they were
+    asked for those, by `collect`, which calls what it is given when they have come.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        serial: Serial,
+        loop: EventLoop,
+        collect: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self.on_room: Callable[[], None] | None = None
+        sink.on_room = self._tell
+        self._sink = sink
+        self._serial = serial
+        self._loop = loop
+        self._collect = collect
+        self._has_asked = False
+        self._may_pass = False
+
+    def write(self, data: bytes, /) -> int:
+        """As a Sink does; not before its turn."""
+        if self._may_pass or not self._serial.is_collecting:
+            self._may_pass = False
+            return self._sink.write(data)
+        if not self._has_asked:
+            self._has_asked = True
+            self._collect(lambda: self._loop.call_soon(self._go_on))
+        return 0
+
+    def _go_on(self) -> None:
+        self._serial.flush()
+        self._has_asked, self._may_pass = False, True
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.on_room is not None:
+            self.on_room()
 
 
 class VirtioExtras:
@@ -27,10 +73,20 @@ class VirtioExtras:
         self._config = config
         self._plug = plug
 
-    def plug_console(self, console: Console) -> None:
-        """hvc0. A device of its own, which tells its size as all drivers know it."""
+    def plug_console(
+        self,
+        console: Console,
+        serial: Serial,
+        loop: EventLoop,
+        collect: Callable[[Callable[[], None]], None],
+    ) -> None:
+        """hvc0. A device of its own, which tells its size as all drivers know it.
+
+        `serial` is ttyS0, which prints to the same `console`; see AfterSerial.
+        """
+        sink = AfterSerial(console.branch(), serial, loop, collect)
         on_room = console.events.in_buffer_empty
-        port = ConsolePort(console.branch(), is_console=True, on_room=on_room)
+        port = ConsolePort(sink, is_console=True, on_room=on_room)
         device = VirtioConsole([port])
         console.connect(port, device.resize)
         self._plug("console_device", device)

@@ -1,6 +1,6 @@
 """Where in guest physical memory devices may be."""
 
-from itertools import pairwise
+import itertools
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_pcis_windows_are_free_and_apart_from_what_others_get(size: int) -> None
     for first, last in windows:
         assert any(low <= first <= last <= high for low, high in free)
     ordered = sorted([*windows, *ANY_MMIO])
-    for (_, last), (first, _) in pairwise(ordered):
+    for (_, last), (first, _) in itertools.pairwise(ordered):
         assert last < first
 
 

@@ -455,3 +455,28 @@ def test_a_report_is_text_whatever_a_device_says(
     monkeypatch.setattr(device, "get_report", lambda: said)
     rig.manager.add(device)
     assert rig.manager.reports() == shown
+
+
+# Another in its place
+
+
+def test_a_device_is_replaced_in_the_order_of_all(rig: Rig) -> None:
+    first, old, last, new = (
+        Device([PioAddressConstraint.at(port, 4)])
+        for port in (PORT, PORT + 4, PORT + 8, PORT + 4)
+    )
+    for device in (first, old, last):
+        rig.manager.add(device)
+    rig.manager.replace(old, new)
+    assert rig.manager.plugged() == [first, new, last]
+    assert rig.bus.device_at_port(PORT + 4) is new
+    assert old.get_assigned_resources() == DeviceResources()
+
+
+def test_what_can_not_take_the_place_leaves_it_as_it_was(rig: Rig) -> None:
+    old, last = Device(()), Device()
+    for device in (old, last):
+        rig.manager.add(device)
+    with pytest.raises(ResourceError):
+        rig.manager.replace(old, Device())
+    assert rig.manager.plugged() == [old, last]

@@ -282,7 +282,7 @@ def test_a_device_that_keeps_nothing_has_the_pci_part() -> None:
     assert type(state) is PciState
     device.reset()
     device.restore(through_json(state))
-    assert device.dma.is_master()
+    assert device.config.is_bus_master
 
 
 def test_interrupts_come_from_any_thread_while_the_driver_masks(

@@ -157,15 +157,21 @@ def test_what_is_raised_while_msix_is_off_is_lost(rig: MessageRig) -> None:
     assert (rig.pending(), sum(rig.edges)) == (0, 0)
 
 
-def test_nothing_is_sent_by_who_is_no_bus_master(rig: MessageRig) -> None:
+def test_who_is_no_bus_master_sends_nothing_until_it_is(rig: MessageRig) -> None:
     rig.control(ENABLE)
     rig.entry(0, LAPIC, 0x41)
     rig.function.command(PCI_COMMAND_MEMORY)
     rig.device.interrupt(0)
+    assert (rig.pending(), rig.edges[0]) == (1, 0)
     rig.function.command(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
-    assert rig.edges[0] == 0
+    assert (rig.pending(), rig.edges[0]) == (0, 1)
+    rig.control(0)
+    write_msi(rig, LAPIC, 0x41)
+    rig.function.command(PCI_COMMAND_MEMORY)
     rig.device.interrupt(0)
-    assert rig.edges[0] == 1
+    assert rig.edges[5] == 0
+    rig.function.command(PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
+    assert rig.edges[5] == 1
 
 
 def test_case_27_a_dword_to_vector_control(rig: MessageRig) -> None:
@@ -301,6 +307,8 @@ def test_msi_has_mask_and_pending_bits(rig: MessageRig) -> None:
     assert rig.function.get(rig.msi + PCI_MSI_PENDING_64) == 0b1000
     rig.function.set(rig.msi + PCI_MSI_FLAGS, 0, 2)
     assert rig.function.get(rig.msi + PCI_MSI_PENDING_64) == 0
+    rig.function.set(rig.msi + PCI_MSI_FLAGS, 0x21, 2)
+    assert sum(rig.edges) == 3
 
 
 def test_msix_goes_before_msi(rig: MessageRig) -> None:

@@ -22,6 +22,13 @@ def test_a_conversation_goes_round_the_ring_many_times(features: int) -> None:
     QueueRig(features).converse(*(b"message %d" % at for at in range(50)))
 
 
+def test_chains_lie_across_the_end_of_the_ring(rig: QueueRig) -> None:
+    for at in range(20):
+        request = rig.driver.send([b"%d" % at, b"two"], [1])
+        assert rig.answer_all() == [b"%dtwo" % at]
+        assert rig.driver.collect() == [request]
+
+
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
 def test_a_packed_ring_may_have_any_size(size: int) -> None:
     rig = QueueRig(PACKED | EVENT_IDX | INDIRECT_DESC, size)
@@ -46,6 +53,7 @@ def test_a_queue_that_is_not_enabled_has_nothing() -> None:
     assert queue.pop() is None
     assert list(queue) == []
     assert not queue.needs_interrupt()
+    queue.push_all([])
 
 
 @pytest.mark.parametrize("size", [0, -1, 32769])

@@ -63,14 +63,27 @@ def test_chains_in_flight_come_again_in_their_order(rig: QueueRig) -> None:
     assert rig.driver.collect() == requests
 
 
-def test_chains_in_flight_come_again_as_far_as_they_were_used(rig: QueueRig) -> None:
-    request = rig.driver.send([b"head", b"data"], [4, 4], indirect=True)
+def test_chains_in_flight_come_again_as_new(rig: QueueRig) -> None:
+    rig.driver.send([b"head", b"data"], [4, 4])
     chain = rig.pop()
     chain.read(6)
     chain.write(b"answ")
     moved(rig)
     chain = rig.pop()
+    assert texts(chain.readable) == [b"head", b"data"]
+    assert (chain.written, chain.writable_size) == (0, 8)
+
+
+def test_chains_that_were_put_back_come_again_as_they_were(rig: QueueRig) -> None:
+    request = rig.driver.send([b"head", b"data"], [4, 4], indirect=True)
+    chain = rig.pop()
+    chain.read(6)
+    chain.write(b"answ")
+    rig.queue.put_back(chain)
+    moved(rig)
+    chain = rig.pop()
     assert texts(chain.readable) == [b"ta"]
+    assert chain.readable_size == 2
     assert (chain.written, chain.writable_size) == (4, 4)
     chain.write(b"er")
     rig.queue.push(chain)
@@ -119,6 +132,15 @@ def test_a_broken_queue_stays_broken(rig: QueueRig) -> None:
     rig.send(b"hello")
     assert queue.pop() is None
     assert moved(rig).broken == why
+
+
+def test_a_broken_queue_stands_behind_what_broke_it(rig: QueueRig) -> None:
+    rig.converse(b"one", b"two")
+    rig.driver.offer([(1 << 63, 1, False)])
+    rig.broken()
+    position = rig.queue.position()
+    assert position[0] & 0x7FFF == (5 if rig.features & PACKED else 3)
+    assert moved(rig).position() == position
 
 
 def test_a_reason_of_any_length_can_be_saved() -> None:
@@ -229,6 +251,7 @@ def test_chains_that_the_driver_has_written_over_are_not_taken_again(
     rig.send(b"one")
     rig.pop()
     ring = rig.driver.areas[0 if rig.features & PACKED else 1]
-    rig.ram.write(ring, bytes(range(100, 116)))
     state = rig.queue.state()
-    assert rig.queue.position() == (state.next_avail, state.next_used)
+    for garbage in (bytes(range(100, 116)), b"\0" * 14 + b"\5\0"):
+        rig.ram.write(ring, garbage)
+        assert rig.queue.position() == (state.next_avail, state.next_used)
