@@ -24,7 +24,7 @@ Views = Sequence[memoryview]
 class FrozenDisk:
     """A disk as it was at one moment: the image, layers, and who has what.
 
-    It is there for as long as somebody has it. `stamp` is the image's.
+    It is there for as long as somebody has it.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class FrozenDisk:
 
     def save(self, fd: int) -> None:
         """Write an overlay of the image into an empty file. Raises OSError."""
-        kept = KeptLayer.make(os.dup(fd), self.size, self.base.stamp())
+        kept = KeptLayer.make(fd, self.size, self.base.stamp())
         pages: set[int] = set()
         owners = Owners(self.size)
         for first, end, owner in self.owners.runs():
@@ -46,10 +46,11 @@ class FrozenDisk:
             owners.set(first, end, 1)
             pages.update(range(first // MAP_PAGE, (end - 1) // MAP_PAGE + 1))
         kept.write_map(owners, 1, sorted(pages))
+        kept.close()
 
     @classmethod
     def load(cls, base: DiskFile, fd: int) -> "FrozenDisk":
-        """What `save` has written. Takes both. Raises OSError."""
+        """What `save` has written. Takes `base`. Raises OSError."""
         layer = KeptLayer.open(fd, base.stamp())
         owners = Owners(layer.size)
         layer.read_map(owners, 1)
@@ -295,12 +296,11 @@ def _kept_layer(path: str, size: int, base: Stamp) -> tuple[int, KeptLayer]:
     if not os.path.exists(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
     file = DiskFile.open(path, writes=True)
-    fd = os.dup(file.fd)
     try:
-        if file.size() == 0:
-            layer = KeptLayer.make(fd, size, base)
+        if file.size():
+            layer = KeptLayer.open(file.fd, base)
         else:
-            layer = KeptLayer.open(fd, base)
+            layer = KeptLayer.make(file.fd, size, base)
     finally:
         file.close()
     return layer.size, layer
