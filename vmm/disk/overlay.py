@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from ..errors import VmmError
 from .disk_file import DiskFile, Stamp, checked_size
 from .file_io import part, punch_hole, read_at, write_at, write_zeros
 from .layer import CLUSTER, MAP_PAGE, KeptLayer, Layer, Owners, clusters
@@ -64,12 +63,9 @@ class Overlay:
 
     def __init__(self, frozen: FrozenDisk, top: Layer) -> None:
         """Above `frozen`, with `top`, which it takes, and which may have something."""
-        self._take(frozen, top)
+        self._base = frozen.base.share()
         self.block_size = self._base.block_size
         self.physical_block_size = max(self._base.physical_block_size, CLUSTER)
-
-    def _take(self, frozen: FrozenDisk, top: Layer) -> None:
-        self._base = frozen.base.share()
         self._base_size = frozen.base.size()
         self._layers = [layer.share() for layer in frozen.layers]
         self._layers.append(top)
@@ -260,15 +256,14 @@ class Overlay:
         return frozen
 
     def become(self, frozen: FrozenDisk) -> None:
-        """Have what `frozen` has. Raises VmmError of one that is kept, and OSError."""
-        if self.is_kept:
-            raise VmmError(
-                f"disks: the overlay of {self._base.path!r} is a file that stays, and "
-                "isn't put back: pass cow alone"
-            )
-        top = Layer.anonymous(frozen.size)
+        """Have what `frozen` has; not for one that is kept.
+
+        Raises OSError, with nothing changed.
+        """
+        assert not self.is_kept
+        new = Overlay.above(frozen)
         self._close()
-        self._take(frozen, top)
+        vars(self).update(vars(new))
 
     def close(self) -> None:
         """With all that is kept on the disk. Idempotent. Raises OSError."""

@@ -111,6 +111,20 @@ def test_a_clone_has_what_was_and_goes_its_own_way(image: Path) -> None:
     assert read(plugged.disks.all[0].backend, 0, 512) == b"1" * 512
 
 
+def test_none_is_put_back_where_one_can_not_be(image: Path, tmp_path: Path) -> None:
+    plugged = Plugged(f"{image},cow", f"{image},cow={tmp_path}/over")
+    first, _ = (disk.backend for disk in plugged.disks.all)
+    frozen = plugged.disks.freeze()
+    write(first, 0, b"1" * 512)
+    with pytest.raises(VmmError, match="an overlay that stays"):
+        plugged.disks.become(frozen)
+    assert read(first, 0, 512) == b"1" * 512
+    clone = Disks(plugged.config, pytest.fail, frozen)
+    write(clone.all[1].backend, 0, b"2" * 512)
+    clone.become(frozen)
+    assert read(clone.all[1].backend) == image.read_bytes()
+
+
 def test_one_that_is_written_in_its_place_is_in_no_snapshot(image: Path) -> None:
     with pytest.raises(VmmError, match="written to in its place"):
         Plugged(str(image)).disks.freeze()
