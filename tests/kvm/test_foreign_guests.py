@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from support.foreign import FetchError, fetch, quickest
+from support.debian import FetchError
+from support.foreign import fetch, quickest
 from support.guests import DEADLINE, Shell, built, follow, with_script
 
 import vmm

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from support.foreign import FetchError
+from support.debian import FetchError
 from support.guests import kernel
 from support.stress_ng import STRESSORS, stress
 
