@@ -45,6 +45,13 @@ if TYPE_CHECKING:
     from .pc.i8042_state import I8042State
     from .pc.keyboard import KeyboardState, Ps2Keyboard
     from .pc.platform import CmosRtcPio, I8042Pio, IsaAdapter, SerialPio
+    from .pci.bar import Bar, BarKind
+    from .pci.bus import PciBus
+    from .pci.config_space import Capability
+    from .pci.device import BarDoorbell, PciDevice, PciState
+    from .pci.dma import Dma
+    from .pci.host_bridge import PciHostBridge
+    from .pci.windows import PciWindows
     from .record import Record, field
     from .resources import (
         DeviceResources,
@@ -77,9 +84,13 @@ if TYPE_CHECKING:
 __all__ = [
     "AcpiDevice",
     "Adapter",
+    "Bar",
+    "BarDoorbell",
+    "BarKind",
     "BinaryFile",
     "BufferedSink",
     "Byte",
+    "Capability",
     "Clock",
     "CmosRtc",
     "CmosRtcPio",
@@ -89,6 +100,7 @@ __all__ = [
     "DeviceIoMut",
     "DeviceOverlap",
     "DeviceResources",
+    "Dma",
     "Doorbell",
     "Exhausted",
     "FastPort",
@@ -127,8 +139,13 @@ __all__ = [
     "Nanoseconds",
     "NoDevice",
     "NotRam",
+    "PciBus",
+    "PciDevice",
+    "PciHostBridge",
     "PciMsiIrqConstraint",
     "PciMsixIrqConstraint",
+    "PciState",
+    "PciWindows",
     "PioAddressConstraint",
     "PioAddressRange",
     "PoolLayout",
@@ -186,6 +203,13 @@ _NAMES = {
     "pc.i8042_state": "I8042State",
     "pc.keyboard": "KeyboardState Ps2Keyboard",
     "pc.platform": "CmosRtcPio I8042Pio IsaAdapter SerialPio",
+    "pci.bar": "Bar BarKind",
+    "pci.bus": "PciBus",
+    "pci.config_space": "Capability",
+    "pci.device": "BarDoorbell PciDevice PciState",
+    "pci.dma": "Dma",
+    "pci.host_bridge": "PciHostBridge",
+    "pci.windows": "PciWindows",
     "record": "Record field",
     "resources": (
         "DeviceResources GenericIrqConstraint KvmMemSlot KvmMemSlotConstraint "

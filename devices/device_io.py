@@ -36,6 +36,11 @@ class _Callbacks:
 
     resources: "DeviceResources | None" = None
     interrupts: "Sequence[Interrupt]" = ()
+    is_pci: bool = False
+    """Whether it is a function on a PCI bus, as PciDevice's heirs are."""
+    own_thread: bool = False
+    """Whether its doorbells ring on a thread of its own, beside the event loop's: for
+    one that works long, or waits, when they do. Asked when it is plugged in."""
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         """MMIO read of `len(data)` bytes at `base + offset`. Default: all ones."""
@@ -173,6 +178,7 @@ class Locked(DeviceIo):
     ) -> None:
         self.device = device
         self.lock = threading.RLock() if lock is None else lock
+        self.own_thread = device.own_thread
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         with self.lock:

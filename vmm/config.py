@@ -145,6 +145,8 @@ class MachineConfig(Checked):
     acpi: bool = True
     """Give the guest ACPI tables, by which it finds devices, and powers off; there is
     an MP table either way."""
+    pci: bool | None = None
+    """Whether there is a PCI bus. None: as soon as a PCI device is plugged in."""
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     """ttyS0's host side: a ConsoleConfig, or its fields here."""
     command: "CommandConfig | None" = setting(

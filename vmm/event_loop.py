@@ -42,8 +42,12 @@ class EventLoop:
     what `call` was given is not. It may be started again when it was stopped.
     """
 
-    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, on_error: Callable[[Exception], None], name: str = "vmm-events"
+    ) -> None:
+        """`name` is the thread's."""
         self._on_error = on_error
+        self._name = name
         self._epoll = select.epoll()
         self._watched: dict[int, Callback] = {}
         self._always_ready: dict[int, Callback] = {}
@@ -60,7 +64,11 @@ class EventLoop:
 
     def _new_thread(self) -> threading.Thread:
         # A daemon, as a vCPU's: see lifecycle.py.
-        return threading.Thread(target=self._main, name="vmm-events", daemon=True)
+        return threading.Thread(target=self._main, name=self._name, daemon=True)
+
+    def sibling(self, name: str) -> "EventLoop":
+        """Another loop, on a thread of its own, whose errors are told as this one's."""
+        return EventLoop(self._on_error, name)
 
     # The Clock protocol
 

@@ -34,6 +34,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     console: ConsoleConfig
     command: CommandConfig | str | Sequence[str] | None
     acpi: bool
+    pci: bool | None
     agent: bool
 
 

@@ -27,6 +27,7 @@ class PciConfigPorts(DeviceIo):
     """Reads give all ones, writes go nowhere; a byte at 0xCF9 is the reset control."""
 
     def __init__(self, reset: Trigger) -> None:
+        self.reset_line = reset
         self._reset_control = ResetControl(reset)
 
     def get_resource_constraints(self) -> Sequence[ResourceConstraint]:

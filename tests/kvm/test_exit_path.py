@@ -1,11 +1,12 @@
 """Each way out of a guest, and none: both run loops, posted writes, doorbells."""
 
 import threading
+from collections.abc import Callable
 
 import pytest
-from support.guests import DEADLINE, bare_machine
+from support.guests import DEADLINE, bare_machine, wait_until
 
-from vmm import ExitReason
+from vmm import ExitReason, MachineState
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
 from vmm.devices.doorbell import Doorbell
 from vmm.devices.fast_port import FastPort
@@ -161,3 +162,85 @@ def test_doorbells_ring_without_an_exit() -> None:
     assert device.threads == {"vmm-events"}
     assert device.writes == [b"\x08\x00"]
     assert result.exits["mmio"] == 0
+
+
+class OwnBells(Bells):
+    """They ring on a thread of the device's own."""
+
+    own_thread = True
+    on_ring: Callable[[], None] = staticmethod(lambda: None)
+
+    def ring(self) -> None:
+        self.on_ring()
+        super().ring()
+
+
+def test_doorbells_ring_on_a_thread_of_the_devices_own() -> None:
+    device = OwnBells()
+    with bare_machine("bell", timeout=DEADLINE) as machine:
+        machine.plug(Locked(device))
+        result = machine.run()
+        assert machine.console.read() == b"bell done\n"
+    assert device.rings == 20
+    assert device.threads == {"vmm-OwnBells"}
+    assert result.exits["mmio"] == 0
+
+
+def test_a_pause_waits_for_a_device_that_is_at_work_on_its_thread() -> None:
+    device = OwnBells()
+    is_inside, may_go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        is_inside.set()
+        assert may_go_on.wait(DEADLINE)
+
+    device.on_ring = work
+    with bare_machine("bell", timeout=DEADLINE) as machine:
+        machine.plug(Locked(device))
+        machine.start()
+        assert is_inside.wait(DEADLINE)
+        pausing = threading.Thread(target=machine.pause)
+        pausing.start()
+        pausing.join(0.1)
+        assert pausing.is_alive()
+        may_go_on.set()
+        pausing.join(DEADLINE)
+        assert device.rings >= 1
+        assert machine.state is MachineState.PAUSED
+        machine.resume()
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+    assert device.rings == 20
+
+
+def test_a_device_may_pause_the_machine_on_its_own_thread() -> None:
+    device = OwnBells()
+    with bare_machine("bell", timeout=DEADLINE) as machine:
+
+        def once() -> None:
+            device.on_ring = lambda: None
+            machine.pause()
+
+        device.on_ring = once
+        machine.plug(Locked(device))
+        machine.start()
+        wait_until(lambda: machine.state is MachineState.PAUSED, "the pause")
+        machine.resume()
+        assert machine.wait(DEADLINE).reason is ExitReason.RESET
+
+
+def test_a_device_that_raises_on_its_own_thread_ends_the_run_with_its_name() -> None:
+    device = OwnBells()
+
+    def fail() -> None:
+        raise ZeroDivisionError("division by zero")
+
+    device.on_ring = fail
+    with bare_machine("bell", timeout=DEADLINE) as machine:
+        machine.plug(Locked(device))
+        result = machine.run()
+        assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
+        assert result.detail == (
+            "ZeroDivisionError: division by zero when a doorbell of device OwnBells "
+            "rang"
+        )
+        assert isinstance(machine.error, ZeroDivisionError)

@@ -7,7 +7,7 @@ which chance seldom does.
 
 from typing import Final
 
-from support.device_worlds import NOW, Step
+from support.device_worlds import MSIX_TABLE, NOW, Step
 from vmm.devices.arm.pl031 import RTCDR, RTCIMSC, RTCLR, RTCMR, RTCRIS
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.device_io import DeviceIo, Locked
@@ -22,6 +22,8 @@ from vmm.devices.pc.platform import (
     SystemControlPio,
 )
 from vmm.devices.pc.post_code import PostCode
+from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.host_bridge import PciHostBridge
 
 Example = tuple[list[Step], list[Step]]
 
@@ -140,6 +142,23 @@ EXAMPLES: Final[dict[type[DeviceIo], dict[str, Example]]] = {
     },
     SystemControlPio: {"value": ([_write((0, 0))], [_read(0)])},
     PciConfigPorts: {"value": ([_write((1, 2))], [_read(1)])},
+    PciHostBridge: {
+        "config": ([_write((0, 0x8000_0004), (4, 0x144), size=4)], [_read(4, 4)]),
+        "device.address": ([_write((0, 0x8000_0004), size=4)], [_read(0, 4)]),
+        "device.reset_control": ([_write((1, 2))], [_read(1)]),
+    },
+    PciDevice: {
+        "config": ([_tell("command")], [_read(0)]),
+        "msix.table": (
+            [_tell("command"), _write((MSIX_TABLE, 0xFEE0_0000), size=4)],
+            [_read(MSIX_TABLE, 4)],
+        ),
+        "msix.pending": (
+            [_tell("command"), _tell("msix"), _tell("interrupt")],
+            [_write((MSIX_TABLE, 0xFEE0_0000), (MSIX_TABLE + 12, 0), size=4)],
+        ),
+        "device.last": ([_tell("command"), _write((4, 5))], [_tell("last")]),
+    },
     CrtcPio: {
         "index": ([_write((0, 0x0E))], [_read(0)]),
         "registers": ([_write((0, 0x0E), (1, 3))], [_read(1)]),
@@ -149,5 +168,8 @@ EXAMPLES: Final[dict[type[DeviceIo], dict[str, Example]]] = {
     CommandExit: {"high": ([_write((1, 0x12))], [_write((0, 3))])},
     Locked: {"value": ([_write((0, 5))], [_read(0)])},
 }
-COMPUTED: Final = {(SerialPio, "interrupt_identification")}
-"""Told for the reader's sake: what else is restored says it."""
+COMPUTED: Final = {
+    (SerialPio, "interrupt_identification"),  # for the reader: others say it
+    (PciHostBridge, "msix"),  # which it hasn't got
+}
+"""Those that nobody would miss."""

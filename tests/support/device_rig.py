@@ -20,6 +20,7 @@ from vmm.devices.resources import (
 )
 from vmm.errors import KvmError
 from vmm.event_loop import EventLoop
+from vmm.kvm.abi import KVM_IRQ_ROUTING_MSI, kvm_irq_routing_entry
 from vmm.machine.device_manager import DeviceManager
 from vmm.vcpu.control import RunControl
 
@@ -73,6 +74,9 @@ class FakeVm:
         self.irqfds: dict[int, int] = {}
         self.cut: list[int] = []
         self.ioeventfds: dict[int, Doorbell] = {}
+        self.refuses_ioeventfds = False
+        self.tables: list[Sequence[kvm_irq_routing_entry]] = []
+        self.refuses_tables = False
         self.coalesced: list[int] = []
 
     def assign_irqfd(self, eventfd: int, gsi: int) -> None:
@@ -89,8 +93,29 @@ class FakeVm:
             raise KvmError(errno.ENXIO, "KVM_IRQ_LINE failed: no line")
         self.lines.append((gsi, high))
 
+    def set_gsi_routing(self, routes: Sequence[kvm_irq_routing_entry]) -> None:
+        if self.refuses_tables:
+            raise KvmError(errno.EINVAL, "Invalid argument")
+        self.tables.append(routes)
+
+    @property
+    def messages(self) -> dict[int, tuple[int, int]]:
+        """Address and data by GSI, as the last table has them."""
+        return {
+            route.gsi: (
+                route.u.msi.address_hi << 32 | route.u.msi.address_lo,
+                route.u.msi.data,
+            )
+            for route in self.tables[-1]
+            if route.type == KVM_IRQ_ROUTING_MSI
+        }
+
     def assign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:
         os.fstat(eventfd)
+        if self.refuses_ioeventfds:
+            raise KvmError(errno.ENOSPC, "No space left on device")
+        places = [(other.base, other.value) for other in self.ioeventfds.values()]
+        assert (bell.base, bell.value) not in places, "KVM says EEXIST"
         self.ioeventfds[eventfd] = bell
 
     def deassign_ioeventfd(self, eventfd: int, bell: Doorbell) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from support.pci_rig import RAM_SIZE, WINDOWS, MessageLine, Scratch
 from support.plain_ram import PlainRam
-from support.serial_rig import CountingTrigger, StallSink
+from support.serial_rig import StallSink
 from vmm.devices.arm.pl031 import RTCIMSC, RTCLR, RTCMR, Rtc
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.bus.resource_manager import ResourceManager
@@ -32,6 +33,18 @@ from vmm.devices.pc.post_code import PostCode
 from vmm.devices.pc.pvpanic import Pvpanic
 from vmm.devices.pc.reset_control import SystemControlPortA
 from vmm.devices.pc.vm_generation_id import VmGenerationId
+from vmm.devices.pci.bus import PciBus
+from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.host_bridge import PciHostBridge
+from vmm.devices.pci.reg import (
+    PCI_CAP_ID_MSI,
+    PCI_CAP_ID_MSIX,
+    PCI_COMMAND,
+    PCI_MSI_DATA_64,
+    PCI_MSI_FLAGS,
+    PCI_MSI_MASK_64,
+    PCI_MSIX_FLAGS,
+)
 from vmm.devices.resources import (
     LegacyIrqConstraint,
     MmioAddressRange,
@@ -70,9 +83,9 @@ class World:
         self.device = make(self)
         constraints = self.device.get_resource_constraints()
         resources = ResourceManager().allocate_device_resources(constraints)
-        self.lines = [CountingTrigger() for _ in resources.get_interrupts()]
+        self.lines = [MessageLine() for _ in resources.get_interrupts()]
         self.device.assign_resources(resources, self.lines)
-        trapped = self.device.get_trapped_io_resources()
+        trapped = self.device.get_trapped_io_resources() or resources
         self.ranges = [
             place
             for place in trapped
@@ -251,6 +264,54 @@ def _pvpanic(world: World) -> DeviceIo:
     return PvpanicPio(chip)
 
 
+def _pci_bus() -> PciBus:
+    return PciBus(WINDOWS, lambda *_: True, PlainRam(RAM_SIZE))
+
+
+def _pci_host_bridge(world: World) -> DeviceIo:
+    return PciHostBridge(_pci_bus(), world.line("reset"), 0xE000_0000)
+
+
+def _pci_device(world: World) -> DeviceIo:
+    """Accesses go where its BARs are at power-on, to be seen while they are decoded."""
+    device = Scratch()
+    _pci_bus().attach(device)
+    found = {each.id: each.offset for each in device.config.capabilities}
+    msi, msix = found[PCI_CAP_ID_MSI], found[PCI_CAP_ID_MSIX]
+
+    def config(at: int, value: int, size: int) -> bytes:
+        device.write_config(at, memoryview(bytearray(value.to_bytes(size, "little"))))
+        data = bytearray(4)
+        device.read_config(at & ~3, memoryview(data))
+        return bytes(data)
+
+    def msi_on(data: bytes) -> bytes:
+        config(msi + 4, 0xFEE0_0000, 4)
+        config(msi + PCI_MSI_DATA_64, 0x40, 2)
+        return config(msi + PCI_MSI_FLAGS, 0x21, 2)
+
+    def write(data: bytes) -> bytes:
+        at, value = data[:1], data[1:5].ljust(4, b"\0")
+        return config(sum(at) & ~3, int.from_bytes(value, "little"), 4)
+
+    world.host |= {
+        "command": lambda data: config(PCI_COMMAND, 0x7 | len(data) % 2 << 10, 2),
+        "command off": lambda _: config(PCI_COMMAND, 0, 2),
+        "configure": write,
+        "interrupt": lambda data: device.interrupt(len(data)),
+        "intx": lambda data: device.set_intx(len(data) % 2 == 0),
+        "last": lambda _: device.last,
+        "msi": msi_on,
+        "msi mask": lambda data: config(msi + PCI_MSI_MASK_64, len(data), 4),
+        "msi off": lambda _: config(msi + PCI_MSI_FLAGS, 0, 2),
+        "msix": lambda data: config(
+            msix + PCI_MSIX_FLAGS, 0x8000 | len(data) % 2 << 14, 2
+        ),
+        "msix off": lambda _: config(msix + PCI_MSIX_FLAGS, 0, 2),
+    }
+    return device
+
+
 DEVICES: Final[dict[type[DeviceIo], Callable[[World], DeviceIo]]] = {
     SerialPio: _serial,
     I8042Pio: _i8042,
@@ -261,6 +322,8 @@ DEVICES: Final[dict[type[DeviceIo], Callable[[World], DeviceIo]]] = {
         SystemControlPortA(world.line("reset"))
     ),
     PciConfigPorts: lambda world: PciConfigPorts(world.line("reset")),
+    PciHostBridge: _pci_host_bridge,
+    PciDevice: _pci_device,
     CrtcPio: lambda _: CrtcPio(Crtc()),
     PvpanicPio: _pvpanic,
     PostCode: lambda _: PostCode(),
@@ -270,6 +333,9 @@ DEVICES: Final[dict[type[DeviceIo], Callable[[World], DeviceIo]]] = {
     VmGenerationId: lambda _: VmGenerationId(PlainRam(0x1000), 0x10),
     Locked: lambda _: Locked(Holder()),
 }
+
+# The MSI-X table of the PCI device, seen from its first BAR.
+MSIX_TABLE: Final = 0xE020_0000 - WINDOWS.mem64[0]
 
 # What drivers write, which chance would hardly find: (offset, value)s in a row.
 DRIVERS: Final[dict[type[DeviceIo], tuple[tuple[tuple[int, int], ...], ...]]] = {
@@ -307,6 +373,14 @@ DRIVERS: Final[dict[type[DeviceIo], tuple[tuple[tuple[int, int], ...], ...]]] = 
         ((RTCLR, 0xFFFF_FFFF), (RTCMR, 1), (RTCIMSC, 1)),
     ),
     PciConfigPorts: (((1, 0x02),), ((1, 0x0C),)),
+    PciHostBridge: (((0, 0x8000_0004), (4, 0xFFFF_FFFF)), ((0, 0x8000_003C), (4, 5))),
+    PciDevice: (
+        ((MSIX_TABLE, 0xFEE0_0000), (MSIX_TABLE + 8, 0x41), (MSIX_TABLE + 12, 0)),
+        ((MSIX_TABLE + 12, 1),),
+        ((MSIX_TABLE + 16, 0xFEE0_0000), (MSIX_TABLE + 24, 0x42)),
+        ((MSIX_TABLE + 28, 0),),
+        ((0x20, 5),),
+    ),
     AcpiPmPio: (((4, 0x05), (5, 0x34)), ((2, 0xFF), (3, 0xFF))),
     CrtcPio: (((0, 0x11), (1, 0x80)), ((0, 0x07), (1, 0xFF)), ((0, 0x0E), (1, 3))),
 }

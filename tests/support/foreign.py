@@ -43,13 +43,13 @@ class Source(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A program of a package, by its path, and the libraries that it is linked with.
+    """Programs of a package, by their paths, and what libraries they are linked with.
 
     They get the paths below `root` that they have in a guest: see program_files().
     """
 
     package: str
-    path: str
+    paths: tuple[str, ...]
 
 
 class System(NamedTuple):
@@ -90,7 +90,8 @@ SOURCES: Final[dict[str, Source | Program | System]] = {
             "pvpanic.ko": "./*/pvpanic.ko",
         },
     ),
-    "stress-ng": Program("stress-ng", "usr/bin/stress-ng"),
+    "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
+    "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
     "bookworm-generic": System("bookworm", "linux-image-amd64"),
     "bookworm-cloud": System("bookworm", "linux-image-cloud-amd64"),
     "trixie-generic": System("trixie", "linux-image-amd64"),
@@ -176,7 +177,7 @@ def program_files(folder: Path) -> dict[str, Path]:
 
 
 def _install(program: Program, work: Path) -> None:
-    """Put the program, its libraries and what loads them below `work`/root."""
+    """Put the programs, their libraries and what loads them below `work`/root."""
     packed, unpacked, root = (work / name for name in ("debs", "all", "root"))
     packed.mkdir()
     download_with_libraries(program.package, packed)
@@ -184,10 +185,13 @@ def _install(program: Program, work: Path) -> None:
         run("dpkg-deb", "-x", str(deb), str(unpacked))
     places = ":".join(str(unpacked / at / LIBRARIES) for at in ("", "usr"))
     loader = str(unpacked / LOADER)
-    listed = run(loader, "--library-path", places, "--list", unpacked / program.path)
-    libraries = map(Path, re.findall(r"=> (\S+)", listed))
+    listed = (
+        run(loader, "--library-path", places, "--list", unpacked / path)
+        for path in program.paths
+    )
+    libraries = map(Path, re.findall(r"=> (\S+)", "".join(listed)))
     wanted = {f"{LIBRARIES}/{path.name}": path for path in libraries}
-    wanted |= {name: unpacked / name for name in (LOADER, program.path)}
+    wanted |= {name: unpacked / name for name in (LOADER, *program.paths)}
     for name, path in wanted.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / name)

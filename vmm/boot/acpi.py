@@ -6,7 +6,7 @@ Source: ACPI Specification 6.5, chapter 5; register blocks in section 4.8.
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..devices.acpi_device import AcpiDevice
 from ..devices.pc.acpi_pm import PM1_CNT, PM1_STS, SLP_TYP_S5
@@ -15,6 +15,9 @@ from ..devices.pc.platform import ACPI_PM, ACPI_SCI
 from ..errors import ConfigError
 from . import aml
 from .layout import ACPI, ACPI_SIZE, IOAPIC, LAPIC
+
+if TYPE_CHECKING:  # most machines have none
+    from .pci_tables import PciTables
 
 OEM: Final = b"MINVMM"
 OEM_TABLE: Final = b"MINIVMM "
@@ -65,7 +68,8 @@ RESET_COMMAND: Final = 0xFE
 # MADT (section 5.2.12)
 PCAT_COMPAT: Final = 1  # there are two 8259s, too
 CPU_ENABLED: Final = 1
-ACTIVE_HIGH_LEVEL: Final = 1 | 3 << 2
+ACTIVE_HIGH_LEVEL: Final = 1 | 3 << 2  # as the SCI, of which nobody else hears
+ACTIVE_LOW_LEVEL: Final = 3 | 3 << 2  # as PCI's lines
 ALL_CPUS: Final = 0xFF
 NMI_LINT: Final = 1
 
@@ -74,12 +78,16 @@ STATUS_CHANGE: Final = 0x80  # the first of the notifications that mean what one
 
 
 def acpi_tables(
-    cpus: int, devices: Iterable[AcpiDevice], level_irqs: Iterable[int] = ()
+    cpus: int,
+    devices: Iterable[AcpiDevice],
+    level_irqs: Iterable[int] = (),
+    pci: "PciTables | None" = None,
 ) -> bytes:
     """All tables, the RSDP first; to be put at `layout.ACPI`. `cpus` is 1..255.
 
-    Of the ISA IRQs `level_irqs` are level-triggered, and the SCI. Raises ConfigError
-    if so many devices don't fit there.
+    Of the ISA IRQs `level_irqs` are level-triggered, and the SCI. `pci` is what there
+    is to say of a PCI bus, if there is one. Raises ConfigError if so many devices don't
+    fit there.
     """
     devices = list(devices)
     if len(devices) > DEVICES_MAX:
@@ -95,10 +103,12 @@ def acpi_tables(
         return ACPI + len(blob) - len(table)
 
     facs = place(_facs(), align=64)
-    dsdt = place(_dsdt(cpus, devices))
-    fadt = place(_fadt(facs, dsdt))
-    madt = place(_madt(cpus, {ACPI_SCI, *level_irqs}))
-    xsdt = place(_table(b"XSDT", 1, struct.pack("<2Q", fadt, madt)))
+    dsdt = place(_dsdt(cpus, devices, pci))
+    tables = [place(_fadt(facs, dsdt)), place(_madt(cpus, level_irqs))]
+    if pci is not None:
+        tables.append(place(_table(b"MCFG", 1, pci.mcfg())))
+    entries = struct.pack(f"<{len(tables)}Q", *tables)
+    xsdt = place(_table(b"XSDT", 1, entries))
     if len(blob) > ACPI_SIZE:
         raise ConfigError(
             f"acpi: the tables of {len(devices)} devices take {len(blob)} bytes, and "
@@ -180,19 +190,21 @@ def _madt(cpus: int, level_irqs: Iterable[int]) -> bytes:
     """
     entries = [struct.pack("<BBBBI", 0, 8, at, at, CPU_ENABLED) for at in range(cpus)]
     entries.append(struct.pack("<BBBBII", 1, 12, 0, 0, IOAPIC, 0))
+    flags = dict.fromkeys(level_irqs, ACTIVE_LOW_LEVEL) | {ACPI_SCI: ACTIVE_HIGH_LEVEL}
     entries += [
-        struct.pack("<BBBBIH", 2, 10, 0, irq, irq, ACTIVE_HIGH_LEVEL)
-        for irq in sorted(level_irqs)
+        struct.pack("<BBBBIH", 2, 10, 0, irq, irq, flags[irq]) for irq in sorted(flags)
     ]
     entries.append(struct.pack("<BBBHB", 4, 6, ALL_CPUS, 0, NMI_LINT))
     body = struct.pack("<II", LAPIC, PCAT_COMPAT) + b"".join(entries)
     return _table(b"APIC", 5, body)
 
 
-def _dsdt(cpus: int, devices: Sequence[AcpiDevice]) -> bytes:
-    """\\_S5, by which the OS knows how to switch off, CPUs and devices."""
+def _dsdt(cpus: int, devices: Sequence[AcpiDevice], pci: "PciTables | None") -> bytes:
+    """\\_S5, by which the OS knows how to switch off, CPUs, PCI's bus and devices."""
     soft_off = aml.package(*map(aml.integer, (SLP_TYP_S5, SLP_TYP_S5, 0, 0)))
     namespace = [_cpu_device(index) for index in range(cpus)]
+    if pci is not None:
+        namespace += pci.devices()
     numbers: Counter[str] = Counter()
     for index, device in enumerate(devices):
         namespace.append(_device(index, device, numbers[device.hid]))

@@ -36,13 +36,16 @@ _EISA_ID: Final = re.compile(r"[A-Z]{3}[0-9A-F]{4}")
 _IO_PORT: Final = 0x47
 _END_TAG: Final = b"\x79\0"  # a checksum of zero counts as right
 _INTERRUPT: Final = 0x89
+_DWORD_ADDRESS: Final = 0x87
+_WORD_ADDRESS: Final = 0x88
 _QWORD_ADDRESS: Final = 0x8A
 _DECODES_16_BITS: Final = 1
 _CONSUMER: Final = 1 << 0
-_EDGE: Final = 1 << 1  # and active high, by the absence of bit 2
+_EDGE: Final = 1 << 1  # and active high
+_ACTIVE_LOW: Final = 1 << 2  # as PCI's lines are, and so all that are of a level
 _SHARED: Final = 1 << 3
 _FIXED: Final = 1 << 3 | 1 << 2  # neither end can be moved
-_SPACE_MEMORY, _SPACE_IO = 0, 1
+_SPACE_MEMORY, _SPACE_IO, _SPACE_BUS_NUMBER = range(3)
 _READ_WRITE: Final = 1
 _CACHEABLE: Final = 1 << 1
 _ENTIRE_RANGE: Final = 3
@@ -118,9 +121,28 @@ def hardware_id(hid: str) -> bytes:
     return eisa_id(hid) if _EISA_ID.fullmatch(hid) else string(hid)
 
 
-def resource_template(resources: list[Resource]) -> bytes:
-    """The value of a _CRS. What a guest can't set up, such as a MAC, isn't in it."""
-    return buffer(b"".join(map(_descriptor, resources)) + _END_TAG)
+def resource_template(resources: list[Resource], *windows: bytes) -> bytes:
+    """The value of a _CRS. What a guest can't set up, such as a MAC, isn't in it.
+
+    `windows` are what a bridge passes on.
+    """
+    own = b"".join(map(_descriptor, resources))
+    return buffer(own + b"".join(windows) + _END_TAG)
+
+
+def bus_numbers(first: int, last: int) -> bytes:
+    """A window: the numbers of buses behind a bridge."""
+    return _window(_SPACE_BUS_NUMBER, 0, first, last)
+
+
+def io_window(first: int, last: int) -> bytes:
+    """A window: the ports `first`..`last`."""
+    return _window(_SPACE_IO, _ENTIRE_RANGE, first, last)
+
+
+def memory_window(first: int, last: int) -> bytes:
+    """A window: the addresses `first`..`last`, not cacheable."""
+    return _window(_SPACE_MEMORY, _READ_WRITE, first, last)
 
 
 def _name_segment(segment: str) -> bytes:
@@ -160,24 +182,35 @@ def _descriptor(resource: Resource) -> bytes:
         return _address(_SPACE_MEMORY, flags, resource.base, resource.size)
     if isinstance(resource, LegacyIrq):
         flags = _CONSUMER | (_SHARED if resource.shared else 0)
-        if not resource.level:
-            flags |= _EDGE
+        flags |= _ACTIVE_LOW if resource.level else _EDGE
         return struct.pack("<BHBBI", _INTERRUPT, 6, flags, 1, resource.irq)
     return b""
 
 
 def _address(space: int, space_flags: int, base: int, size: int) -> bytes:
-    """A QWord Address Space Descriptor (section 6.4.3.5.1)."""
-    return struct.pack(
-        "<BHBBB5Q",
-        _QWORD_ADDRESS,
-        43,
-        space,
-        _CONSUMER | _FIXED,
-        space_flags,
-        0,  # granularity
-        base,
-        base + size - 1,
-        0,  # translation
-        size,
+    """What a device has itself."""
+    last = base + size - 1
+    flags = _CONSUMER | _FIXED
+    return _address_space(_QWORD_ADDRESS, space, flags, space_flags, base, last)
+
+
+def _window(space: int, space_flags: int, first: int, last: int) -> bytes:
+    """What a bridge produces, in the shortest form."""
+    if last < 1 << 16:
+        kind = _WORD_ADDRESS
+    else:
+        kind = _DWORD_ADDRESS if last < 1 << 32 else _QWORD_ADDRESS
+    return _address_space(kind, space, _FIXED, space_flags, first, last)
+
+
+def _address_space(
+    kind: int, space: int, flags: int, space_flags: int, first: int, last: int
+) -> bytes:
+    """An Address Space Descriptor of words, double or quad words (section 6.4.3.5)."""
+    granularity = translation = 0
+    number = {_WORD_ADDRESS: "H", _DWORD_ADDRESS: "I", _QWORD_ADDRESS: "Q"}[kind]
+    numbers = struct.pack(
+        f"<5{number}", granularity, first, last, translation, last - first + 1
     )
+    size = 3 + len(numbers)
+    return struct.pack("<BHBBB", kind, size, space, flags, space_flags) + numbers

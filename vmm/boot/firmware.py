@@ -57,15 +57,19 @@ _MODEL_AT: Final = 0xFC
 
 
 def firmware(
-    cpus: int, com_ports: Sequence[int], level_irqs: Iterable[int]
+    cpus: int,
+    com_ports: Sequence[int],
+    level_irqs: Iterable[int],
+    pci_lines: Iterable[tuple[int, int]] | None = None,
 ) -> list[Block]:
     """All of it, in ascending order.
 
-    `com_ports` are those of the UARTs that are there. A kernel may lie over the last
-    one, the reset vector: it is for those who boot as from a disk.
+    `com_ports` are those of the UARTs that are there; `pci_lines` as for `mp_table`. A
+    kernel may lie over the last one, the reset vector: it is for those who boot as from
+    a disk.
     """
     rom, vectors = _rom_and_vectors()
-    table = mp_table(MP_TABLE, cpus, level_irqs)
+    table = mp_table(MP_TABLE, cpus, level_irqs, pci_lines)
     jump = struct.pack("<BHH9xBx", 0xEA, BIOS & 0xFFFF, _SEGMENT, _MODEL_AT)
     return [
         Block("the interrupt vectors", VECTORS, vectors),

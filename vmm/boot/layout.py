@@ -47,6 +47,15 @@ TSS: Final = 0xFEFF_D000  # three pages, likewise
 MMIO_HOLE_END: Final = 0x1_0000_0000  # ... and goes on at 4 GiB
 ADDRESS_END: Final = 1 << 52  # x86 has no further physical addresses
 
+# A PCI bus has these, (first, last), whether there is one or not: it may come later.
+PCI_ECAM: Final = Range(MMIO_HOLE, MIB)  # the configuration space of bus 0
+PCI_MEM32: Final = (0xE010_0000, 0xFBFF_FFFF)
+PCI_IO: Final = (0xC000, 0xFFFF)
+_PCI_MEM64: Final = 0x60_0000_0000  # up to what the smallest CPUs have, 39 bits
+_PCI_MEM64_SIZE: Final = 0x20_0000_0000
+# So devices that take any address get theirs elsewhere.
+ANY_MMIO: Final = ((0xFC00_0000, IOAPIC - 1), (0x40_0000_0000, _PCI_MEM64 - 1))
+
 # What is KVM's own. MSIs are writes to the LAPIC's MiB.
 KVMS_OWN: Final = (
     Range(IOAPIC, PAGE_SIZE),
@@ -63,6 +72,13 @@ def ram_ranges(size: int) -> list[Range]:
     if size > MMIO_HOLE:
         ranges.append(Range(MMIO_HOLE_END, size - MMIO_HOLE))
     return ranges
+
+
+def pci_mem64(ram: list[Range]) -> tuple[int, int]:
+    """(first, last) of the addresses above 4 GiB that a PCI bus has, behind all RAM."""
+    ram_end = ram[-1].guest_addr + ram[-1].size
+    start = max(_PCI_MEM64, -(-ram_end // _PCI_MEM64_SIZE) * _PCI_MEM64_SIZE)
+    return start, start + _PCI_MEM64_SIZE - 1
 
 
 def device_addresses(ram: list[Range]) -> tuple[tuple[int, int], ...]:

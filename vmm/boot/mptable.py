@@ -17,23 +17,30 @@ CPU_BOOTPROCESSOR: Final = 2
 CPU_STEPPING: Final = 0x600
 CPU_FEATURE_APIC_FPU: Final = 0x201
 INT, NMI, EXTINT = 0, 1, 3  # interrupt types
-BUS_ISA: Final = 0
+BUS_PCI: Final = 0  # if there is one: numbered as by itself
 ISA_IRQS: Final = 16
 ALL_LAPICS: Final = 0xFF
 
 MP_PROCESSOR, MP_BUS, MP_IOAPIC, MP_INTSRC, MP_LINTSRC = range(5)
 _FLOATING_POINTER_SIZE: Final = 16
-ACTIVE_HIGH_LEVEL: Final = 1 | 3 << 2  # 0: as the bus has it, rising edges
+ACTIVE_LOW_LEVEL: Final = 3 | 3 << 2  # 0: as the bus has it, of ISA rising edges
 
 
-def mp_table(address: int, cpus: int, level_irqs: Iterable[int] = ()) -> bytes:
+def mp_table(
+    address: int,
+    cpus: int,
+    level_irqs: Iterable[int] = (),
+    pci_lines: Iterable[tuple[int, int]] | None = None,
+) -> bytes:
     """The floating pointer and, behind it, the table; to be put at `address`.
 
     `cpus` is 1..254. ISA IRQ n is wired to IOAPIC pin n, as KVM's default routing has
-    it; `level_irqs` are level-triggered.
+    it; `level_irqs` are level-triggered. `pci_lines` are of a PCI bus, if there is one,
+    (slot, IOAPIC pin) of each function's INTA#.
     """
     ioapic_id = cpus  # ids are unique among CPUs and IOAPICs
-    flags = dict.fromkeys(level_irqs, ACTIVE_HIGH_LEVEL)
+    flags = dict.fromkeys(level_irqs, ACTIVE_LOW_LEVEL)
+    bus_isa = 0 if pci_lines is None else BUS_PCI + 1
     entries = [
         struct.pack(
             "<BBBBII8x",
@@ -46,18 +53,24 @@ def mp_table(address: int, cpus: int, level_irqs: Iterable[int] = ()) -> bytes:
         )
         for cpu in range(cpus)
     ]
-    entries.append(struct.pack("<BB6s", MP_BUS, BUS_ISA, b"ISA   "))
+    if pci_lines is not None:
+        entries.append(struct.pack("<BB6s", MP_BUS, BUS_PCI, b"PCI   "))
+    entries.append(struct.pack("<BB6s", MP_BUS, bus_isa, b"ISA   "))
     entries.append(
         struct.pack("<BBBBI", MP_IOAPIC, ioapic_id, IOAPIC_VERSION, 1, IOAPIC)
     )
     entries += [
         struct.pack(
-            "<BBHBBBB", MP_INTSRC, INT, flags.get(irq, 0), BUS_ISA, irq, ioapic_id, irq
+            "<BBHBBBB", MP_INTSRC, INT, flags.get(irq, 0), bus_isa, irq, ioapic_id, irq
         )
         for irq in range(ISA_IRQS)
     ]
     entries += [
-        struct.pack("<BBHBBBB", MP_LINTSRC, kind, 0, BUS_ISA, 0, ALL_LAPICS, pin)
+        struct.pack("<BBHBBBB", MP_INTSRC, INT, 0, BUS_PCI, slot << 2, ioapic_id, pin)
+        for slot, pin in pci_lines or ()
+    ]
+    entries += [
+        struct.pack("<BBHBBBB", MP_LINTSRC, kind, 0, bus_isa, 0, ALL_LAPICS, pin)
         for pin, kind in enumerate((EXTINT, NMI))
     ]
     body = b"".join(entries)

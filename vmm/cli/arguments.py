@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 from ..foreign_text import one_line
 from ..version import __version__
 from .messages import tell
-from .options import EXCLUSIVE, RESTORE_OPTIONS, RUN_OPTIONS, Option
+from .options import EXCLUSIVE, MACHINE_OPTIONS, RESTORE_OPTIONS, RUN_OPTIONS, Option
 
 _RUN_EPILOG: Final = (
     "Exit codes: 0 reset or poweroff, 1 the VMM failed, 2 bad usage or image, "
@@ -76,9 +76,18 @@ def parser() -> argparse.ArgumentParser:
     restore.epilog = "Exit codes: as 'vmm run'."
     restore.add_argument("snapshot", metavar="DIR", help="the folder")
     _add_options(restore, RESTORE_OPTIONS)
-    doctor = add("doctor", "tell what KVM this host has, or what an image is")
+    doctor = add(
+        "doctor", "tell what KVM this host has, what an image is, or a machine has"
+    )
     doctor.add_argument("image", metavar="IMAGE", nargs="?", help="a kernel image")
     doctor.add_argument("--json", action="store_true", help="for scripts")
+    doctor.add_argument(
+        "--machine",
+        action="store_true",
+        help="what a machine has that is run with the options below: devices, slots, "
+        "interrupts, addresses",
+    )
+    _add_options(doctor, MACHINE_OPTIONS)
     return found
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+from ..config import KEYWORDS
+from ..errors import ConfigError
 from ..foreign_text import printable
 from ..host.report import (
     OPTIONAL_CAPABILITIES,
@@ -10,6 +12,7 @@ from ..host.report import (
 )
 from ..kvm.kvm import DEV_KVM, REQUIRED_CAPABILITIES
 from .messages import tell
+from .options import Options
 
 
 def examine_and_print(path: str, as_json: bool) -> int:
@@ -25,6 +28,13 @@ def examine_and_print(path: str, as_json: bool) -> int:
     else:
         tell(printable("\n".join(lines(report))))
     return 0
+
+
+def check_options(options: Options) -> None:
+    """Raises ConfigError for one that says what a machine is, where none is meant."""
+    for name, value in vars(options).items():
+        if name in KEYWORDS and value is not None:
+            raise ConfigError(f"{name}: it is for a machine: pass --machine, too")
 
 
 def run_doctor(as_json: bool) -> int:

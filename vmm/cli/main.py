@@ -19,8 +19,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _read(sys.argv[1:] if arguments is None else arguments, options)
         if options.subcommand == "doctor":
-            from .doctor import examine_and_print, run_doctor
+            if options.machine:
+                from .machine_report import tell_machine
 
+                return tell_machine(options)
+            from .doctor import check_options, examine_and_print, run_doctor
+
+            check_options(options)
             if options.image is not None:
                 return examine_and_print(options.image, options.json)
             return run_doctor(options.json)
@@ -44,7 +49,9 @@ def _read(arguments: Sequence[str], options: Options) -> Options:
 
 
 def _own_exit_code(code: int, options: Options) -> int:
-    """One that nobody takes for the status of a guest."""
+    """One that nobody takes for the status of a guest, if one may run."""
+    if getattr(options, "subcommand", "") == "doctor":
+        return code
     from ..result import told_apart
     from .run import passed_on
 

@@ -95,6 +95,14 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--pci",
+            {
+                "action": "store_const",
+                "const": True,
+                "help": "a PCI bus, though nothing is in it but its host bridge",
+            },
+        ),
+        (
             "--debugcon",
             {
                 "metavar": "WHERE",
@@ -294,6 +302,13 @@ RESTORE_OPTIONS: Final = {
     title: kept
     for title, options in RUN_OPTIONS.items()
     if (kept := [option for option in options if option[0] in _RESTORABLE])
+}
+# And what they are made of, for who only wants to know.
+_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {"--debugcon"}
+MACHINE_OPTIONS: Final = {
+    title: kept
+    for title, options in RUN_OPTIONS.items()
+    if (kept := [option for option in options if option[0] not in _NO_DEVICE])
 }
 OPTIONS_OF: Final = {"run": RUN_OPTIONS, "restore": RESTORE_OPTIONS}
 EXCLUSIVE: Final = ("--exec", "--script")

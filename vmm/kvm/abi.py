@@ -8,6 +8,7 @@ Documentation/virt/kvm/api.rst.
 from ctypes import (
     Array,
     Structure,
+    Union,
     c_int16,
     c_int32,
     c_int64,
@@ -96,6 +97,55 @@ class kvm_irqchip(Structure):
         ("chip_id", c_uint32),
         ("pad", c_uint32),
         ("chip", c_uint8 * 512),
+    ]
+
+
+class kvm_irq_routing_irqchip(Structure):
+    _fields_ = [("irqchip", c_uint32), ("pin", c_uint32)]
+
+
+class kvm_irq_routing_msi(Structure):
+    _fields_ = [
+        ("address_lo", c_uint32),
+        ("address_hi", c_uint32),
+        ("data", c_uint32),
+        ("devid", c_uint32),
+    ]
+
+
+class _kvm_irq_routing_target(Union):
+    """The union `u`, of what is of use here."""
+
+    _fields_ = [
+        ("irqchip", kvm_irq_routing_irqchip),
+        ("msi", kvm_irq_routing_msi),
+        ("pad", c_uint32 * 8),
+    ]
+
+
+class kvm_irq_routing_entry(Structure):
+    gsi: int
+    type: int
+    _fields_ = [
+        ("gsi", c_uint32),
+        ("type", c_uint32),
+        ("flags", c_uint32),
+        ("pad", c_uint32),
+        ("u", _kvm_irq_routing_target),
+    ]
+
+
+KVM_MAX_IRQ_ROUTES: Final = 4096  # include/linux/kvm_host.h; 1024 before Linux 4.14
+
+
+class kvm_irq_routing(Structure):
+    """Header and room for as many routes as KVM takes."""
+
+    nr: int
+    _fields_ = [
+        ("nr", c_uint32),
+        ("flags", c_uint32),
+        ("entries", kvm_irq_routing_entry * KVM_MAX_IRQ_ROUTES),
     ]
 
 
@@ -419,6 +469,7 @@ class kvm_stats_desc(Structure):
 _CPUID2_HEADER: Final = kvm_cpuid2.entries.offset  # entries[] is a flexible array
 _MSRS_HEADER: Final = kvm_msrs.entries.offset
 _MSR_LIST_HEADER: Final = kvm_msr_list.indices.offset
+_IRQ_ROUTING_HEADER: Final = kvm_irq_routing.entries.offset
 
 # ioctls on /dev/kvm
 KVM_GET_API_VERSION: Final = _IO(0x00)  # API 4.1
@@ -444,6 +495,7 @@ KVM_REGISTER_COALESCED_MMIO: Final = _IOW(
 KVM_UNREGISTER_COALESCED_MMIO: Final = _IOW(
     0x68, sizeof(kvm_coalesced_mmio_zone)
 )  # API 4.116
+KVM_SET_GSI_ROUTING: Final = _IOW(0x6A, _IRQ_ROUTING_HEADER)  # API 4.52
 KVM_IRQFD: Final = _IOW(0x76, sizeof(kvm_irqfd))  # API 4.75
 KVM_CREATE_PIT2: Final = _IOW(0x77, sizeof(kvm_pit_config))  # API 4.71
 KVM_IOEVENTFD: Final = _IOW(0x79, sizeof(kvm_ioeventfd))  # API 4.59
@@ -487,9 +539,12 @@ KVM_HAS_DEVICE_ATTR: Final = _IOW(0xE3, sizeof(kvm_device_attr))  # API 4.81
 
 KVM_API_VERSION: Final = 12  # "applications should refuse to run" on any other
 KVM_IRQFD_FLAG_DEASSIGN: Final = 1 << 0
+KVM_IRQ_ROUTING_IRQCHIP: Final = 1
+KVM_IRQ_ROUTING_MSI: Final = 2
 KVM_IRQCHIP_PIC_MASTER: Final = 0
 KVM_IRQCHIP_PIC_SLAVE: Final = 1
 KVM_IRQCHIP_IOAPIC: Final = 2
+KVM_IOAPIC_NUM_PINS: Final = 24
 KVM_IOEVENTFD_FLAG_DATAMATCH: Final = 1 << 0
 KVM_IOEVENTFD_FLAG_PIO: Final = 1 << 1
 KVM_IOEVENTFD_FLAG_DEASSIGN: Final = 1 << 2
@@ -516,6 +571,7 @@ KVM_CAP_EXT_CPUID: Final = 7
 KVM_CAP_NR_VCPUS: Final = 9  # recommended at most
 KVM_CAP_NR_MEMSLOTS: Final = 10
 KVM_CAP_COALESCED_MMIO: Final = 15  # where its ring is in kvm_run, in pages
+KVM_CAP_IRQ_ROUTING: Final = 25  # how many routes a VM may have
 KVM_CAP_IRQFD: Final = 32
 KVM_CAP_PIT2: Final = 33
 KVM_CAP_IOEVENTFD: Final = 36

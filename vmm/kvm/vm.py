@@ -1,5 +1,6 @@
 """A VM: memory slots, the in-kernel interrupt controllers and timer, irqfds."""
 
+from collections.abc import Sequence
 from ctypes import addressof, c_uint8, c_uint64, memmove, sizeof
 
 from ..devices.doorbell import Doorbell
@@ -27,6 +28,7 @@ from .abi import (
     KVM_PIT_SPEAKER_DUMMY,
     KVM_REGISTER_COALESCED_MMIO,
     KVM_SET_CLOCK,
+    KVM_SET_GSI_ROUTING,
     KVM_SET_IDENTITY_MAP_ADDR,
     KVM_SET_IRQCHIP,
     KVM_SET_PIT2,
@@ -39,6 +41,8 @@ from .abi import (
     kvm_enable_cap,
     kvm_ioeventfd,
     kvm_irq_level,
+    kvm_irq_routing,
+    kvm_irq_routing_entry,
     kvm_irqchip,
     kvm_irqfd,
     kvm_msr_filter,
@@ -120,6 +124,16 @@ class Vm(KvmFd):
         """Back guest physical [guest_addr, +size) by host memory, page-aligned."""
         region = kvm_userspace_memory_region(slot, 0, guest_addr, size, host_addr)
         ioctl(self.fd, KVM_SET_USER_MEMORY_REGION, region)
+
+    def set_gsi_routing(self, routes: Sequence[kvm_irq_routing_entry]) -> None:
+        """Replace the table of what each GSI does, KVM_MAX_IRQ_ROUTES at most.
+
+        Takes milliseconds: KVM waits until nobody uses the old one any more.
+        """
+        table = kvm_irq_routing(nr=len(routes))
+        for at, route in enumerate(routes):
+            table.entries[at] = route
+        ioctl(self.fd, KVM_SET_GSI_ROUTING, table)
 
     def assign_irqfd(self, eventfd: int, gsi: int) -> None:
         """Let each write to `eventfd` pulse interrupt line `gsi` once."""

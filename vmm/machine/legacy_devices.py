@@ -64,13 +64,14 @@ class LegacyDevices:
         # have forgotten it (i8042_pnp_init in i8042-acpipnpio.h).
         self.i8042 = I8042Device(reset_line, keyboard_irq, aux_irq)
         self.rtc = CmosRtc(clock, rtc_irq, setup=setup)
+        self.config_ports = PciConfigPorts(reset_line)
         self.devices: tuple[DeviceIo, ...] = (
             SerialPio(self.serial, com1_irq),
             I8042Pio(self.i8042, keyboard_irq, aux_irq),
             CmosRtcPio(self.rtc, rtc_irq),
             CrtcPio(Crtc()),
             SystemControlPio(SystemControlPortA(reset_line)),
-            PciConfigPorts(reset_line),
+            self.config_ports,
             PvpanicPio(Pvpanic(watch.panic_told, watch.crash_kernel_told)),
             PostCode(),
         )

@@ -323,6 +323,7 @@ class Lifecycle:
         from .guest_time import GuestTime
 
         result, vcpus = None, self.instance.vcpus
+        self._parts.devices.settle()
         self._host_side.hold()
         try:
             self._time = GuestTime(self.instance.vm, vcpus)

@@ -2,9 +2,9 @@
 
 import os
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
-from ..boot.layout import device_addresses
+from ..boot.layout import ANY_MMIO, device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
@@ -36,8 +36,11 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..agent.guest import Guest
     from ..debug.paused_guest import PausedGuest
     from ..devices.guest_ram import GuestRam
+    from ..devices.pci.device import PciDevice
     from ..profile.recorder import Profile
     from .builder import Boot, SavedBoot
+    from .devices_table import DeviceRow
+    from .pci import Pci
     from .snapshot import Snapshot
 
 
@@ -54,8 +57,9 @@ class Machine:
     `profile` records where the time goes; such a run uses the run loop in Python.
 
     Threads: vCPU 0's also builds the VM of every further boot; the event loop's
-    does all host I/O. Lock order: DeviceManager, a device, its sink, clock or
-    interrupt, LevelLines, RunState.
+    does all host I/O; a device may have its own, for its doorbells. Lock order:
+    DeviceManager's for its list, a device, DeviceManager's for the buses, a sink's, a
+    clock's or an interrupt's, LevelLines and MsiRoutes, RunState.
 
     >>> from vmm import Machine, MachineConfig
     >>> with Machine(MachineConfig(serial="null", timeout=600)) as machine:
@@ -101,10 +105,11 @@ class Machine:
             stack.callback(self._loop.close)
             clock = GuestClock(self._loop)
             addresses = device_addresses(boot.ram)
-            pools = ResourceManager(PoolLayout(addresses=addresses))
+            pools = ResourceManager(PoolLayout(addresses=addresses, any_mmio=ANY_MMIO))
             self._devices = DeviceManager(
                 pools, IoManager(), self._loop, self._state, posts=setup.posts
             )
+            self._state.is_device_thread = self._devices.is_own_thread
             tap = None if profile is None else profile.console
             watch = PanicWatch(outcomes.panic_told)
             self.console = Console(
@@ -123,12 +128,16 @@ class Machine:
                 for device in acpi_devices(outcomes.powered_off, memory):
                     self._devices.add(device)
             self.console.connect(self._legacy.serial)
+            self._ram_ranges = boot.ram
+            self._pci: Pci | None = self._new_pci() if self.config.pci else None
             extras = Extras(self.config, self._devices, outcomes)
             extras.plug(self._loop, clock, self._state, memory, stack)
             self._agent = extras.agent
             self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
-            stack.callback(self._loop.stop)  # before what its callbacks use is closed
+            # Before what their callbacks use is closed.
+            stack.callback(self._loop.stop)
+            stack.callback(self._devices.stop_threads)
             host_side = HostSide(
                 self._loop,
                 clock,
@@ -176,6 +185,8 @@ class Machine:
             undo.callback(self._loop.stop)
             self._loop.start()
             self._state.own_threads.add(self._loop.ident)
+            undo.callback(self._devices.stop_threads)
+            self._devices.start_threads()
             self._life.begin()
             keep(self)
             undo.pop_all()
@@ -271,8 +282,9 @@ class Machine:
             raise VmmError("the guest has been reset: there is nothing to go on from")
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
+        has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
-            self.config,
+            self.config.replace(pci=True) if has_pci else self.config,
             self._ram.freeze(),
             saved,
             cmdline=self._cmdline,
@@ -327,9 +339,43 @@ class Machine:
     def plug(self, device: DeviceIo) -> None:
         """Put a device of the user's on the buses, before start or while it runs.
 
-        Raises ResourceError or DeviceOverlap if it doesn't fit.
+        A PCI device before start only, and unless the configuration says otherwise
+        there is a PCI bus from the first one on.
+        Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
+        ConfigError if it can't be.
         """
-        self._devices.add(device)
+        if not device.is_pci:
+            self._devices.add(device)
+            return
+        self._check_before_start(device, "plugged in")
+        if self._pci is None:
+            self._pci = self._new_pci(device)
+        self._pci.plug(cast("PciDevice", device))
+
+    def devices_table(self) -> "list[DeviceRow]":
+        """What it has now: RAM, KVM's own chips, and all that is plugged in."""
+        from .devices_table import devices_table
+
+        return devices_table(self._ram_ranges, self._devices.plugged())
+
+    def _check_before_start(self, device: DeviceIo, what: str) -> None:
+        if self.state is not MachineState.CREATED:
+            raise ConfigError(
+                f"{type(device).__name__} is a PCI device, which can be {what} before "
+                "the machine starts only: there is no hotplug"
+            )
+
+    def _new_pci(self, device: DeviceIo | None = None) -> "Pci":
+        """For the configuration, or for a `device`, which it may forbid."""
+        if device is not None and self.config.pci is False:
+            raise ConfigError(
+                f"pci: it is False, and {type(device).__name__} is a PCI device: leave "
+                "it out, or pass True"
+            )
+        from .pci import Pci
+
+        ports = self._legacy.config_ports
+        return Pci(self._devices, ports, self._ram, self._ram_ranges)
 
     def unplug(self, device: DeviceIo) -> None:
         """Take a device off again, when nobody is in it any more.
@@ -337,8 +383,14 @@ class Machine:
         From an access or a callback of a device it returns before that, and from one
         on the event loop's thread posted writes under way are lost. Raises
         NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
+        A PCI device stays while the machine runs: ConfigError.
         """
-        self._devices.remove(device)
+        if not device.is_pci or self._pci is None:
+            self._devices.remove(device)
+            return
+        if self.state is not MachineState.ENDED:
+            self._check_before_start(device, "unplugged")
+        self._pci.unplug(cast("PciDevice", device))
 
     @property
     def guest(self) -> "Guest":
@@ -403,7 +455,7 @@ class Machine:
         self.console = self.memory = self._ram = self._state = self._life = (
             self._outcomes
         ) = gone
-        self._devices = self._loop = self._legacy = gone
+        self._devices = self._loop = self._legacy = self._pci = gone
         if self.debugcon is not None:
             self.debugcon = gone
         if self._agent is not None:

@@ -1,7 +1,7 @@
 """SavedDevice: what a snapshot has of a device, and how another one goes on from it."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from ..devices.device_io import DeviceIo, Locked
 from ..devices.errors import InvalidState
@@ -9,6 +9,9 @@ from ..devices.record import Record
 from ..devices.state import State
 from ..errors import ConfigError
 from .device_manager import DeviceManager
+
+if TYPE_CHECKING:  # most machines have none
+    from ..devices.pci.device import PciDevice
 
 Kept: TypeAlias = State | dict[str, Any] | None
 """What something keeps; from a file as JSON has it, which its own class can read."""
@@ -33,8 +36,15 @@ def save_devices(manager: DeviceManager) -> tuple[SavedDevice, ...]:
 
 
 def _save(device: DeviceIo) -> SavedDevice:
+    return SavedDevice(kind_of(device), _place_of(device), device.state())
+
+
+def _place_of(device: DeviceIo) -> str:
+    """Where the guest finds it at power-on."""
     where = repr(device.get_assigned_resources())
-    return SavedDevice(kind_of(device), where, device.state())
+    if device.is_pci:
+        return f"PCI slot {cast('PciDevice', device).slot}, {where}"
+    return where
 
 
 def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> None:
@@ -48,8 +58,12 @@ def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> Non
         as_state(each.state, device)
         for device, each in zip(devices, saved, strict=True)
     ]
-    for device, state in zip(devices, states, strict=True):
-        device.restore(state)
+    with manager.routing_together():
+        for device, state in zip(devices, states, strict=True):
+            device.restore(state)
+    for device in devices:
+        if device.is_pci:  # what was in the way of its BARs has moved, too
+            cast("PciDevice", device).follow(retry=True)
 
 
 def class_of(device: DeviceIo) -> type:
@@ -72,7 +86,7 @@ def class_name(kind: type | str) -> str:
 def check_devices(devices: Sequence[DeviceIo], saved: Sequence[SavedDevice]) -> None:
     """Raises ConfigError unless they are those that were saved, and where they were."""
     for device, each in zip(devices, saved, strict=False):
-        kind, where = kind_of(device), repr(device.get_assigned_resources())
+        kind, where = kind_of(device), _place_of(device)
         if kind != each.kind:
             raise ConfigError(
                 f"the snapshot has {each.kind} where the clone has {kind}"

@@ -51,6 +51,8 @@ class RunState(RunControl):
         self.paused: PausedGuest | None = None
         self.own_threads: set[int] = set()
         """Threads that a pause has to wait for, beside those that run vCPUs."""
+        self.is_device_thread: Callable[[], bool] = lambda: False
+        """Whether the calling thread is a device's own, for which it has to, too."""
         self._telling = threading.Lock()  # readers hear of changes in their order
         self._pauses = 0  # that have begun
         self._starter: int | None = None  # the thread that starts
@@ -119,7 +121,9 @@ class RunState(RunControl):
     def is_own_thread(self) -> bool:
         """Whether a pause has to wait for the calling thread."""
         ident = threading.get_ident()
-        return ident in self.own_threads or ident in self._running.values()
+        if ident in self.own_threads or ident in self._running.values():
+            return True
+        return self.is_device_thread()
 
     def stand(self, guest: "PausedGuest", result: RunResult | None = None) -> bool:
         """Be PAUSED until `resume`: True; or until the run is ended for good: False.

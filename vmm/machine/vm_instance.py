@@ -290,14 +290,16 @@ def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:
     level_irqs = devices.level_irqs()
     at_port = devices.io_manager.device_at_port
     com_ports = [port for port in COM_PORTS if isinstance(at_port(port), SerialPio)]
-    blocks = firmware(boot.cpus, com_ports, level_irqs)
+    pci = devices.pci
+    lines = None if pci is None else pci.lines()
+    blocks = firmware(boot.cpus, com_ports, level_irqs, lines)
     check_room(boot.kernel, blocks[:-1])
     write_blocks(memory, blocks)
     start = boot.load(memory)
     if boot.acpi:
         from ..boot.acpi import acpi_tables
 
-        tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs)
+        tables = acpi_tables(boot.cpus, devices.acpi_devices(), level_irqs, pci)
         generation = bytes(GENERATION_ID_SIZE)
         ours = [
             Block("the ACPI tables", layout.ACPI, tables),

@@ -32,6 +32,7 @@ def failure(error: Exception) -> End:
     """The end for something that we, or a device of the user's, have raised."""
     known = isinstance(error, VmmError)
     detail = str(error) if known else f"{type(error).__name__}: {error}"
+    detail = " ".join([detail, *getattr(error, "__notes__", ())])
     return End(ExitReason.ERROR, detail, error=error)
 
 

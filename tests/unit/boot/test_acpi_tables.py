@@ -11,10 +11,12 @@ import pytest
 from support.guests import refuse
 
 from vmm.boot.acpi import acpi_tables
-from vmm.boot.layout import ACPI, ACPI_SIZE
+from vmm.boot.layout import ACPI, ACPI_SIZE, PCI_IO, PCI_MEM32, pci_mem64, ram_ranges
+from vmm.boot.pci_tables import PciTables
 from vmm.config import CPUS_MAX
 from vmm.devices.acpi_device import AcpiDevice
 from vmm.devices.pc.platform import ACPI_PM
+from vmm.devices.pci.windows import PciWindows
 from vmm.devices.resources import (
     DeviceResources,
     LegacyIrq,
@@ -50,6 +52,7 @@ GENERATION = AcpiDevice(
     events=DeviceResources([LegacyIrq(23)]),
 )
 DEVICES = (COM1, COM2, GENERATION, PVPANIC, VIRTIO, BIG)
+PCI = PciTables(PciWindows(PCI_IO, PCI_MEM32, pci_mem64(ram_ranges(1 << 30))), 11)
 
 
 class Tables(dict[str, bytes]):
@@ -60,8 +63,9 @@ class Tables(dict[str, bytes]):
         cpus: int = 1,
         devices: Iterable[AcpiDevice] = DEVICES,
         level_irqs: Iterable[int] = (),
+        pci: PciTables | None = None,
     ) -> None:
-        self.blob = acpi_tables(cpus, devices, level_irqs)
+        self.blob = acpi_tables(cpus, devices, level_irqs, pci)
         self.rsdp = self.blob[:36]
         (xsdt,) = struct.unpack_from("<Q", self.rsdp, 24)
         self._add(xsdt)
@@ -159,7 +163,8 @@ def test_madt_lists_each_cpu_by_its_apic_id() -> None:
 def test_madt_overrides_what_is_level_triggered() -> None:
     overrides = [entry for entry in Tables(level_irqs=[5]).madt() if entry[0] == 2]
     assert overrides == [
-        struct.pack("<BBBBIH", 2, 10, 0, irq, irq, 0x0D) for irq in (5, 9)
+        struct.pack("<BBBBIH", 2, 10, 0, irq, irq, flags)
+        for irq, flags in ((5, 0x0F), (9, 0x0D))
     ]
 
 
@@ -197,6 +202,41 @@ def test_an_event_device_notifies_the_driver_of_what_has_events(
     assert text.count("ACPI0013") == 1
 
 
+# PCI
+
+
+def test_mcfg_has_configuration_space_of_the_one_bus() -> None:
+    mcfg = Tables(pci=PCI)["MCFG"]
+    assert sum(mcfg) % 256 == 0
+    assert mcfg[36:44] == bytes(8)
+    assert struct.unpack("<QHBB4x", mcfg[44:]) == (0xE000_0000, 0, 0, 0)
+    assert "MCFG" not in Tables()
+
+
+def test_the_host_bridge_has_its_windows_and_lines(tmp_path: Path) -> None:
+    text = disassembled(Tables(pci=PCI), tmp_path)
+    text = " ".join(re.sub(r"//.*", "", text).split())
+    bridge = text.partition("Device (PCI0) {")[2].partition("Device (")[0]
+    assert 'Name (_HID, EisaId ("PNP0A08") /* PCI Express Bus */)' in bridge
+    assert 'Name (_CID, EisaId ("PNP0A03") /* PCI Bus */)' in bridge
+    assert bridge.count("ResourceConsumer") == 0
+    assert "IO (Decode16, 0x0CF8, 0x0CF8, 0x01, 0x08, )" in bridge
+    assert "WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode," in bridge
+    for window in ("0xC000, 0xFFFF", "0xE0100000, 0xFBFFFFFF"):
+        assert window in bridge
+    assert "0x0000006000000000, 0x0000007FFFFFFFFF" in bridge
+    routes = re.findall(r"Package \(0x04\) { (\w+), Zero, Zero, 0x0B }", bridge)
+    assert [int(route, 16) for route in routes] == [n << 16 | 0xFFFF for n in range(32)]
+
+
+def test_configuration_space_is_nobody_elses(tmp_path: Path) -> None:
+    text = disassembled(Tables(pci=PCI), tmp_path)
+    reserved = text.partition("Device (ECAM)")[2].partition("Device (")[0]
+    assert 'EisaId ("PNP0C02")' in reserved
+    assert "0x00000000E0000000, // Range Minimum" in reserved
+    assert "0x00000000E00FFFFF, // Range Maximum" in reserved
+
+
 # What doesn't fit
 
 
@@ -229,7 +269,7 @@ def disassembled(tables: Tables, folder: Path) -> str:
 
 @pytest.mark.parametrize("cpus", [1, CPUS_MAX])
 def test_iasl_reads_every_table_without_a_warning(cpus: int, tmp_path: Path) -> None:
-    for path in Tables(cpus).write(tmp_path):
+    for path in Tables(cpus, pci=PCI).write(tmp_path):
         said = iasl(tmp_path, "-d", path.name)
         text = path.with_suffix(".dsl").read_text()
         for problem in ("error", "warning", "invalid", "unknown", "incorrect"):
@@ -238,7 +278,7 @@ def test_iasl_reads_every_table_without_a_warning(cpus: int, tmp_path: Path) -> 
 
 
 def test_iasl_compiles_what_it_read_to_the_same_bytes(tmp_path: Path) -> None:
-    tables = Tables(2)
+    tables = Tables(2, pci=PCI)
     disassembled(tables, tmp_path)
     said = iasl(tmp_path, "-p", "again", "dsdt.dsl")
     assert "0 Errors, 0 Warnings, 0 Remarks" in said

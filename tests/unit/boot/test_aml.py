@@ -199,9 +199,9 @@ def test_what_is_larger_is_a_qword_address_descriptor(
 
 @pytest.mark.parametrize(
     ("shared", "level", "flags"),
-    [(False, False, 0b0011), (True, False, 0b1011), (True, True, 0b1001)],
+    [(False, False, 0b0011), (True, False, 0b1011), (True, True, 0b1101)],
 )
-def test_interrupts_are_rising_edges_or_high_levels(
+def test_interrupts_are_rising_edges_or_low_levels(
     shared: bool, level: bool, flags: int
 ) -> None:
     data = crs(aml.resource_template([LegacyIrq(20, shared, level)]))
@@ -211,3 +211,40 @@ def test_interrupts_are_rising_edges_or_high_levels(
 def test_what_a_guest_cant_set_up_is_left_out() -> None:
     others = [MacAddress("52:54:00:12:34:56"), KvmMemSlot(3)]
     assert crs(aml.resource_template([*others])) == b""
+
+
+# Windows of a bridge
+
+
+@pytest.mark.parametrize(
+    ("window", "form", "fields"),
+    [
+        (
+            aml.bus_numbers(0, 0),
+            "<BHBBB5H",
+            (0x88, 13, 2, 0b1100, 0, 0, 0, 0, 0, 1),
+        ),
+        (
+            aml.io_window(0xC000, 0xFFFF),
+            "<BHBBB5H",
+            (0x88, 13, 1, 0b1100, 3, 0, 0xC000, 0xFFFF, 0, 0x4000),
+        ),
+        (
+            aml.memory_window(0xE010_0000, 0xFBFF_FFFF),
+            "<BHBBB5I",
+            (0x87, 23, 0, 0b1100, 1, 0, 0xE010_0000, 0xFBFF_FFFF, 0, 0x1BF0_0000),
+        ),
+        (
+            aml.memory_window(1 << 38, (1 << 39) - 1),
+            "<BHBBB5Q",
+            (0x8A, 43, 0, 0b1100, 1, 0, 1 << 38, (1 << 39) - 1, 0, 1 << 38),
+        ),
+    ],
+    ids=["buses", "ports", "32 bits", "64 bits"],
+)
+def test_a_window_is_produced_and_fixed(
+    window: bytes, form: str, fields: tuple[int, ...]
+) -> None:
+    assert struct.unpack(form, window) == fields
+    template = aml.resource_template([PioAddressRange(0xCF8, 8)], window)
+    assert crs(template)[8:] == window

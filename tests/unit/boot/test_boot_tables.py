@@ -251,11 +251,27 @@ def test_isa_irq_n_is_wired_to_pin_n() -> None:
     assert wires == [(3, 0, 0, 0, irq, 2, irq) for irq in range(16)]
 
 
-def test_level_triggered_irqs_are_active_high_and_level() -> None:
+def test_pcis_bus_has_its_own_number_and_isas_the_next() -> None:
+    lines = [(0, 11), (31, 10)]
+    entries = split(mp_table(MP_TABLE, 3, [11], lines))[1]
+    buses = [struct.unpack("<BB6s", entry) for entry in entries if entry[0] == 1]
+    assert buses == [(1, 0, b"PCI   "), (1, 1, b"ISA   ")]
+    wires = [struct.unpack("<BBHBBBB", entry) for entry in entries if entry[0] == 3]
+    assert [wire for wire in wires if wire[3] == 0] == [
+        (3, 0, 0, 0, 0 << 2, 3, 11),
+        (3, 0, 0, 0, 31 << 2, 3, 10),
+    ]
+    isa = [wire for wire in wires if wire[3] == 1]
+    assert [(irq, pin) for *_, irq, _, pin in isa] == [(n, n) for n in range(16)]
+    local = [struct.unpack("<BBHBBBB", entry) for entry in entries if entry[0] == 4]
+    assert {wire[3] for wire in local} == {1}
+
+
+def test_level_triggered_irqs_are_active_low_and_level() -> None:
     wires = split(mp_table(MP_TABLE, 1, [5, 11]))[1]
     flags = [struct.unpack_from("<H", wire, 2)[0] for wire in wires if wire[0] == 3]
     assert [irq for irq, value in enumerate(flags) if value] == [5, 11]
-    assert {flags[5], flags[11]} == {0b1101}
+    assert {flags[5], flags[11]} == {0b1111}
 
 
 def test_local_interrupts_are_extint_and_nmi_of_all_cpus() -> None:

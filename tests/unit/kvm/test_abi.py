@@ -34,8 +34,8 @@ KVM_RUN_OFFSETS = {
     "KVM_RUN_UNION": "io",
     "KVM_RUN_MMIO_DATA": "mmio.data",
 }
-# arch/x86/include/asm/kvm_host.h, arch/x86/kvm/x86.c
-NOT_UAPI = {"KVM_MAX_CPUID_ENTRIES", "KVM_MAX_MSR_ENTRIES"}
+# arch/x86/include/asm/kvm_host.h, arch/x86/kvm/x86.c, include/linux/kvm_host.h
+NOT_UAPI = {"KVM_MAX_CPUID_ENTRIES", "KVM_MAX_IRQ_ROUTES", "KVM_MAX_MSR_ENTRIES"}
 
 BOOT_PARAMS_OFFSETS = {
     "e820_entries": bootparam.E820_ENTRIES,

@@ -293,21 +293,24 @@ def test_power_on_connects_doorbells_and_posted_ports(rig: Rig) -> None:
     rig.power_on()
     assert list(rig.vm.ioeventfds.values()) == [device.bell]
     assert rig.vm.coalesced == [PORT]
-    rig.manager.power_off()
-    assert rig.vm.ioeventfds == {}
 
 
-def test_a_posted_port_is_unregistered_unless_the_vm_goes(rig: Rig) -> None:
+def test_posted_ports_and_doorbells_are_taken_away_unless_the_vm_goes(
+    rig: Rig,
+) -> None:
     device = Rung()
     rig.manager.add(device)
     rig.power_on()
     rig.manager.power_off()
     assert rig.vm.coalesced == [PORT]  # the VM takes it along
+    assert list(rig.vm.ioeventfds.values()) == [device.bell]
     rig.vm = FakeVm()
     rig.power_on()
     assert rig.vm.coalesced == [PORT]
+    assert list(rig.vm.ioeventfds.values()) == [device.bell]
     rig.manager.remove(device)
     assert rig.vm.coalesced == []
+    assert rig.vm.ioeventfds == {}
 
 
 def test_what_rings_is_told_on_the_loop(rig: Rig, loop: EventLoop) -> None:
@@ -392,9 +395,9 @@ def test_unavailable_resource_undoes_the_others(rig: Rig) -> None:
     refuse(rig, device, ResourceError, "IRQ")
 
 
-def test_msi_is_refused(rig: Rig) -> None:
-    device = Device((*CONSTRAINTS, GenericIrqConstraint(size=2)))
-    refuse(rig, device, ConfigError, "interrupt 24 is an MSI, which needs a PCI bus")
+def test_more_messages_than_there_are_undo_the_others(rig: Rig) -> None:
+    device = Device((*CONSTRAINTS, GenericIrqConstraint(size=1001)))
+    refuse(rig, device, ResourceError, "MSIs: 0x3e9 .* can't be")
 
 
 def test_overlap_on_the_bus_undoes_the_allocation(rig: Rig) -> None:
@@ -452,3 +455,28 @@ def test_a_report_is_text_whatever_a_device_says(
     monkeypatch.setattr(device, "get_report", lambda: said)
     rig.manager.add(device)
     assert rig.manager.reports() == shown
+
+
+# Another in its place
+
+
+def test_a_device_is_replaced_in_the_order_of_all(rig: Rig) -> None:
+    first, old, last, new = (
+        Device([PioAddressConstraint.at(port, 4)])
+        for port in (PORT, PORT + 4, PORT + 8, PORT + 4)
+    )
+    for device in (first, old, last):
+        rig.manager.add(device)
+    rig.manager.replace(old, new)
+    assert rig.manager.plugged() == [first, new, last]
+    assert rig.bus.device_at_port(PORT + 4) is new
+    assert old.get_assigned_resources() == DeviceResources()
+
+
+def test_what_can_not_take_the_place_leaves_it_as_it_was(rig: Rig) -> None:
+    old, last = Device(()), Device()
+    for device in (old, last):
+        rig.manager.add(device)
+    with pytest.raises(ResourceError):
+        rig.manager.replace(old, Device())
+    assert rig.manager.plugged() == [old, last]

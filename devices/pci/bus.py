@@ -1,0 +1,96 @@
+"""PciBus: bus 0 with its 32 slots, and how the guest's accesses find its functions."""
+
+import threading
+from typing import TYPE_CHECKING, Final
+
+from ..errors import DeviceOverlap, Exhausted, InvalidDevice
+from .device import PciDevice
+from .reg import PCI_CFG_SPACE_SIZE
+from .windows import PciWindows, Remap
+
+if TYPE_CHECKING:
+    from ..guest_ram import GuestRam
+
+SLOTS: Final = 32
+
+
+class PciBus:
+    """Bus 0 of the only segment. Every device in it is function 0 of its slot.
+
+    `remap(device, before, after)` has the ranges `after` trapped for the device, and no
+    longer those `before`, and its doorbells likewise, all in one instant; or returns
+    False, with nothing changed, where something else is in the way. It may take the
+    machine's locks, but then none of them may be held where configuration space is
+    accessed. `ram` is what devices reach by DMA.
+    """
+
+    def __init__(self, windows: PciWindows, remap: Remap, ram: "GuestRam") -> None:
+        self.windows = windows
+        self.remap = remap
+        self.ram = ram
+        self._devices: dict[int, PciDevice] = {}
+        self._lock = threading.Lock()  # BARs move one after the other
+
+    @property
+    def devices(self) -> list[PciDevice]:
+        """Those in it, the lowest slot first."""
+        return [device for _, device in sorted(self._devices.items())]
+
+    def attach(self, device: PciDevice) -> None:
+        """Put it into the slot that it asks for, or the first that is free.
+
+        Before a machine allocates its resources. Raises InvalidDevice, DeviceOverlap if
+        the slot is taken, and Exhausted if all are; then nothing has changed.
+        """
+        slot, name = device.slot, type(device).__name__
+        if slot is None:
+            free = (at for at in range(SLOTS) if at not in self._devices)
+            slot = next(free, None)
+        if slot is None:
+            raise Exhausted(f"{name} finds none of the {SLOTS} PCI slots free")
+        if slot not in range(SLOTS):
+            raise InvalidDevice(f"{name}.slot is {slot}: it must be 0..{SLOTS - 1}")
+        if slot in self._devices:
+            other = type(self._devices[slot]).__name__
+            raise DeviceOverlap(f"PCI slot {slot} of {name} is {other}'s")
+        device.join(self.windows, self.remap, self.ram)
+        device.slot = slot
+        self._devices[slot] = device
+
+    def detach(self, device: PciDevice) -> None:
+        """Free its slot, once its ranges are trapped no more."""
+        for slot, other in list(self._devices.items()):
+            if other is device:
+                del self._devices[slot]
+
+    def read_config(
+        self, slot: int, function: int, offset: int, data: memoryview
+    ) -> None:
+        """The guest's read; all ones where there is no function, or no register."""
+        device = self._function(slot, function, offset, len(data))
+        if device is None:
+            data[:] = b"\xff" * len(data)
+        else:
+            device.read_config(offset, data)
+
+    def write_config(
+        self, slot: int, function: int, offset: int, data: memoryview
+    ) -> None:
+        """The guest's write; ignored likewise."""
+        device = self._function(slot, function, offset, len(data))
+        if device is None:
+            return
+        with self._lock:
+            if device.write_config(offset, data):
+                for other in self.devices:
+                    if other is not device:  # which may have been in its way
+                        other.follow(retry=True)
+
+    def _function(
+        self, slot: int, function: int, offset: int, size: int
+    ) -> PciDevice | None:
+        """Who answers: bytes, words and doublewords are within 4 aligned bytes."""
+        fits = size in (1, 2, 4) and offset % 4 + size <= 4
+        if function or not fits or offset >= PCI_CFG_SPACE_SIZE:
+            return None
+        return self._devices.get(slot)

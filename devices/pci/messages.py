@@ -1,0 +1,75 @@
+"""Messages: a function's MSIs or MSI-Xs on their way out; the same for both."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ..errors import TriggerError
+from ..trigger import MsiInterrupt
+
+Message: TypeAlias = tuple[int, int]
+"""A 64-bit address, and 32 bits of data."""
+
+
+class Messages:
+    """One interrupt for each vector, sent to where the guest wants it.
+
+    A vector that is masked is pending once it is raised, and sent when it is masked no
+    longer. All methods want the device's lock held.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.pending = [False] * count
+        self._targets: Sequence[MsiInterrupt] = ()
+        self._routed: list[Message | None] = [None] * count
+        self._sends: list[Callable[[], None] | None] = [None] * count
+
+    def connect(self, targets: Sequence[MsiInterrupt]) -> None:
+        """Send by these, of which none has been told a message; or, by none, nothing.
+
+        All are masked then.
+        """
+        self._targets = targets
+        self.forget()
+
+    def forget(self) -> None:
+        """Mask all, and tell each target anew where its message goes."""
+        self._routed = [None] * len(self._routed)
+        self._sends = [None] * len(self._sends)
+
+    def fire(self, vector: int) -> None:
+        """Raise one. Raises TriggerError if the host can't deliver it."""
+        send = self._sends[vector]
+        if send is None:
+            self.pending[vector] = True
+        else:
+            send()
+
+    def set(self, vector: int, message: Message | None) -> None:
+        """From now on `vector` is `message`, or masked: None. Sends what is pending."""
+        self._sends[vector] = None
+        if message is None or vector >= len(self._targets):
+            return
+        self._sends[vector] = send = self._route(vector, message)
+        if self.pending[vector]:
+            self.pending[vector] = False
+            send()
+
+    def _route(self, vector: int, message: Message) -> Callable[[], None]:
+        """What sends it: nothing, where the guest's own message leads nowhere."""
+        target = self._targets[vector]
+        if message != self._routed[vector]:
+            self._routed[vector] = None
+            try:
+                target.route(*message)
+            except TriggerError:
+                return _lose
+            self._routed[vector] = message
+        return target.trigger
+
+    def drop_pending(self) -> None:
+        """Forget what has not been sent."""
+        self.pending = [False] * len(self.pending)
+
+
+def _lose() -> None:
+    """Nobody is there to be interrupted."""

@@ -1,0 +1,62 @@
+"""Registers of a function's configuration space, by their names in linux/pci_regs.h.
+
+Source: PCI Local Bus Specification 3.0, chapter 6.
+"""
+
+from typing import Final
+
+PCI_CFG_SPACE_SIZE: Final = 256
+
+PCI_VENDOR_ID: Final = 0x00
+PCI_DEVICE_ID: Final = 0x02
+PCI_COMMAND: Final = 0x04
+PCI_COMMAND_IO: Final = 0x0001
+PCI_COMMAND_MEMORY: Final = 0x0002
+PCI_COMMAND_MASTER: Final = 0x0004
+PCI_COMMAND_PARITY: Final = 0x0040
+PCI_COMMAND_SERR: Final = 0x0100
+PCI_COMMAND_INTX_DISABLE: Final = 0x0400
+PCI_STATUS: Final = 0x06
+PCI_STATUS_INTERRUPT: Final = 0x08
+PCI_STATUS_CAP_LIST: Final = 0x10
+PCI_REVISION_ID: Final = 0x08
+PCI_CLASS_PROG: Final = 0x09  # then two bytes: the class and its base
+PCI_CACHE_LINE_SIZE: Final = 0x0C
+PCI_HEADER_TYPE: Final = 0x0E
+PCI_BASE_ADDRESS_0: Final = 0x10
+PCI_BASE_ADDRESS_SPACE_IO: Final = 0x01
+PCI_BASE_ADDRESS_MEM_TYPE_64: Final = 0x04
+PCI_BASE_ADDRESS_MEM_PREFETCH: Final = 0x08
+PCI_SUBSYSTEM_VENDOR_ID: Final = 0x2C
+PCI_SUBSYSTEM_ID: Final = 0x2E
+PCI_CAPABILITY_LIST: Final = 0x34
+PCI_INTERRUPT_LINE: Final = 0x3C
+PCI_INTERRUPT_PIN: Final = 0x3D
+PCI_STD_HEADER_SIZEOF: Final = 0x40  # capabilities are behind it
+
+PCI_CAP_ID_MSI: Final = 0x05
+PCI_CAP_ID_VNDR: Final = 0x09
+PCI_CAP_ID_MSIX: Final = 0x11
+
+# By their places in a capability.
+PCI_MSI_FLAGS: Final = 2
+PCI_MSI_FLAGS_ENABLE: Final = 0x0001
+PCI_MSI_FLAGS_QMASK_SHIFT: Final = 1
+PCI_MSI_FLAGS_QSIZE: Final = 0x0070
+PCI_MSI_FLAGS_QSIZE_SHIFT: Final = 4
+PCI_MSI_FLAGS_64BIT: Final = 0x0080
+PCI_MSI_FLAGS_MASKBIT: Final = 0x0100
+PCI_MSI_ADDRESS_LO: Final = 4
+PCI_MSI_DATA_64: Final = 12
+PCI_MSI_MASK_64: Final = 16
+PCI_MSI_PENDING_64: Final = 20
+PCI_MSI_SIZEOF: Final = 24
+
+PCI_MSIX_FLAGS: Final = 2
+PCI_MSIX_FLAGS_MASKALL: Final = 0x4000
+PCI_MSIX_FLAGS_ENABLE: Final = 0x8000
+PCI_MSIX_TABLE: Final = 4
+PCI_MSIX_PBA: Final = 8
+PCI_CAP_MSIX_SIZEOF: Final = 12
+
+PCI_MSIX_ENTRY_CTRL_MASKBIT: Final = 0x01

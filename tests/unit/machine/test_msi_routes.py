@@ -1,0 +1,179 @@
+"""MsiRoutes: which messages KVM is told of, when, and by how many calls."""
+
+import os
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+from support.device_rig import Device, FakeVm, Rig
+
+from vmm.devices.errors import TriggerError
+from vmm.devices.resources import GenericIrqConstraint, PciMsixIrqConstraint
+from vmm.devices.trigger import MsiInterrupt
+from vmm.event_loop import EventLoop
+from vmm.kvm.abi import KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER
+
+pytest_plugins = ("support.loop_fixtures",)
+
+LAPIC = 0xFEE0_0000
+
+
+@pytest.fixture
+def rig(loop: EventLoop) -> Iterator[Rig]:
+    rig = Rig(loop)
+    yield rig
+    rig.manager.close()
+
+
+def messages(device: Device) -> list[MsiInterrupt]:
+    return [cast("MsiInterrupt", interrupt) for interrupt in device.interrupts]
+
+
+def plugged(rig: Rig, size: int = 2) -> Device:
+    device = Device([PciMsixIrqConstraint(size=size)])
+    rig.manager.add(device)
+    return device
+
+
+def test_what_is_not_routed_costs_kvm_nothing(rig: Rig) -> None:
+    device = plugged(rig)
+    rig.power_on()
+    device.interrupts[0].trigger()
+    assert (rig.vm.tables, rig.vm.irqfds) == ([], {})
+
+
+def test_a_route_is_a_message_and_an_irqfd(rig: Rig) -> None:
+    first, second = messages(plugged(rig))
+    rig.power_on()
+    second.route(LAPIC | 1 << 12, 0x4041)
+    assert rig.vm.messages == {25: (LAPIC | 1 << 12, 0x4041)}
+    assert list(rig.vm.irqfds.values()) == [25]
+    first.route(LAPIC, 0x42)
+    assert rig.vm.messages == {25: (LAPIC | 1 << 12, 0x4041), 24: (LAPIC, 0x42)}
+    assert sorted(rig.vm.irqfds.values()) == [24, 25]
+
+
+def test_the_table_has_all_pins_where_kvm_has_them(rig: Rig) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    rig.power_on()
+    message.route(LAPIC, 0)
+    pins = [
+        (route.gsi, route.u.irqchip.irqchip, route.u.irqchip.pin)
+        for route in rig.vm.tables[0]
+        if route.gsi < 24
+    ]
+    assert {gsi: pin for gsi, chip, pin in pins if chip == KVM_IRQCHIP_IOAPIC} == {
+        n: n for n in range(24)
+    }
+    pics = [(gsi, chip, pin) for gsi, chip, pin in pins if chip != KVM_IRQCHIP_IOAPIC]
+    assert pics == [(n, KVM_IRQCHIP_PIC_MASTER + n // 8, n % 8) for n in range(16)]
+
+
+def test_the_same_route_again_is_no_call(rig: Rig) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    rig.power_on()
+    message.route(LAPIC, 0x41)
+    message.route(LAPIC, 0x41)
+    assert len(rig.vm.tables) == 1
+    message.route(LAPIC, 0x42)
+    assert rig.vm.messages == {24: (LAPIC, 0x42)}
+    assert len(rig.vm.irqfds) == 1
+
+
+def test_an_edge_before_the_first_route_is_lost(rig: Rig) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    rig.power_on()
+    message.trigger()
+    message.route(LAPIC, 0x41)
+    (fd,) = rig.vm.irqfds
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(fd)
+
+
+def test_the_next_vm_has_all_routes_by_one_call(rig: Rig) -> None:
+    for at, message in enumerate(messages(plugged(rig, size=8))):
+        message.route(LAPIC, at)
+    rig.power_on()
+    assert len(rig.vm.tables) == 1
+    assert len(rig.vm.irqfds) == 8
+    rig.manager.power_off()
+    assert rig.vm.cut == []  # the VM takes them along
+    rig.vm = FakeVm()
+    rig.power_on()
+    assert len(rig.vm.tables) == 1
+    assert rig.vm.messages == {24 + at: (LAPIC, at) for at in range(8)}
+
+
+def test_routes_in_one_with_are_one_call(rig: Rig) -> None:
+    several = messages(plugged(rig, size=8))
+    rig.power_on()
+    with rig.manager.routing_together():
+        for at, message in enumerate(several):
+            message.route(LAPIC, at)
+        assert rig.vm.tables == []
+    assert len(rig.vm.tables) == 1
+    assert len(rig.vm.irqfds) == 8
+
+
+def test_only_messages_that_were_sent_are_flushed(rig: Rig) -> None:
+    first, second = messages(plugged(rig))
+    rig.power_on()
+    first.route(LAPIC, 1)
+    second.route(LAPIC, 2)
+    second.trigger()
+    rig.manager.flush()
+    rig.manager.flush()
+    assert rig.vm.cut == [25]
+    assert sorted(rig.vm.irqfds.values()) == [24, 25]
+
+
+def test_an_unplugged_devices_messages_go_nowhere(rig: Rig) -> None:
+    device, other = plugged(rig, size=1), plugged(rig, size=1)
+    rig.power_on()
+    for message in (*messages(device), *messages(other)):
+        message.route(LAPIC, 0x41)
+    (message,) = messages(device)
+    rig.manager.remove(device)
+    assert list(rig.vm.irqfds.values()) == [25]
+    message.trigger()
+    message.route(LAPIC, 0x99)
+    assert len(rig.vm.tables) == 2
+    rig.manager.power_off()
+    rig.vm = FakeVm()
+    rig.power_on()
+    assert rig.vm.messages == {25: (LAPIC, 0x41)}
+
+
+@pytest.mark.parametrize("address", [0, 0xFEC0_0000, 0xFEF0_0000, LAPIC | 1 << 32])
+def test_a_message_that_is_no_interrupt_is_refused(rig: Rig, address: int) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    rig.power_on()
+    with pytest.raises(TriggerError, match=f"no CPU takes interrupts at {address:#x}"):
+        message.route(address, 0)
+    assert rig.vm.tables == []
+
+
+def test_what_kvm_refuses_is_a_trigger_error_and_tried_again(rig: Rig) -> None:
+    first, second = messages(plugged(rig))
+    rig.power_on()
+    rig.vm.refuses_tables = True
+    with pytest.raises(TriggerError, match="MSI 24: Invalid argument"):
+        first.route(LAPIC, 1)
+    rig.vm.refuses_tables = False
+    second.route(LAPIC, 2)
+    assert rig.vm.messages == {24: (LAPIC, 1), 25: (LAPIC, 2)}
+    assert len(rig.vm.irqfds) == 2
+
+
+def test_a_message_has_no_level(rig: Rig) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    with pytest.raises(TriggerError, match="edge-triggered"):
+        message.set_level(True)
+
+
+def test_any_device_may_have_messages(rig: Rig) -> None:
+    device = Device([GenericIrqConstraint(size=1)])
+    rig.manager.add(device)
+    rig.power_on()
+    messages(device)[0].route(LAPIC, 0x41)
+    assert rig.vm.messages == {24: (LAPIC, 0x41)}
