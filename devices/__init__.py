@@ -80,6 +80,11 @@ if TYPE_CHECKING:
     from .sink import BinaryFile, BufferedSink, FileSink, LossySink, RoomySink, Sink
     from .state import Byte, Nanoseconds, State, Uint64
     from .trigger import Interrupt, InterruptLine, MsiInterrupt, Trigger
+    from .virtio.chain import Chain
+    from .virtio.device import VirtioDevice
+    from .virtio.mmio import VirtioMmio
+    from .virtio.pci import VirtioPci
+    from .virtio.queue import Virtqueue
 
 __all__ = [
     "AcpiDevice",
@@ -91,6 +96,7 @@ __all__ = [
     "BufferedSink",
     "Byte",
     "Capability",
+    "Chain",
     "Clock",
     "CmosRtc",
     "CmosRtcPio",
@@ -176,6 +182,10 @@ __all__ = [
     "TriggerError",
     "Uint64",
     "UnknownResource",
+    "VirtioDevice",
+    "VirtioMmio",
+    "VirtioPci",
+    "Virtqueue",
     "VirtualClock",
     "barrier",
     "field",
@@ -224,6 +234,11 @@ _NAMES = {
     "sink": "BinaryFile BufferedSink FileSink LossySink RoomySink Sink",
     "state": "Byte Nanoseconds State Uint64",
     "trigger": "Interrupt InterruptLine MsiInterrupt Trigger",
+    "virtio.chain": "Chain",
+    "virtio.device": "VirtioDevice",
+    "virtio.mmio": "VirtioMmio",
+    "virtio.pci": "VirtioPci",
+    "virtio.queue": "Virtqueue",
 }
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from threading import Lock
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 from .clock import Clock
 
-_NS_PER_S: Final = 1_000_000_000
-_WAKEUPS_PER_S: Final = 100  # how often, at most, a rate limit calls on_room
+if TYPE_CHECKING:  # most sinks have no rate
+    from .token_bucket import TokenBucket
 
 
 class BufferedSink:
@@ -68,9 +68,9 @@ class BufferedSink:
         self._capacity = capacity
         self._drops = policy == "drop"
         self._left = total_limit
-        self._bucket: _TokenBucket | None = None
+        self._bucket = None
         if rate is not None and clock is not None:
-            self._bucket = _TokenBucket(rate, burst or rate, clock)
+            self._bucket = _bucket(rate, burst or rate, clock)
         self._unlimited = total_limit is None and rate is None
         self._refused = False
         self._timer_is_set = False
@@ -169,34 +169,7 @@ class BufferedSink:
             tell()
 
 
-class _TokenBucket:
-    """Lets `rate` bytes a second through, and `burst` at once after a pause."""
+def _bucket(rate: int, burst: int, clock: Clock) -> "TokenBucket":
+    from .token_bucket import TokenBucket
 
-    def __init__(self, rate: int, burst: int, clock: Clock) -> None:
-        self._rate = rate
-        self._clock = clock
-        # In units of a byte's billionth, so that all is whole numbers.
-        self._full = burst * _NS_PER_S
-        self._credit = self._full
-        self._since_ns = clock.now_ns()
-
-    def tokens(self) -> int:
-        """Bytes that may go now."""
-        now = self._clock.now_ns()
-        earned = (now - self._since_ns) * self._rate
-        self._credit = min(self._full, self._credit + earned)
-        self._since_ns = now
-        return self._credit // _NS_PER_S
-
-    def take(self, count: int) -> int:
-        """Let up to `count` bytes go; return how many."""
-        count = min(count, self.tokens())
-        self._credit -= count * _NS_PER_S
-        return count
-
-    def call_when_worthwhile(self, callback: Callable[[], None]) -> None:
-        """Call when there are tokens again: rather a few seldom than one often."""
-        wanted = max(_NS_PER_S, self._rate * _NS_PER_S // _WAKEUPS_PER_S)
-        missing = min(wanted, self._full) - self._credit
-        wait_ns = -(-missing // self._rate)
-        self._clock.call_at(self._since_ns + wait_ns, callback)
+    return TokenBucket(rate, burst, clock)

@@ -41,6 +41,8 @@ class _Callbacks:
     own_thread: bool = False
     """Whether its doorbells ring on a thread of its own, beside the event loop's: for
     one that works long, or waits, when they do. Asked when it is plugged in."""
+    call_soon: "Callable[[Callable[[], None]], None] | None" = None
+    """Calls something on that thread as soon as it is free, once it is plugged in."""
 
     def read(self, base: int, offset: int, data: memoryview) -> None:
         """MMIO read of `len(data)` bytes at `base + offset`. Default: all ones."""
@@ -87,6 +89,14 @@ class _Callbacks:
     def get_doorbells(self) -> "Sequence[Doorbell]":
         """Trapped writes that need no answer, for KVM to signal. Default: none."""
         return ()
+
+    def get_kernel_parameters(self) -> "Sequence[str]":
+        """Words for Linux's command line that tell it of the device. Default: none."""
+        return ()
+
+    def get_author_device(self) -> object:
+        """What its author has written, where this stands before it. Default: this."""
+        return self
 
     def get_report(self) -> str:
         """A line for the report of a crash or a hang. Default: none, ""."""
@@ -230,6 +240,13 @@ class Locked(DeviceIo):
                 ring()
 
         return locked
+
+    def get_kernel_parameters(self) -> "Sequence[str]":
+        with self.lock:
+            return self.device.get_kernel_parameters()
+
+    def get_author_device(self) -> object:
+        return self.device
 
     def get_report(self) -> str:
         with self.lock:

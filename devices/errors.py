@@ -41,6 +41,10 @@ class NotRam(DeviceError):
     """A guest physical address, of the guest's, at which there isn't RAM alone."""
 
 
+class BrokenRing(DeviceError):
+    """What a driver has put into its virtqueue no driver may; says what."""
+
+
 class InvalidAcpiId(DeviceError, ValueError):
     """An ACPI device ID that no driver could have."""
 

@@ -30,6 +30,9 @@ class GuestRam(Protocol):
     def write(self, guest_addr: int, data: bytes | bytearray | memoryview, /) -> None:
         """Copy `data` into RAM."""
 
+    def discard(self, guest_addr: int, size: int, /) -> None:
+        """Have the whole pages of that read as zero, which costs their host nothing."""
+
 
 def barrier() -> None:
     """Have all CPUs see what was stored before, ere anything is loaded after.

@@ -16,9 +16,11 @@ from .errors import ConfigError
 from .field_types import (
     BootProtocol,
     Checked,
+    ConsoleDevice,
     Policy,
     StrPath,
     WhichQuirks,
+    WhichTransport,
     parse_size,
     seconds,
     setting,
@@ -34,17 +36,23 @@ if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from .settings import MachineSettings
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
+# hvc0 is there once its driver is; until then ttyS0 shows what is printed.
+HVC_CMDLINE: Final = "console=hvc0 earlycon=uart8250,io,0x3f8 reboot=k panic=-1"
 MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
 CPUS_MAX: Final = 254  # APIC ids that xAPIC has, and one for the IOAPIC
 PORT_MAX: Final = 0xFFFC  # of a debug exit, which has four
+PORTS_MAX: Final = 31  # names of ports: what one virtio console has
+PORT_NAME_MAX: Final = 128  # bytes
 NO_INIT: Final = "-"  # the agent is all there is: our own guests' init resets
 
 # Where scripts/build-guest puts its results, when we run from a checkout.
 BUILD_DIR: Final = os.path.join(ROOT, "guest", "build")
 
 QUIRKS: Final = get_args(WhichQuirks)
+TRANSPORTS: Final = get_args(WhichTransport)
 POLICIES: Final = get_args(Policy)
 BOOT_PROTOCOLS: Final = get_args(BootProtocol)
+CONSOLE_DEVICES: Final = get_args(ConsoleDevice)
 
 # CommandConfig's defaults: most runs have no command, and don't import it.
 _COMMAND: Final[dict[str, object]] = {
@@ -70,6 +78,41 @@ def _port(field: str, port: int) -> int:
     if not 0 <= port <= PORT_MAX:
         raise ConfigError(f"{field}: port {port:#x} is not within 0..{PORT_MAX:#x}")
     return port
+
+
+_Ports = Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
+
+
+def _ports(field: str, ports: _Ports) -> tuple[tuple[str, Place], ...]:
+    if isinstance(ports, Mapping):
+        ports = ports.items()
+    named: dict[str, Place] = {}
+    for port in ports:
+        name, where = _named(field, port) if isinstance(port, str) else port
+        if not 0 < len(name.encode()) <= PORT_NAME_MAX or "/" in name:
+            raise ConfigError(
+                f"{field}: {name!r} is no name: 1..{PORT_NAME_MAX} bytes without a /"
+            )
+        if name in named:
+            raise ConfigError(f"{field}: {name!r} is there twice")
+        named[name] = serial_place(field, where)
+    if len(named) > PORTS_MAX:
+        raise ConfigError(f"{field}: {len(named)} are more than {PORTS_MAX}")
+    return tuple(named.items())
+
+
+def _named(field: str, port: str) -> tuple[str, str]:
+    name, equals, where = port.partition("=")
+    if not equals:
+        raise ConfigError(f"{field}: {port!r} is not NAME=PLACE")
+    return name, where
+
+
+def _balloon(field: str, size: int | str) -> int:
+    bytes_ = parse_size(field, size) if isinstance(size, str) else size
+    if bytes_ < 0:
+        raise ConfigError(f"{field}: {bytes_} is less than 0")
+    return bytes_
 
 
 def _modules(field: str, modules: str | Sequence[str]) -> tuple[str, ...]:
@@ -102,7 +145,7 @@ class MachineConfig(Checked):
     command or an agent busybox's of `scripts/build-guest`, without its init, or, where
     that isn't built, its files alone."""
     cmdline: str | None = None
-    """The kernel's command line. None: "console=ttyS0 reboot=k panic=-1"."""
+    """The kernel's command line. None: "console=ttyS0 reboot=k panic=-1", or hvc0's."""
     append: str = ""
     """More words for it, given or not."""
     boot_protocol: BootProtocol = "auto"
@@ -142,11 +185,28 @@ class MachineConfig(Checked):
     agent: bool = False
     """Have an agent in the guest, by which `machine.guest` runs commands: it is put
     into the initramfs, is started before the guest's init, and speaks by ttyS1."""
+    console_device: ConsoleDevice = "serial"
+    """What the console is on: ttyS0 ("serial"), or hvc0, virtio's, with what ttyS0
+    prints before that is there ("virtio"). It chooses the default command line, too."""
+    ports: tuple[tuple[str, Place], ...] = setting((), _Ports, _ports)
+    """Lines of bytes for programs: a mapping of names to places as for `serial`, or
+    "NAME=PLACE" texts. The guest finds them by virtio, as /dev/virtio-ports/NAME where
+    it has udev, and by /sys/class/virtio-ports/*/name; `machine.port(NAME)` has the
+    other end."""
+    rng: bool = False
+    """Give the guest the host's random bytes, by virtio: its /dev/hwrng."""
+    balloon: int | None = setting(None, int | str | None, _balloon)
+    """Give the guest a virtio balloon that takes so many bytes of its RAM, or "64M",
+    and what it reports as free, for the host: see `machine.balloon`. None: there is
+    none."""
     acpi: bool = True
     """Give the guest ACPI tables, by which it finds devices, and powers off; there is
     an MP table either way."""
     pci: bool | None = None
     """Whether there is a PCI bus. None: as soon as a PCI device is plugged in."""
+    transport: WhichTransport = "auto"
+    """How virtio devices come to the guest. "auto": by PCI, or where its kernel says
+    that it has none, by MMIO."""
     console: ConsoleConfig = field(default_factory=ConsoleConfig)
     """ttyS0's host side: a ConsoleConfig, or its fields here."""
     command: "CommandConfig | None" = setting(
@@ -173,6 +233,12 @@ class MachineConfig(Checked):
                 "agent: it excludes command, script and capture: run the command by "
                 "machine.guest, or leave the agent out"
             )
+        if self.balloon is not None and self.balloon > self.memory:
+            raise ConfigError(
+                f"balloon: {self.balloon} bytes are more than memory has, {self.memory}"
+            )
+        if self.transport == "pci" and self.pci is False:
+            raise ConfigError("transport: it is pci, and pci=False has no bus for it")
         if self.debug_exit is not None and self.runs_command:
             self._check_debug_exit(self.debug_exit)
         self._check_places()
@@ -206,6 +272,7 @@ class MachineConfig(Checked):
             found.append(("capture", self.command.capture))
         if self.debugcon is not None:
             found.append(("debugcon", self.debugcon))
+        found += [("ports", where) for _, where in self.ports]
         return found
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401, fitting refuses
@@ -235,7 +302,8 @@ class MachineConfig(Checked):
     @property
     def full_cmdline(self) -> str:
         """The kernel's command line, with `append` added."""
-        base = DEFAULT_CMDLINE if self.cmdline is None else self.cmdline
+        default = DEFAULT_CMDLINE if self.console_device == "serial" else HVC_CMDLINE
+        base = default if self.cmdline is None else self.cmdline
         words = f"{base} {self.append}".strip()
         if self.agent:
             from .agent.image import agent_cmdline

@@ -18,7 +18,9 @@ StrPath = str | os.PathLike[str]
 WhichQuirks = Literal["auto", "none", "pvm"]
 Policy = Literal["exit", "restart", "pause"]
 BootProtocol = Literal["auto", "linux64", "linux32", "pvh", "multiboot"]
+WhichTransport = Literal["auto", "pci", "mmio"]
 SerialPolicy = Literal["block", "drop"]
+ConsoleDevice = Literal["serial", "virtio"]
 
 SHOWN: Final = 60  # characters of a value in a message
 FEW: Final = 3  # words that a sentence lists

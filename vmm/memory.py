@@ -8,15 +8,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import GuestAddressError, VmmError
-from .kvm._libc import address_of, map_over, populate
+from .kvm._libc import address_of, give_back, map_over, populate
 
 if TYPE_CHECKING:  # most runs have none
+    from .page_runs import Run
     from .ram_image import RamImage
 
 # <asm-generic/mman-common.h>; not in Python's mmap
 MAP_NORESERVE: Final = 0x4000
 MADV_WIPEONFORK: Final = 18
+_PRIVATE: Final = mmap.MAP_PRIVATE | MAP_NORESERVE
 HUGE_PAGE: Final = 2 << 20
+ZEROED_MAX: Final = 1024
+"""Runs of an image's pages that are mapped over, each a mapping of the 65,530 that our
+process has at most."""
 
 
 class Range(NamedTuple):
@@ -39,7 +44,7 @@ class GuestMemory:
 
     The host commits pages only as they are touched, huge ones where it has them; those
     of an image are shared until they are written to.
-    To users it is a GuestRam: `view`, `read` and `write`.
+    To users it is a GuestRam: `view`, `read`, `write` and `discard`.
     Raises VmmError if the host doesn't give the address space.
     """
 
@@ -49,13 +54,14 @@ class GuestMemory:
         self._is_closed = False
         self._image: RamImage | None = None
         self._is_its_life = False  # all of it since `image`: not that which froze
+        self._zeroed: list[Run] = []  # where the image's pages are mapped over
         self.regions: list[Region] = []
         size = 0
         for guest_addr, length in ranges:
             self.regions.append(Region(guest_addr, length, size))
             size += length
         self.size = size
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        flags = mmap.MAP_ANONYMOUS | _PRIVATE
         try:
             self._mmap = mmap.mmap(-1, size + HUGE_PAGE, flags=flags)
         except OSError as error:
@@ -84,13 +90,17 @@ class GuestMemory:
 
         Raises GuestAddressError unless all of it is RAM, and after `close()`.
         """
+        at = self._offset(guest_addr, size)
+        return self._view[at : at + size]
+
+    def _offset(self, guest_addr: int, size: int) -> int:
+        """Where that is in our mapping."""
         if self._is_closed:
             raise GuestAddressError("the machine is closed, and its RAM gone")
         for region in self.regions:
             start = guest_addr - region.guest_addr
             if 0 <= start <= region.size - size and size >= 0:
-                at = region.offset + start
-                return self._view[at : at + size]
+                return region.offset + start
         raise GuestAddressError(
             f"guest memory [{guest_addr:#x}, {guest_addr + size:#x}) is not RAM"
         )
@@ -107,6 +117,35 @@ class GuestMemory:
     def read(self, guest_addr: int, size: int) -> bytes:
         """A copy of `size` bytes of RAM."""
         return bytes(self.view(guest_addr, size))
+
+    def discard(self, guest_addr: int, size: int) -> None:
+        """Give the pages that lie wholly within [guest_addr, +size) back to the host.
+
+        They read as zero, and are committed again as they are touched. The guest may
+        run meanwhile. Raises GuestAddressError as `view` does.
+        """
+        at = self._offset(guest_addr, size)
+        start = -(-at // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (at + size) // mmap.PAGESIZE * mmap.PAGESIZE
+        if start >= end:
+            return
+        if self._image is None or not self._image.has_data(start, end):
+            give_back(self._host_addr + start, end - start)
+        else:  # whose pages would come back
+            self._map_zeros(start, end)
+
+    def _map_zeros(self, start: int, end: int) -> None:
+        """Have zeros in the place of what the image has in [start, end)."""
+        from .page_runs import merged
+
+        zeroed = merged(self._zeroed, (start, end))
+        if len(zeroed) <= ZEROED_MAX:
+            address, flags = self._host_addr + start, mmap.MAP_ANONYMOUS
+            with suppress(OSError):  # no more mappings
+                map_over(address, end - start, flags | _PRIVATE)
+                self._zeroed = zeroed
+                return
+        ctypes.memset(self._host_addr + start, 0, end - start)
 
     def load(self, fd: int, offset: int, size: int, guest_addr: int) -> None:
         """Read a part of a file straight into RAM, without a copy in between.
@@ -131,7 +170,7 @@ class GuestMemory:
         """
         from .ram_image import RamImage  # most runs never do
 
-        image = RamImage.of(self._view, self._host_addr, self._image)
+        image = RamImage.of(self._view, self._host_addr, self._image, self._zeroed)
         self.become(image)
         self._is_its_life = False
         return image
@@ -139,10 +178,12 @@ class GuestMemory:
     def become(self, image: "RamImage") -> None:
         """Have what `image` has, whatever was written since. KVM follows."""
         start = self._host_addr - address_of(self._export)
-        if image is self._image:
+        if image is self._image and not self._zeroed:
             self._teach()
             self._mmap.madvise(mmap.MADV_DONTNEED, start, self.size)
         else:
+            if image is self._image:
+                self._teach()
             self._map(image.fd, 0)
             self._image = image
         self._is_its_life = True
@@ -161,16 +202,16 @@ class GuestMemory:
                 populate(self._host_addr + start, end - start)
 
     def _map(self, fd: int, flags: int) -> None:
-        flags |= mmap.MAP_PRIVATE | MAP_NORESERVE
         try:
-            map_over(self._host_addr, self.size, flags, fd)
+            map_over(self._host_addr, self.size, flags | _PRIVATE, fd)
+            self._zeroed = []
         except OSError as error:
             raise VmmError(
                 f"memory: the host refuses to map {self.size >> 20} MiB: "
                 f"{error.strerror}"
             ) from None
 
-    def discard(self) -> None:
+    def clear(self) -> None:
         """Give every page back to the host; all of RAM reads as zero again."""
         if self._image is None:
             self._mmap.madvise(mmap.MADV_DONTNEED)

@@ -35,6 +35,30 @@ def extents(fd: int, size: int) -> Iterator[Run]:
         yield start, end
 
 
+def has_data(fd: int, start: int, end: int) -> bool:
+    """Whether [start, end) of a file is anything but a hole."""
+    try:
+        return os.lseek(fd, start, os.SEEK_DATA) < end
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return False
+
+
+def merged(runs: Iterable[Run], more: Run) -> list[Run]:
+    """`runs` and one `more`, in order, none of them touching another."""
+    start, end = more
+    before, after = [], []
+    for run in runs:
+        if run[1] < start:
+            before.append(run)
+        elif run[0] > end:
+            after.append(run)
+        else:
+            start, end = min(start, run[0]), max(end, run[1])
+    return [*before, (start, end), *after]
+
+
 def own_pages(address: int, size: int) -> Iterator[Run]:
     """Start and end of each run of pages that a private mapping has of its own.
 

@@ -10,7 +10,7 @@ from typing import Final, Self
 from .errors import VmmError
 from .hot_pages import HotPages
 from .kvm._libc import is_zero
-from .page_runs import Run, extents, own_pages, without
+from .page_runs import Run, extents, has_data, own_pages, without
 
 _CHUNK: Final = 1 << 20
 _PIECE: Final = 32 << 10
@@ -36,9 +36,16 @@ class RamImage:
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
 
     @classmethod
-    def of(cls, view: memoryview, address: int, base: "RamImage | None") -> Self:
+    def of(
+        cls,
+        view: memoryview,
+        address: int,
+        base: "RamImage | None",
+        zeroed: Iterable[Run] = (),
+    ) -> Self:
         """A copy of RAM at `address`, a private mapping of `base` or of nothing.
 
+        Not of `base` where it is `zeroed`, which are runs of bytes in order.
         Raises VmmError where there is no memory for it.
         """
 
@@ -47,7 +54,7 @@ class RamImage:
             for start, end in _nonzero(address, own):
                 _write(fd, view[start:end], start)
             if base is not None:
-                for start, end in without(base.extents(), own):
+                for start, end in without(without(base.extents(), own), zeroed):
                     base.copy_to(fd, start, end)
 
         try:
@@ -94,6 +101,10 @@ class RamImage:
     def extents(self) -> Iterator[Run]:
         """Start and end of each run that isn't a hole, in bytes."""
         return extents(self.fd, self.size)
+
+    def has_data(self, start: int, end: int) -> bool:
+        """Whether [start, end) is anything but a hole."""
+        return has_data(self.fd, start, end)
 
     def copy_to(self, fd: int, start: int, end: int) -> None:
         """Write [start, end) to the same place of another file."""

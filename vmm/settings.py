@@ -3,11 +3,18 @@
 `vmm.run(memroy="1G")` is an error to them then, before it runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .console.config import ConsoleConfig
 from .console.settings import ConsoleSettings
-from .field_types import BootProtocol, Policy, StrPath, WhichQuirks
+from .field_types import (
+    BootProtocol,
+    ConsoleDevice,
+    Policy,
+    StrPath,
+    WhichQuirks,
+    WhichTransport,
+)
 from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
@@ -33,8 +40,13 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     quirks: WhichQuirks
     console: ConsoleConfig
     command: CommandConfig | str | Sequence[str] | None
+    console_device: ConsoleDevice
+    ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
+    rng: bool
+    balloon: int | str | None
     acpi: bool
     pci: bool | None
+    transport: WhichTransport
     agent: bool
 
 

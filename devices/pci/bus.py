@@ -42,7 +42,7 @@ class PciBus:
         Before a machine allocates its resources. Raises InvalidDevice, DeviceOverlap if
         the slot is taken, and Exhausted if all are; then nothing has changed.
         """
-        slot, name = device.slot, type(device).__name__
+        slot, name = device.slot, type(device.get_author_device()).__name__
         if slot is None:
             free = (at for at in range(SLOTS) if at not in self._devices)
             slot = next(free, None)
@@ -51,7 +51,7 @@ class PciBus:
         if slot not in range(SLOTS):
             raise InvalidDevice(f"{name}.slot is {slot}: it must be 0..{SLOTS - 1}")
         if slot in self._devices:
-            other = type(self._devices[slot]).__name__
+            other = type(self._devices[slot].get_author_device()).__name__
             raise DeviceOverlap(f"PCI slot {slot} of {name} is {other}'s")
         device.join(self.windows, self.remap, self.ram)
         device.slot = slot

@@ -17,49 +17,26 @@ from ..resources import (
     ResourceConstraint,
 )
 from ..state import State
-from .bar import BARS, Bar, BarKind, check_bars
+from .bar import BARS, Bar, check_bars
 from .config_space import Capability, ConfigSpace
 from .decoder import Decoder
 from .dma import Dma
-from .msi import MOST_MSI_VECTORS, Msi
-from .msix import MOST_MSIX_VECTORS, Msix, MsixState
+from .header import NO_IRQ, check_identity, define_header
+from .msi import Msi
+from .msix import Msix, MsixState
 from .reg import (
-    PCI_CACHE_LINE_SIZE,
     PCI_CFG_SPACE_SIZE,
-    PCI_CLASS_PROG,
     PCI_COMMAND,
     PCI_COMMAND_INTX_DISABLE,
-    PCI_COMMAND_IO,
-    PCI_COMMAND_MASTER,
-    PCI_COMMAND_MEMORY,
-    PCI_COMMAND_PARITY,
-    PCI_COMMAND_SERR,
-    PCI_DEVICE_ID,
     PCI_INTERRUPT_LINE,
-    PCI_INTERRUPT_PIN,
-    PCI_REVISION_ID,
     PCI_STATUS,
     PCI_STATUS_INTERRUPT,
-    PCI_SUBSYSTEM_ID,
-    PCI_SUBSYSTEM_VENDOR_ID,
-    PCI_VENDOR_ID,
 )
 from .windows import PciWindows, Remap
 
 if TYPE_CHECKING:
     from ..guest_ram import GuestRam
     from ..trigger import Interrupt, MsiInterrupt
-
-_INTA: Final = 1
-_NO_IRQ: Final = 0xFF  # PCI Local Bus Specification 3.0, section 6.2.4
-_IDENTITY: Final = {
-    "vendor_id": 16,
-    "device_id": 16,
-    "class_code": 24,
-    "revision": 8,
-    "subsystem_vendor_id": 16,
-    "subsystem_id": 16,
-}
 
 
 class PciState(State):
@@ -99,8 +76,9 @@ class PciDevice(DeviceIo):
 
     An heir says by class attributes, or by attributes that it sets before it is plugged
     in, what the guest is to find; overrides `read_bar` and `write_bar`; and calls
-    `super().__init__()`. `lock` is held in every call from the bus, so that a device
-    with threads needs no other. `dma` and `interrupt` are for any thread.
+    `super().__init__()`. `lock` is held in every access from the bus, so that a device
+    with threads needs no other. `dma` and `interrupt` are for any thread, once the
+    device is on a bus.
 
     It has a place on a PciBus before it is plugged in, and no machine runs then: there
     is no hotplug.
@@ -144,7 +122,10 @@ class PciDevice(DeviceIo):
         return ()
 
     def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
-        """Doorbells in BARs; asked whenever a BAR is where it wasn't before."""
+        """Doorbells in BARs; asked whenever a BAR is where it wasn't before.
+
+        They ring on a thread of the host's, without `lock`; see Doorbell.
+        """
         return ()
 
     def reset_device(self) -> None:
@@ -193,6 +174,14 @@ class PciDevice(DeviceIo):
             self.config.set(PCI_STATUS, 2, status | (high and PCI_STATUS_INTERRUPT))
             self._drive_line()
 
+    def drop_interrupts(self) -> None:
+        """Forget what is pending, and let go of INTx: the device was reset."""
+        with self.lock:
+            for capability in self._msix, self._msi:
+                if capability is not None:
+                    capability.messages.drop_pending()
+            self.set_intx(False)
+
     @property
     def takes_messages(self) -> bool:
         """Whether the driver has enabled MSI-X or MSI."""
@@ -205,7 +194,8 @@ class PciDevice(DeviceIo):
 
         Raises InvalidDevice for attributes that can't be.
         """
-        self._check()
+        check_identity(self)
+        check_bars(self.bars)
         self._remap = remap
         self._line: Interrupt | None = None
         self._msix = self._msi = None
@@ -214,7 +204,7 @@ class PciDevice(DeviceIo):
             self._msix = Msix(self.msix_vectors, self._free_bar())
             bars.append(self._msix.bar)
         self.config = ConfigSpace()
-        self._define_header(bars)
+        define_header(self, self.config, {bar.kind for bar in bars})
         self._decoder = Decoder(bars, self.config, windows)
         if self.msi_vectors:
             self._msi = Msi(self.msi_vectors)
@@ -226,27 +216,6 @@ class PciDevice(DeviceIo):
         self.config.keep_as_power_on()
         self.dma = Dma(ram, self.config)
 
-    def _check(self) -> None:
-        name = type(self).__name__
-        if not hasattr(self, "vendor_id") or not hasattr(self, "device_id"):
-            raise InvalidDevice(f"{name} has no vendor_id or no device_id")
-        for field, bits in _IDENTITY.items():
-            value = getattr(self, field)
-            if not 0 <= value < 1 << bits:
-                raise InvalidDevice(f"{name}.{field} is {value:#x}: it has {bits} bits")
-        if not 0 <= self.msix_vectors <= MOST_MSIX_VECTORS:
-            raise InvalidDevice(
-                f"{name}.msix_vectors is {self.msix_vectors}: 0..{MOST_MSIX_VECTORS} "
-                "are possible"
-            )
-        count = self.msi_vectors
-        if not 0 <= count <= MOST_MSI_VECTORS or count & (count - 1):
-            raise InvalidDevice(
-                f"{name}.msi_vectors is {count}: 0, or a power of two up to "
-                f"{MOST_MSI_VECTORS}, is possible"
-            )
-        check_bars(self.bars)
-
     def _free_bar(self) -> int:
         taken = {bar.index + at for bar in self.bars for at in range(bar.registers)}
         free = [index for index in range(BARS) if index not in taken]
@@ -255,25 +224,6 @@ class PciDevice(DeviceIo):
                 f"{type(self).__name__} has no BAR left for its MSI-X table"
             )
         return free[0]
-
-    def _define_header(self, bars: Iterable[Bar]) -> None:
-        kinds = {bar.kind for bar in bars}
-        command = PCI_COMMAND_MASTER | PCI_COMMAND_PARITY | PCI_COMMAND_SERR
-        command |= BarKind.IO in kinds and PCI_COMMAND_IO
-        command |= bool(kinds - {BarKind.IO}) and PCI_COMMAND_MEMORY
-        command |= self.uses_intx and PCI_COMMAND_INTX_DISABLE
-        define = self.config.define
-        define(PCI_VENDOR_ID, 2, self.vendor_id)
-        define(PCI_DEVICE_ID, 2, self.device_id)
-        define(PCI_COMMAND, 2, 0, writable=command)
-        define(PCI_STATUS, 2, 0, owned=self.uses_intx and PCI_STATUS_INTERRUPT)
-        define(PCI_REVISION_ID, 1, self.revision)
-        define(PCI_CLASS_PROG, 3, self.class_code)
-        define(PCI_CACHE_LINE_SIZE, 1, 0, writable=0xFF)
-        define(PCI_SUBSYSTEM_VENDOR_ID, 2, self.subsystem_vendor_id)
-        define(PCI_SUBSYSTEM_ID, 2, self.subsystem_id)
-        define(PCI_INTERRUPT_LINE, 1, _NO_IRQ, writable=0xFF)
-        define(PCI_INTERRUPT_PIN, 1, self.uses_intx and _INTA)
 
     def read_config(self, offset: int, data: memoryview) -> None:
         """A read of configuration space, within 4 aligned bytes; a bus calls it."""
@@ -328,7 +278,7 @@ class PciDevice(DeviceIo):
             self._line = next(iter(interrupts[msis[1] :]), None)
             self._decoder.assign(resources)
             irq = resources.get_legacy_irq()
-            self.config.set(PCI_INTERRUPT_LINE, 1, _NO_IRQ if irq is None else irq)
+            self.config.set(PCI_INTERRUPT_LINE, 1, NO_IRQ if irq is None else irq)
             self.config.keep_as_power_on()
 
     def get_trapped_io_resources(self) -> DeviceResources:

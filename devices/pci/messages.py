@@ -14,11 +14,15 @@ class Messages:
     """One interrupt for each vector, sent to where the guest wants it.
 
     A vector that is masked is pending once it is raised, and sent when it is masked no
-    longer. All methods want the device's lock held.
+    longer. `on_pending` is called when those that are pending have changed. All methods
+    want the device's lock held.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, on_pending: Callable[[], None] | None = None
+    ) -> None:
         self.pending = [False] * count
+        self._on_pending = on_pending or _nothing
         self._targets: Sequence[MsiInterrupt] = ()
         self._routed: list[Message | None] = [None] * count
         self._sends: list[Callable[[], None] | None] = [None] * count
@@ -41,6 +45,7 @@ class Messages:
         send = self._sends[vector]
         if send is None:
             self.pending[vector] = True
+            self._on_pending()
         else:
             send()
 
@@ -52,6 +57,7 @@ class Messages:
         self._sends[vector] = send = self._route(vector, message)
         if self.pending[vector]:
             self.pending[vector] = False
+            self._on_pending()
             send()
 
     def _route(self, vector: int, message: Message) -> Callable[[], None]:
@@ -62,14 +68,15 @@ class Messages:
             try:
                 target.route(*message)
             except TriggerError:
-                return _lose
+                return _nothing
             self._routed[vector] = message
         return target.trigger
 
     def drop_pending(self) -> None:
         """Forget what has not been sent."""
         self.pending = [False] * len(self.pending)
+        self._on_pending()
 
 
-def _lose() -> None:
-    """Nobody is there to be interrupted."""
+def _nothing() -> None:
+    """Nobody is there to be told."""

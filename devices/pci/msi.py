@@ -47,7 +47,7 @@ class Msi(Capability):
         body = flags.to_bytes(2, "little").ljust(size, b"\0")
         super().__init__(PCI_CAP_ID_MSI, body, writable, owned)
         self.count = count
-        self.messages = Messages(count)
+        self.messages = Messages(count, self._show_pending)
         self.is_enabled = False
         """Whether the driver takes messages, so that no line is raised."""
 
@@ -55,7 +55,6 @@ class Msi(Capability):
         """Raise one, 0..count - 1: one of those few that the driver has enabled."""
         if self.is_enabled:
             self.messages.fire(vector % self._enabled)
-            self._show_pending()
 
     def after_write(self, at: int, size: int) -> None:
         self.follow()
@@ -74,7 +73,6 @@ class Msi(Capability):
             self.messages.drop_pending()
         for vector in range(self.count):
             self.messages.set(vector, self._message(vector))
-        self._show_pending()
 
     @property
     def _enabled(self) -> int:

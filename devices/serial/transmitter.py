@@ -70,6 +70,11 @@ class Transmitter:
         self.lsr = 0 if self.fifo else TX_IDLE
         self.empty_pending = empty_pending
 
+    @property
+    def is_lent(self) -> bool:
+        """Whether a run loop, or KVM, may have bytes for it to send."""
+        return self._lent
+
     def send(self, value: int, fcr: int) -> bool:
         """THR was written: to the sink, or to the FIFO; False if it went no further."""
         if self._lent:

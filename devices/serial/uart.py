@@ -298,6 +298,11 @@ class Serial:
             if self._events is not None:
                 self._events.in_buffer_empty()
 
+    @property
+    def is_collecting(self) -> bool:
+        """Whether a run loop may have bytes that the sink hasn't got: see `flush`."""
+        return self._tx.is_lent
+
     def flush(self) -> None:
         """Give the sink now what a run loop has collected for it."""
         with self._lock:

@@ -43,7 +43,17 @@ UNPACKERS: Final = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 # A driver that our kernels have built in and Debian's hasn't: /dev/input/event*.
-CLOUD_MODULES: Final = ("drivers/input/evdev",)
+CLOUD_MODULES: Final = (
+    "drivers/input/evdev",
+    # In an order in which insmod takes them.
+    *(f"drivers/virtio/{name}" for name in ("virtio_ring", "virtio", "virtio_mmio")),
+    *(
+        f"drivers/virtio/virtio_pci{name}"
+        for name in ("_legacy_dev", "_modern_dev", "")
+    ),
+    *("drivers/char/virtio_console", "drivers/char/hw_random/virtio-rng"),
+    *("drivers/virtio/virtio_balloon", "drivers/block/virtio_blk"),
+)
 UNPACKER_PACKAGES: Final = ("xz-utils", "lz4", "zstd")
 
 # Fixed, so that the same source and configuration give the same bytes.

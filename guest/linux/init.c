@@ -12,7 +12,8 @@
  *
  * Words of the kernel command line that it obeys:
  *
- *	guest.shell	without a script: an interactive shell on ttyS0
+ *	guest.shell	without a script: an interactive shell on ttyS0, or hvc0
+ *			where the console is on that
  *	guest.exit	init exits instead of resetting: the kernel panics
  *	GLIBC_TUNABLES=	what runs has it in its environment, as init has: on PVM
  *			programs are so told not to use AVX, which isn't saved
@@ -127,7 +128,7 @@ static void become(int shell)
 	if (shell) {
 		/* Job control and Ctrl-C need a session with a terminal. */
 		sys0(__NR_setsid);
-		open_console("/dev/ttyS0");
+		open_console(asked("console=hvc0") ? "/dev/hvc0" : "/dev/ttyS0");
 		sys3(__NR_ioctl, STDIN, TIOCSCTTY, 1);
 		exec(SHELL, "-sh", NULL); /* the dash: a login shell */
 	} else {

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from support.debian import FetchError
 from support.foreign import fetch, quickest
-from support.guests import DEADLINE, Shell, built, follow, with_script
+from support.guests import (
+    DEADLINE,
+    SUFFIX,
+    Shell,
+    built,
+    follow,
+    kernel,
+    with_script,
+)
 
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
@@ -15,10 +23,19 @@ from vmm import ExitReason, Machine, MachineConfig
 from vmm.guest import cpio
 from vmm.watch.panic import TOLD
 
-# On PVM, too, memtest86+ goes that far, but at its own pace.
-pytestmark = [pytest.mark.linux, pytest.mark.hardware]
+pytestmark = pytest.mark.linux
 
 INSTALLER_S = 4 * DEADLINE  # it unpacks 40 MB, and starts udev
+# Its 140 MB and all its processes take half a minute where a kernel is emulated, and
+# three seconds of ours. The kernel alone, the others boot.
+INSTALLERS_KERNEL = [pytest.param(None, id="its-own", marks=pytest.mark.hardware)]
+if SUFFIX:
+    INSTALLERS_KERNEL = [
+        pytest.param("full", id="ours"),
+        pytest.param(
+            None, id="its-own", marks=[pytest.mark.hardware, pytest.mark.long]
+        ),
+    ]
 
 
 @pytest.fixture
@@ -31,6 +48,7 @@ def foreign(request: pytest.FixtureRequest) -> Path:
         pytest.skip(f"no network? {error}")
 
 
+@pytest.mark.hardware  # on PVM, too, it goes that far, but at its own pace
 @pytest.mark.foreign("memtest")
 def test_memtest86_reaches_its_first_test_and_answers_keys(foreign: Path) -> None:
     """A bzImage without a payload; Esc resets, by whatever way there is."""
@@ -56,9 +74,12 @@ def test_memtest86_reaches_its_first_test_and_answers_keys(foreign: Path) -> Non
 
 
 @pytest.mark.foreign("installer")
-def test_debians_installer_draws_its_dialogs_and_moves_on_a_key(foreign: Path) -> None:
+@pytest.mark.parametrize("image", INSTALLERS_KERNEL)
+def test_debians_installer_draws_its_dialogs_and_moves_on_a_key(
+    image: str | None, foreign: Path
+) -> None:
     config = MachineConfig(
-        kernel=quickest(foreign / "linux"),
+        kernel=kernel(image) if image else quickest(foreign / "linux"),
         initrd=foreign / "initrd.gz",
         memory="1G",  # with less it says so first
         cmdline="console=ttyS0,115200 quiet",
@@ -73,6 +94,7 @@ def test_debians_installer_draws_its_dialogs_and_moves_on_a_key(foreign: Path) -
         console.expect("Select your location", timeout=INSTALLER_S)
 
 
+@pytest.mark.hardware
 @pytest.mark.foreign("installer")
 def test_without_acpi_a_kernel_that_has_it_finds_cpus_by_the_mp_table(
     foreign: Path,
@@ -94,6 +116,7 @@ def test_without_acpi_a_kernel_that_has_it_finds_cpus_by_the_mp_table(
     assert re.search(rb"IO-APIC +4-edge +ttyS0", result.output)
 
 
+@pytest.mark.hardware
 @pytest.mark.foreign("installer")
 def test_a_clones_random_numbers_are_stirred_before_anybody_asks(
     foreign: Path,
@@ -120,6 +143,7 @@ def test_a_clones_random_numbers_are_stirred_before_anybody_asks(
         assert shell.ask(asked % (told, told)) == "1\r\n"
 
 
+@pytest.mark.hardware
 @pytest.mark.foreign("backports")
 def test_debians_kernel_of_another_generation_boots_to_our_init(foreign: Path) -> None:
     """It does at once, but for QEMU's emulated SVM.
@@ -146,6 +170,7 @@ def test_debians_kernel_of_another_generation_boots_to_our_init(foreign: Path) -
     assert result.reason is ExitReason.RESET
 
 
+@pytest.mark.hardware
 @pytest.mark.foreign("pvpanic")
 def test_pvpanic_of_linux_tells_of_a_panic_though_its_console_is_elsewhere(
     foreign: Path, tmp_path: Path

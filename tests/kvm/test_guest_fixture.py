@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.guests import DEADLINE, bare
+from support.pytest_plugins import XDIST, only_ours
 
 from vmm.machine.snapshot import Snapshot
 from vmm.testing.store import Store
@@ -22,6 +23,7 @@ def suite(
 ) -> pytest.Pytester:
     """A stranger's project, which takes what there is."""
     monkeypatch.delenv("CI", raising=False)
+    only_ours(monkeypatch)
     pytester.makeini("[pytest]\n")
     return pytester
 
@@ -195,14 +197,14 @@ def test_workers_and_later_runs_share_one_boot(suite: pytest.Pytester) -> None:
         for number in range(4)
     ]
     suite.makepyfile("\n".join(tests))
-    run(suite, "-n", "2").assert_outcomes(passed=4)
+    run(suite, *XDIST, "-n", "2").assert_outcomes(passed=4)
     assert boots(suite) == 1
     run(suite).assert_outcomes(passed=4)
     assert boots(suite) == 1
     [state] = suite.path.glob(".pytest_cache/d/minivmm/*/snapshot/state.json")
     store = Store(state.parents[2], 1 << 30)
     with store.entry(state.parents[1].name, DEADLINE, pytest.fail):  # as if we boot it
-        result = run(suite, "-n", "1", "--maxfail=1", "--vmm-deadline=3")
+        result = run(suite, *XDIST, "-n", "1", "--maxfail=1", "--vmm-deadline=3")
     result.stderr.fnmatch_lines(["vmm: waits for another process, which boots *"])
     result.stdout.fnmatch_lines(["another process boots this guest for 3 s already"])
     state.write_text(state.read_text()[:-100])
@@ -210,7 +212,7 @@ def test_workers_and_later_runs_share_one_boot(suite: pytest.Pytester) -> None:
     result.assert_outcomes(passed=4, warnings=1)
     result.stdout.fnmatch_lines(["*vmm: a kept guest can't be used, and is booted *"])
     assert boots(suite) == 2
-    run(suite, "-n", "2", "--vmm-fresh").assert_outcomes(passed=4)
+    run(suite, *XDIST, "-n", "2", "--vmm-fresh").assert_outcomes(passed=4)
     assert boots(suite) == 3
     assert [*suite.path.glob(".pytest_cache/d/minivmm/*/snapshot")] == [state.parent]
 

@@ -11,7 +11,7 @@ from support.guests import (
     follow,
     with_script,
 )
-from support.pci_example import IDENTITY, build_driver, summer
+from support.pci_example import DRIVER, IDENTITY, build_program, summer
 
 from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.pci.bar import Bar, BarKind
@@ -26,24 +26,28 @@ SUMMED = (
     b"sum cbf43926\n"
 )
 RUN_DRIVER = "pci_driver 0000:00:01.0"
+HOLDER = "1234:0002"
+VFIO_INTX = Path(__file__).parents[1] / "support/vfio_intx.c"
 SUM = "08abe288"  # of what the driver fills its page with
 
 
-def config(folder: Path, image: Path, **settings: object) -> MachineConfig:
-    """A Linux that has VFIO, with the driver in /bin."""
-    driver = cpio.file("bin/pci_driver", build_driver(folder), 0o755)
-    initrd = folder / "with-driver.cpio"
-    initrd.write_bytes(image.read_bytes() + cpio.write([driver]))
+def config(
+    folder: Path, image: Path, source: Path = DRIVER, **settings: object
+) -> MachineConfig:
+    """A Linux that has VFIO for the devices here, with a program in /bin."""
+    program = cpio.file(f"bin/{source.stem}", build_program(source, folder), 0o755)
+    initrd = folder / "with-program.cpio"
+    initrd.write_bytes(image.read_bytes() + cpio.write([program]))
+    vfio = f"vfio.enable_unsafe_noiommu_mode=1 vfio-pci.ids={IDENTITY},{HOLDER}"
     return MachineConfig(
         kernel=built("vmlinux-full-ring3"),
         initrd=initrd,
-        append=f"quiet vfio.enable_unsafe_noiommu_mode=1 vfio-pci.ids={IDENTITY}",
+        append=f"quiet {vfio}",
         timeout=DEADLINE,
         **settings,  # type: ignore[arg-type]
     )
 
 
-@pytest.mark.both
 def test_a_bare_guest_drives_it_by_ports() -> None:
     with bare_machine("pci", timeout=DEADLINE) as machine:
         machine.plug(summer())
@@ -82,6 +86,27 @@ def test_it_is_there_again_after_a_reset() -> None:
         for _ in range(3):
             machine.console.expect(SUMMED.decode(), timeout=DEADLINE)
         machine.stop()
+
+
+class Broken(PciDevice):
+    """One that the guest takes for the example's, and that can't be read."""
+
+    vendor_id, device_id = 0x1234, 0x0C32
+    bars = (Bar(0, 0x1000),)
+
+    def read_bar(self, bar: int, offset: int, data: memoryview) -> None:
+        raise ZeroDivisionError("division by zero")
+
+
+def test_a_device_that_raises_ends_the_run_and_is_named() -> None:
+    with bare_machine("pci", timeout=DEADLINE) as machine:
+        machine.plug(Broken())
+        result = machine.run()
+    assert (result.reason, result.exit_code) == (ExitReason.ERROR, 1)
+    assert result.detail == (
+        "device Broken raised ZeroDivisionError: division by zero "
+        "during a 4-byte read of address 0xe0200014"
+    )
 
 
 class Holder(PciDevice):
@@ -125,6 +150,25 @@ def test_a_driver_in_linux_has_dma_and_an_interrupt(tmp_path: Path) -> None:
     assert result.reason is ExitReason.RESET, output
     assert output.count(f"{SUM}\nok\n") == 2
     assert "status 0\n" in output
+
+
+@pytest.mark.linux
+@pytest.mark.both
+def test_a_driver_in_linux_has_a_line_that_it_shares(tmp_path: Path) -> None:
+    script = """
+    vfio_intx 0000:00:01.0 && vfio_intx 0000:00:02.0; echo status $?
+    dmesg | grep "nobody cared"
+    """
+    settings = config(tmp_path, with_script(tmp_path, script), VFIO_INTX)
+    with Machine(settings) as machine:
+        for _ in range(2):
+            machine.plug(Holder())
+        result = machine.run()
+        output = machine.console.read().decode().replace("\r", "")
+    assert result.reason is ExitReason.RESET, output
+    assert output.count("irq 1 8 0\n") == 6
+    assert "status 0\n" in output
+    assert "nobody" not in output
 
 
 @pytest.mark.linux

@@ -130,8 +130,11 @@ def test_a_guest_that_boots_again_routes_again() -> None:
         assert machine.wait(DEADLINE).resets == 3
 
 
-def test_clones_go_on_with_their_routes_and_bars_where_they_were() -> None:
-    device = Ringer()
+@pytest.mark.parametrize("kind", [Ringer, OwnRinger])
+def test_clones_go_on_with_their_routes_and_bars_where_they_were(
+    kind: type[Ringer],
+) -> None:
+    device = kind()
     with bare_machine("msi") as machine:
         machine.plug(device)
         machine.start()
@@ -139,13 +142,17 @@ def test_clones_go_on_with_their_routes_and_bars_where_they_were() -> None:
         hear(machine, device, 1, 0x2A)
         with machine.snapshot() as snapshot:
             for value in (0x41, 0x42):
-                own = Ringer()
+                own = kind()
                 with snapshot.clone(devices=[own]) as clone:
                     hear(clone, own, 2, value)
                     hear(clone, own, 3, value + 1)
+                    wait_for_rings(own, 2)
                     clone.reset()
                     hear(clone, own, 2, value + 2)
+                    wait_for_rings(own, 3)
         hear(machine, device, 2, 0x2B)
+        wait_for_rings(device, 2)
+    assert not [thread for thread in threading.enumerate() if "Ringer" in thread.name]
 
 
 def test_an_edge_just_before_a_snapshot_is_in_it() -> None:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from support.guests import DEADLINE, bare, wait_until
+from support.pytest_plugins import HTML, XDIST, all_installed, only_ours
 
 HELLO = """
 def test_hello(vm):
@@ -28,6 +29,7 @@ def suite(
 ) -> pytest.Pytester:
     """A stranger's project whose default guest says hello and resets."""
     monkeypatch.delenv("CI", raising=False)
+    only_ours(monkeypatch)
     pytester.makeini(f"[pytest]\nvmm_kernel = {bare('hello')}\n")
     return pytester
 
@@ -37,8 +39,9 @@ def run(suite: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def test_a_machine_from_the_ini_file_is_built_run_and_closed(
-    suite: pytest.Pytester,
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    all_installed(monkeypatch)
     suite.makepyfile(HELLO)
     run(suite).assert_outcomes(passed=1)
 
@@ -244,7 +247,7 @@ def test_a_test_that_leaks_a_machine_fails_and_it_is_closed(
 
 def test_reports_carry_the_console(suite: pytest.Pytester) -> None:
     suite.makepyfile(HELLO)
-    run(suite, "--junit-xml=r.xml", "--html=r.html", "--self-contained-html")
+    run(suite, "--junit-xml=r.xml", "--html=r.html", "--self-contained-html", *HTML)
     case = ElementTree.parse(suite.path / "r.xml").find(".//testcase")
     assert case is not None
     text = case.findtext("system-out") or ""
@@ -270,7 +273,9 @@ def test_nobody_obeys_what_a_guest_has_printed(suite: pytest.Pytester) -> None:
             machine.console.expect("never", timeout=0)
         """
     )
-    result = run(suite, "--junit-xml=r.xml", "--html=r.html", "--self-contained-html")
+    result = run(
+        suite, "--junit-xml=r.xml", "--html=r.html", "--self-contained-html", *HTML
+    )
     result.assert_outcomes(failed=1)
     case = ElementTree.parse(suite.path / "r.xml").find(".//testcase")
     assert case is not None
@@ -297,7 +302,7 @@ def test_it_works_with_xdist(suite: pytest.Pytester) -> None:
     suite.makeconftest(session)
     tests = "\n".join(HELLO.replace("test_hello", f"test_{n}") for n in range(4))
     suite.makepyfile(tests)
-    options = ("-n", "2", "--junit-xml=r.xml", "--vmm-artifacts=kept")
+    options = (*XDIST, "-n", "2", "--junit-xml=r.xml", "--vmm-artifacts=kept")
     run(suite, *options).assert_outcomes(passed=4)
     found = ElementTree.parse(suite.path / "r.xml").iter("system-out")
     texts = [element.text or "" for element in found]
@@ -394,7 +399,7 @@ def test_a_failing_fixture_of_the_users_is_shown_with_the_machine(
     assert "vmm/testing/plugin.py" not in text
 
 
-@pytest.mark.parametrize("options", [[], ["-n", "2"]])
+@pytest.mark.parametrize("options", [[], [*XDIST, "-n", "2"]])
 def test_ctrl_c_leaves_nothing_behind(
     suite: pytest.Pytester, options: list[str]
 ) -> None:

@@ -70,6 +70,7 @@ class FakeInstance:
     """A VM whose vCPUs wait for an end, each on a thread, as VmInstance's do."""
 
     vm = None
+    cmdline = b""
 
     def __init__(self, parts: VmParts, saved: object = None) -> None:
         assert isinstance(parts.control, WatchedState)

@@ -11,6 +11,7 @@ from vmm.devices.pci.device import PciDevice
 
 EXAMPLES: Final = Path(__file__).parents[2] / "examples"
 DEVICE: Final = EXAMPLES / "pci_device.py"
+DRIVER: Final = EXAMPLES / "pci_driver.c"
 IDENTITY: Final = "1234:0c32"
 
 
@@ -31,10 +32,9 @@ def summer() -> PciDevice:
     return device
 
 
-def build_driver(folder: Path) -> bytes:
-    """Its driver, a static program for Linux."""
-    program = folder / "pci_driver"
-    source = EXAMPLES / "pci_driver.c"
+def build_program(source: Path, folder: Path) -> bytes:
+    """A static program for Linux, whose name is its source's without ".c"."""
+    program = folder / source.stem
     flags = "-static -O2 -s -Wall -Werror".split()
     subprocess.run(["gcc", *flags, "-o", program, source], check=True)
     return program.read_bytes()

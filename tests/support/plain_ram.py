@@ -2,6 +2,8 @@
 
 from vmm.devices.errors import NotRam
 
+PAGE_SIZE = 4096
+
 
 class PlainRam:
     """Zeros at guest addresses `start`..`start + size - 1`, and nothing elsewhere."""
@@ -21,3 +23,8 @@ class PlainRam:
 
     def write(self, guest_addr: int, data: bytes | bytearray | memoryview) -> None:
         self.view(guest_addr, len(data))[:] = data
+
+    def discard(self, guest_addr: int, size: int) -> None:
+        view = self.view(guest_addr, size)
+        start, end = -guest_addr % PAGE_SIZE, size - (guest_addr + size) % PAGE_SIZE
+        view[start:end] = bytes(max(0, end - start))

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
 import termios
 import time
@@ -44,6 +45,11 @@ class Terminal:
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, self.fd)
         os.close(null)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Make the window larger or smaller; the program is sent SIGWINCH."""
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, size)
 
     def is_raw(self) -> bool:
         """Whether keys reach the program one by one."""

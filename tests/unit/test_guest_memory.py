@@ -55,11 +55,38 @@ def test_access_that_is_not_wholly_ram_is_refused(
         memory.view(address, size)
 
 
-def test_discard_zeroes_all_regions(memory: GuestMemory) -> None:
+def test_clear_zeroes_all_regions(memory: GuestMemory) -> None:
     memory.write(0, b"x")
     memory.write(1 << 32, b"x")
-    memory.discard()
+    memory.clear()
     assert memory.read(0, 1) + memory.read(1 << 32, 1) == bytes(2)
+
+
+def test_discard_zeroes_the_whole_pages_of_a_range_alone(memory: GuestMemory) -> None:
+    memory.write(0, b"x" * 0x4000)
+    memory.discard(0x0FFF, 0x2001)
+    assert memory.read(0, 0x4000) == b"x" * 0x1000 + bytes(0x2000) + b"x" * 0x1000
+    memory.discard(0x3001, 0xFFF)
+    memory.discard(0x3FFF, 0)
+    assert memory.read(0x3000, 0x1000) == b"x" * 0x1000
+
+
+def test_discard_gives_the_host_its_memory_back() -> None:
+    size = 64 << 20
+    memory = GuestMemory([Range(0, size)])
+    memory.write(0, b"x" * size)
+    before = process_status("VmRSS")
+    memory.discard(0, size)
+    assert process_status("VmRSS") < before - (size >> 10) // 2
+    memory.close()
+
+
+@pytest.mark.parametrize("address", [0x3001, 0x4000, -0x1000, 1 << 40])
+def test_discard_of_what_is_not_wholly_ram_is_refused(
+    memory: GuestMemory, address: int
+) -> None:
+    with pytest.raises(GuestAddressError, match="is not RAM"):
+        memory.discard(address, 0x1000)
 
 
 def test_load_reads_a_part_of_a_file(memory: GuestMemory, tmp_path: Path) -> None:
@@ -101,7 +128,7 @@ def test_a_view_shows_the_ram_of_the_next_boot_after_a_reset(
 ) -> None:
     view = memory.view(0x1000, 4)
     view[:] = b"left"
-    memory.discard()  # what a reset does
+    memory.clear()  # what a reset does
     assert bytes(view) == bytes(4)
     memory.write(0x1000, b"next")
     assert bytes(view) == b"next"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -200,6 +201,59 @@ def test_without_busybox_a_command_has_the_files_alone(
 
 def test_given_kernel_comes_without_an_initrd() -> None:
     assert MachineConfig(kernel="vmlinux").images() == ("vmlinux", None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ports": {"log": "file:x", "ask": Place("capture")}},
+        {"ports": ["log=file:x", "ask=capture"]},
+        {"ports": (("log", "file:x"), ("ask", "capture"))},
+    ],
+)
+def test_ports_have_names_and_places(settings: dict[str, Any]) -> None:
+    kept = (("log", Place("file", "x")), ("ask", Place("capture")))
+    config = MachineConfig(**settings)
+    assert config.ports == kept
+    assert config.replace(rng=True).ports == kept
+
+
+@pytest.mark.parametrize(
+    ("ports", "problem"),
+    [
+        (["log"], "'log' is not NAME=PLACE"),
+        (["=null"], "'' is no name"),
+        ({"a/b": "null"}, "'a/b' is no name"),
+        ({"é" * 65: "null"}, "is no name: 1..128 bytes"),
+        (["a=null", "a=capture"], "'a' is there twice"),
+        ({"a": "tty"}, "'tty' is not stdio"),
+        ({str(n): "null" for n in range(32)}, "32 are more than 31"),
+    ],
+)
+def test_ports_that_can_not_be_are_refused(
+    ports: list[str] | dict[str, str | Place], problem: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^ports: .*{problem}"):
+        MachineConfig(ports=ports)
+
+
+def test_a_console_on_hvc0_has_a_command_line_of_its_own() -> None:
+    config = MachineConfig(console_device="virtio", append="quiet")
+    assert config.full_cmdline == (
+        "console=hvc0 earlycon=uart8250,io,0x3f8 reboot=k panic=-1 quiet"
+    )
+    assert config.replace(cmdline="a").full_cmdline == "a quiet"
+
+
+@pytest.mark.parametrize("size", [-1, "129M", "x"])
+def test_a_balloon_that_can_not_be_is_refused(size: int | str) -> None:
+    with pytest.raises(ConfigError, match=r"^balloon: "):
+        MachineConfig(balloon=size)
+
+
+def test_a_balloons_size_is_kept_as_bytes() -> None:
+    assert MachineConfig(balloon="64M").balloon == 64 << 20
+    assert MachineConfig(balloon=0).balloon == 0
 
 
 def test_debugcon_to_where_a_commands_output_goes_is_refused() -> None:

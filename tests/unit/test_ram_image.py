@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.open_fds import open_fds
 
 from vmm.errors import VmmError
-from vmm.memory import GuestMemory, Range
-from vmm.page_runs import extents, own_pages, without
+from vmm.memory import ZEROED_MAX, GuestMemory, Range
+from vmm.page_runs import extents, merged, own_pages, without
 from vmm.ram_image import RamImage, new_memfd
 
 PAGE = 4096
@@ -54,7 +54,12 @@ def test_any_number_of_generations() -> None:
             at = chances.randrange(SIZE // PAGE) * PAGE
             data = chances.choice([bytes(PAGE), bytes([generation + 1]) * PAGE])
             low = at < 3 << 20
-            ram.write(at if low else (1 << 32) + at - (3 << 20), data)
+            addr = at if low else (1 << 32) + at - (3 << 20)
+            if chances.random() < 0.3:
+                ram.discard(addr, PAGE)
+                data = bytes(PAGE)
+            else:
+                ram.write(addr, data)
             model[at : at + PAGE] = data
         image = ram.freeze()
         assert content(ram) == model
@@ -80,9 +85,45 @@ def test_discarded_ram_is_zero_and_not_the_images() -> None:
     ram = memory()
     ram.write(0x5000, b"low")
     ram.freeze()
-    ram.discard()
+    ram.clear()
     assert content(ram) == bytes(SIZE)
     ram.close()
+
+
+def test_discarded_pages_are_zero_in_whoever_goes_on_from_an_image_too() -> None:
+    ram = memory()
+    ram.write(0x5000, b"x" * 4 * PAGE)
+    image = ram.freeze()
+    ram.discard(0x5800, 3 * PAGE)  # two whole pages
+    after = b"x" * PAGE + bytes(2 * PAGE) + b"x" * PAGE
+    assert ram.read(0x5000, 4 * PAGE) == after
+    later = ram.freeze()
+    assert ram.read(0x5000, 4 * PAGE) == after
+    ram.become(image)
+    assert ram.read(0x5000, 4 * PAGE) == b"x" * 4 * PAGE
+    ram.discard(0x5000, PAGE)
+    ram.become(image)  # which it has already
+    assert ram.read(0x5000, 4 * PAGE) == b"x" * 4 * PAGE
+    ram.become(later)
+    assert ram.read(0x5000, 4 * PAGE) == after
+    ram.close()
+
+
+def test_discarded_pages_of_an_image_cost_a_bounded_number_of_mappings() -> None:
+    pages = 2 * ZEROED_MAX + 100
+    ram = GuestMemory([Range(0, pages * PAGE)])
+    ram.write(0, b"x" * pages * PAGE)
+    ram.freeze()
+    before = _mappings()
+    for page in range(0, pages, 2):
+        ram.discard(page * PAGE, PAGE)
+    assert _mappings() - before <= 2 * ZEROED_MAX
+    assert ram.read(0, pages * PAGE) == (bytes(PAGE) + b"x" * PAGE) * (pages // 2)
+    ram.close()
+
+
+def _mappings() -> int:
+    return len(Path("/proc/self/maps").read_text().splitlines())
 
 
 def test_nobody_can_change_an_image() -> None:
@@ -168,3 +209,9 @@ def test_without_is_the_difference(
     assert points(left) == points(some) - points(others)
     assert left == sorted(left)
     assert all(start < end for start, end in left)
+
+
+def test_merged_runs_touch_no_other() -> None:
+    assert merged([(0, 1), (3, 4), (8, 9)], (1, 3)) == [(0, 4), (8, 9)]
+    assert merged([(4, 5)], (0, 1)) == [(0, 1), (4, 5)]
+    assert merged([(0, 9)], (3, 4)) == [(0, 9)]

@@ -7,7 +7,14 @@ name under which it is kept (`dest`) is that of the field it is for.
 from types import SimpleNamespace
 from typing import Any, Final
 
-from ..config import BOOT_PROTOCOLS, DEFAULT_CMDLINE, POLICIES, QUIRKS
+from ..config import (
+    BOOT_PROTOCOLS,
+    CONSOLE_DEVICES,
+    DEFAULT_CMDLINE,
+    POLICIES,
+    QUIRKS,
+    TRANSPORTS,
+)
 from ..console.config import PLAIN, SERIAL_POLICIES
 from ..place import Place, parse_place
 
@@ -31,6 +38,14 @@ def _port(text: str) -> int:
         return int(text, 0)
     except ValueError:
         raise ValueError(f"{text!r} is no port: 0x501, 1281") from None
+
+
+def _named(text: str) -> str:
+    _, equals, where = text.partition("=")
+    if not equals:
+        raise ValueError(f"{text!r} is not NAME=PLACE: log=file:guest.log")
+    _serial(where)
+    return text
 
 
 def _mode(text: str) -> int:
@@ -103,12 +118,38 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--transport",
+            {
+                "choices": TRANSPORTS,
+                "help": "how virtio devices come to the guest (auto: by PCI, or where "
+                "its kernel says that it has none, by MMIO)",
+            },
+        ),
+        (
             "--debugcon",
             {
                 "metavar": "WHERE",
                 "type": _serial,
                 "help": "where port 0xe9 goes, QEMU's isa-debugcon: stdio, null, "
                 "file:P or unix:P",
+            },
+        ),
+        (
+            "--rng",
+            {
+                "action": "store_const",
+                "const": True,
+                "help": "the guest has /dev/hwrng: the host's random bytes, by virtio",
+            },
+        ),
+        (
+            "--balloon",
+            {
+                "metavar": "SIZE",
+                "nargs": "?",
+                "const": "0",
+                "help": "a virtio balloon that takes SIZE of the guest's RAM (0), and "
+                "what the guest reports as free",
             },
         ),
         (
@@ -121,12 +162,31 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
     ],
     "console": [
         (
+            "--console",
+            {
+                "dest": "console_device",
+                "choices": CONSOLE_DEVICES,
+                "help": "what the console is on: ttyS0, or hvc0 of virtio (serial)",
+            },
+        ),
+        (
+            "--port",
+            {
+                "metavar": "NAME=WHERE",
+                "dest": "ports",
+                "type": _named,
+                "action": "append",
+                "help": "a line of bytes for a program in the guest, by virtio, which "
+                "knows it by NAME; WHERE as for --serial; may be repeated",
+            },
+        ),
+        (
             "--serial",
             {
                 "metavar": "WHERE",
                 "type": _serial,
-                "help": "ttyS0: stdio, stdout (no input), null, file:P, or unix:P to "
-                "listen on (stdio; with --capture null)",
+                "help": "where the console goes: stdio, stdout (no input), null, "
+                "file:P, or unix:P to listen on (stdio; with --capture null)",
             },
         ),
         (
@@ -293,7 +353,7 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
 }
 # What no device of the machine is made of, and may be another one after a restore.
 _RESTORABLE: Final = {
-    *("--debugcon", "--serial", "--tee", "--socket-mode", "--serial-policy"),
+    *("--debugcon", "--port", "--serial", "--tee", "--socket-mode", "--serial-policy"),
     *("--serial-buffer", "--serial-limit", "--serial-rate", "--timeout", "--on-reset"),
     *("--on-panic", "--on-crash", "--hang", "--symbols", "--save", "--save-when"),
     *("--shell", "--result", "--quiet", "--debug"),

@@ -28,5 +28,8 @@ def load(options: Options) -> Snapshot:
         options.serial = Place("null")  # as in the run that was saved
     if options.debugcon is None and snapshot.config.debugcon is not None:
         options.debugcon = Place("null")  # not over what the run that was saved wrote
+    given = [port.partition("=")[0] for port in options.ports or ()]
+    unsaid = [name for name, _ in snapshot.config.ports if name not in given]
+    options.ports = [*(options.ports or ()), *(f"{name}=null" for name in unsaid)]
     options.profile = options.capture = None
     return snapshot

@@ -11,10 +11,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from ..config import KEYWORDS, MachineConfig
+from ..console.config import PLAIN
 from ..console.signals import handled
 from ..errors import ConfigError, VmmError
 from ..machine.machine import Machine
-from ..place import Place
+from ..place import Place, parse_place
 from ..result import ExitReason, RunResult, told_apart
 from .messages import say, show, show_traceback
 from .options import Options
@@ -113,7 +114,8 @@ def _check_shell(options: Options) -> None:
 
 def _check_places(options: Options) -> None:
     """Raises ConfigError where a report would replace what the console has written."""
-    places = [options.serial, options.debugcon, *(options.tee or ())]
+    ports = [parse_place(port.partition("=")[2], PLAIN) for port in options.ports or ()]
+    places = [options.serial, options.debugcon, *(options.tee or ()), *ports]
     taken = {where.file for where in places if where is not None} - {None}
     for name in ("result", "profile"):
         path = getattr(options, name)
@@ -188,8 +190,7 @@ def _run_machine(
             return _shell(machine, options), machine.error
         # A command may take its time, and prints when it likes.
         result = _wait(machine, options.quiet or config.runs_command)
-        if machine.console.mid_line and _shares_our_screen(options):
-            show("\n")  # so that what we say starts on a line of its own
+        _say_hints(machine, options)
         if machine.paused is not None:
             _hold(machine, result, options)
             options.quiet = True  # all has been said
@@ -204,6 +205,16 @@ def _say_what_to_expect(machine: Machine, *, boots: bool) -> None:
         say(f"no --kernel: booting our {kernel}, this host's default")
     for warning in machine.warnings:
         say(f"warning: {warning}")
+    machine.on_warning = lambda warning: say(f"warning: {warning}")
+
+
+def _say_hints(machine: Machine, options: Options) -> None:
+    """On lines of their own, as all that we say now."""
+    if machine.console.mid_line and _shares_our_screen(options):
+        show("\n")
+    if not options.quiet:
+        for hint in machine.hints():
+            say(f"hint: {hint}")
 
 
 def _shell(machine: Machine, options: Options) -> RunResult:
@@ -281,6 +292,7 @@ def _keys_of_a_terminal(
                 on_break=machine.console.send_break,
                 on_save=None if saver is None else saver.save_soon,
             )
+            stack.enter_context(machine.console.follow_terminal())
             if not options.quiet:
                 say("Ctrl-A x quits, Ctrl-A h helps")
         yield
@@ -314,8 +326,9 @@ def _wait(machine: Machine, quiet: bool) -> RunResult:
         debugcon = machine.debugcon
         mute = debugcon is None or debugcon.first_output_ns is None
         if mute and machine.console.first_output_ns is None:
+            name = "ttyS0" if machine.config.console_device == "serial" else "hvc0"
             say(
                 f"the guest has printed nothing for {machine.quirks.silence_s} s: "
-                "is console=ttyS0 missing from its command line?"
+                f"is console={name} missing from its command line?"
             )
         return machine.wait()

@@ -1,22 +1,22 @@
-"""Console: the host side of a guest's serial line, as a user has it."""
+"""Console: the host side of a guest's serial line, or hvc0, as a user has it."""
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Final
 
 from ..devices.buffered_sink import BufferedSink
 from ..devices.serial.events import SerialEvents
-from ..devices.serial.uart import Serial
+from ..devices.sink import Sink
 from ..errors import VmmError
 from ..event_loop import EventLoop
 from ..place import Place
 from ..result import RunResult
 from .config import ConsoleConfig
 from .endpoint import Endpoint
-from .input import InputPump
+from .input import InputDevice, InputPump
 from .opening import fills_a_disk, open_endpoint
-from .output import OnOutput, OutputPump, TappedSink
+from .output import Branches, OnOutput, OutputPump, TappedSink
 
 if TYPE_CHECKING:  # a run whose output nobody reads here doesn't import them
     from ..expect.capture import CaptureEndpoint
@@ -56,7 +56,9 @@ class Console:
         """What of the endpoint's input is for the guest."""
         self._loop = loop
         self._on_failure = on_failure
-        self._serial: Serial | None = None
+        self._devices: list[InputDevice] = []
+        self._branches: Branches | None = None
+        self._terminal: Callable[[int, int], None] | None = None
         self._capture: CaptureEndpoint | None = None
         self._own_reader: Reader | None = None
         self._lock = threading.Lock()  # for the reader
@@ -129,10 +131,24 @@ class Console:
         """What a Serial tells of its traffic; its output goes to `sink`."""
         return self._input
 
-    def connect(self, serial: Serial) -> None:
-        """Wire the device's input, before the loop starts."""
-        self._serial = serial
-        self._input.connect(serial)
+    def branch(self) -> Sink:
+        """A sink for one device of several whose output is the console's."""
+        if self._branches is None:
+            self._branches = Branches(self.sink)
+        return self._branches.add()
+
+    def connect(
+        self,
+        device: InputDevice,
+        resize: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Wire the device, before the loop starts; of several, the last has the input.
+
+        `resize` tells it how many columns and rows its terminal has.
+        """
+        self._devices.append(device)
+        self._terminal = resize
+        self._input.connect(device)
 
     def power_on(self, *, goes_on: bool = False) -> None:
         """The guest is about to boot, for the first time or again; or to go on."""
@@ -159,9 +175,9 @@ class Console:
         return len(self.sink) >= self._capacity
 
     def flush(self) -> None:
-        """Take what the UART has collected. For when the guest has stopped."""
-        if self._serial is not None:
-            self._serial.flush()
+        """Take what the devices have collected. For when the guest has stopped."""
+        for device in self._devices:
+            device.flush()
 
     def show_rest(self) -> None:
         """Show `on_output` all that was printed, though no reader may have taken it.
@@ -295,6 +311,25 @@ class Console:
         """
         self._input.send(before, then_break=True)
 
+    def resize(self, rows: int, columns: int) -> None:
+        """Tell the guest the size of its terminal, where that is hvc0.
+
+        Each is 0..65535. ttyS0 knows of none: there it does nothing.
+        """
+        if self._terminal is not None:
+            self._terminal(columns, rows)
+
+    def follow_terminal(self) -> AbstractContextManager[None]:
+        """Have the guest's terminal be as large as ours, within the `with` block.
+
+        On the main thread; where the guest's has no size it does nothing.
+        """
+        if self._terminal is None:
+            return nullcontext()
+        from .terminal_size import followed
+
+        return followed(self._loop, self._terminal)
+
     def interact(self) -> None:
         """Give this process's terminal to the guest, until Ctrl-A x or the run's end.
 
@@ -311,7 +346,7 @@ class Console:
             )
         from .interaction import interact  # which most runs don't need
 
-        interact(self._input, self._captured())
+        interact(self._input, self._captured(), self._terminal)
 
 
 def _make_sink(

@@ -1,12 +1,10 @@
 """InputPump: what is typed at a console, no faster than its guest reads."""
 
 import threading
-from typing import Final
+from typing import Final, Protocol
 
 from ..devices.errors import FullFifo
 from ..devices.serial.events import SerialEvents
-from ..devices.serial.receiver import FIFO_SIZE
-from ..devices.serial.uart import Serial
 from ..errors import VmmError
 from ..event_loop import EventLoop
 from .endpoint import Endpoint
@@ -16,13 +14,37 @@ LISTEN_NS: Final = 20_000_000  # between two looks whether the guest listens
 PATIENCE_NS: Final = 10_000_000_000  # with a guest that doesn't
 
 
+class InputDevice(Protocol):
+    """What a guest is typed to by: a Serial, or a ConsolePort.
+
+    Whenever it may have room again for what it took not all of, it has the pump's
+    `in_buffer_empty` called.
+    """
+
+    @property
+    def listens(self) -> bool:
+        """Whether there is a driver that waits for input."""
+
+    def fifo_capacity(self) -> int:
+        """How many bytes there is room for, or may be; 0: none."""
+
+    def enqueue_raw_bytes(self, data: bytes, /) -> int:
+        """Type some of `data`; how many bytes. May raise FullFifo for none."""
+
+    def inject_break(self) -> bool:
+        """Type BREAK; False if it can't be now."""
+
+    def flush(self) -> None:
+        """Give the sink all that the guest has sent."""
+
+
 class InputPump(SerialEvents):
     """A queue that is emptied on the loop's thread, as the guest drains its FIFO."""
 
     def __init__(self, loop: EventLoop, endpoint: Endpoint) -> None:
         self._loop = loop
         self._endpoint = endpoint
-        self._serial: Serial | None = None
+        self._device: InputDevice | None = None
         self._lock = threading.Lock()  # for the next two
         self._queue = bytearray()
         self._breaks: list[int] = []  # places in the queue, of what comes after each
@@ -33,9 +55,9 @@ class InputPump(SerialEvents):
         self._patience_ends_ns = 0
         self._held_since_ns: int | None = None
 
-    def connect(self, serial: Serial) -> None:
+    def connect(self, device: InputDevice) -> None:
         """Wire the device's input, before the loop starts."""
-        self._serial = serial
+        self._device = device
 
     def power_on(self, *, goes_on: bool) -> None:
         """The guest is about to boot, for the first time or again; or to go on."""
@@ -54,7 +76,7 @@ class InputPump(SerialEvents):
             return
         self._patience_ends_ns += self._loop.now_ns() - since_ns
         self._held_since_ns = None  # after that: the loop may look in between
-        if self._serial is not None:
+        if self._device is not None:
             self._loop.call_soon(self._feed)
 
     def drop(self) -> None:
@@ -65,7 +87,7 @@ class InputPump(SerialEvents):
 
     def check_connected(self) -> None:
         """Raises VmmError for a console that only shows."""
-        if self._serial is None:
+        if self._device is None:
             raise VmmError("this console takes no input")
 
     def send(self, data: bytes, *, then_break: bool = False) -> None:
@@ -87,7 +109,7 @@ class InputPump(SerialEvents):
         On the loop's thread; the endpoint's `resume_input` follows. What nobody could
         read goes nowhere.
         """
-        if self._serial is None:
+        if self._device is None:
             return True
         with self._lock:
             self._queue += data
@@ -109,12 +131,12 @@ class InputPump(SerialEvents):
         when RDI is enabled and stays so, for Linux's probe enables it in passing;
         a guest that polls never does, and gets its input a little later.
         """
-        assert self._serial is not None
+        assert self._device is not None
         if self._held_since_ns is not None:
             self._awaiting = False
             return
         now = self._loop.now_ns()
-        listens = self._serial.listens
+        listens = self._device.listens
         if (listens and self._listened) or now > self._patience_ends_ns:
             self._holding = self._awaiting = False
             self._feed()
@@ -124,7 +146,7 @@ class InputPump(SerialEvents):
         self._loop.call_at(now + LISTEN_NS, self._await_listener)
 
     def _feed(self) -> None:
-        assert self._serial is not None
+        assert self._device is not None
         self._feed_is_due = False
         if self._held_since_ns is not None:
             return
@@ -136,7 +158,7 @@ class InputPump(SerialEvents):
             for _ in range(TURN):
                 if not self._queue and not self._breaks:
                     break
-                if not self._feed_some(self._serial):
+                if not self._feed_some(self._device):
                     return
             else:
                 self._feed_is_due = True
@@ -144,16 +166,17 @@ class InputPump(SerialEvents):
                 return
         self._endpoint.resume_input()
 
-    def _feed_some(self, serial: Serial) -> bool:
+    def _feed_some(self, device: InputDevice) -> bool:
         """A break, or what there is before one; False if the guest takes none."""
+        room = device.fifo_capacity()
         if self._breaks and self._breaks[0] == 0:
-            sent = serial.fifo_capacity() > 0 and serial.inject_break()
+            sent = room > 0 and device.inject_break()
             if sent:
                 del self._breaks[0]
             return sent
         end = self._breaks[0] if self._breaks else len(self._queue)
         try:
-            taken = serial.enqueue_raw_bytes(bytes(self._queue[: min(end, FIFO_SIZE)]))
+            taken = device.enqueue_raw_bytes(bytes(self._queue[: min(end, room)]))
         except FullFifo:
             return False
         del self._queue[:taken]

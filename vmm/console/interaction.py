@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final
 
@@ -14,13 +15,20 @@ from .input import InputPump
 from .output import HURRY_S
 from .tee import Copy
 from .terminal import HELP, EscapeFilter, raw_terminal
+from .terminal_size import followed
 
 LINES: Final = 24  # a screenful of what was printed before
 HINT: Final = "Ctrl-A x leaves the guest's console, Ctrl-A h helps\n"
 LEAVES: Final = "leave the console; the guest runs on"
 
 
-def interact(pump: InputPump, capture: CaptureEndpoint) -> None:
+Resize = Callable[[int, int], None]
+"""Tells a guest how many columns and rows its terminal has."""
+
+
+def interact(
+    pump: InputPump, capture: CaptureEndpoint, resize: Resize | None = None
+) -> None:
     """As Console.interact. Raises VmmError."""
     pump.check_connected()
     if not (os.isatty(0) and os.isatty(1)):
@@ -33,7 +41,7 @@ def interact(pump: InputPump, capture: CaptureEndpoint) -> None:
     if sys.stdout is not None:
         sys.stdout.flush()
     with raw_terminal(0):
-        _Interaction(pump, capture).run()
+        _Interaction(pump, capture, resize).run()
 
 
 class _Interaction:
@@ -43,7 +51,9 @@ class _Interaction:
     meanwhile; and when that loop has ended nobody reads our keys any more.
     """
 
-    def __init__(self, pump: InputPump, capture: CaptureEndpoint) -> None:
+    def __init__(
+        self, pump: InputPump, capture: CaptureEndpoint, resize: Resize | None
+    ) -> None:
         self._pump = pump
         self._capture = capture
         self._keys = EscapeFilter(
@@ -65,6 +75,8 @@ class _Interaction:
             self._copy = Copy(
                 self._loop, reader, self._endpoint, self._on_gone, self._tell
             )
+            if resize is not None:
+                stack.enter_context(followed(self._loop, resize))
             stack.callback(self._loop.stop)  # before what it uses is closed
             self._cleanup = stack.pop_all()
 

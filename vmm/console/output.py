@@ -33,6 +33,34 @@ class TappedSink(BufferedSink):
         return taken
 
 
+class Branch:
+    """One of several ways into a sink, each of which is told when there is room."""
+
+    def __init__(self, sink: BufferedSink) -> None:
+        self.on_room: Callable[[], None] | None = None
+        self.write = sink.write
+        self.room = sink.room
+
+
+class Branches:
+    """What the console's output comes by, if that is more than one device."""
+
+    def __init__(self, sink: BufferedSink) -> None:
+        self._sink = sink
+        self._branches: list[Branch] = []
+        sink.on_room = self._on_room
+
+    def add(self) -> Branch:
+        """One more."""
+        self._branches.append(Branch(self._sink))
+        return self._branches[-1]
+
+    def _on_room(self) -> None:
+        for branch in self._branches:
+            if branch.on_room is not None:
+                branch.on_room()
+
+
 class OutputPump(Flow):
     """What the sink has; `finish` and what follows it are for other threads."""
 

@@ -75,6 +75,14 @@ _libc.madvise.argtypes = (c_void_p, c_size_t, c_int)
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14
 
 
+def give_back(address: int, size: int) -> None:
+    """Have the pages of an anonymous mapping read as zero, and their memory be free.
+
+    mmap.madvise would keep Python's lock.
+    """
+    _libc.madvise(address, size, mmap.MADV_DONTNEED)
+
+
 def populate(address: int, size: int) -> None:
     """Give pages of a private mapping their own memory, if that can be.
 

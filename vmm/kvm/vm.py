@@ -128,7 +128,7 @@ class Vm(KvmFd):
     def set_gsi_routing(self, routes: Sequence[kvm_irq_routing_entry]) -> None:
         """Replace the table of what each GSI does, KVM_MAX_IRQ_ROUTES at most.
 
-        Takes milliseconds: KVM waits until nobody uses the old one any more.
+        KVM waits until nobody uses the old one any more, up to milliseconds.
         """
         table = kvm_irq_routing(nr=len(routes))
         for at, route in enumerate(routes):

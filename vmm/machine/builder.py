@@ -1,13 +1,14 @@
 """What a machine is made from, as its configuration says: images, quirks, symbols."""
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ..boot.image import LINUX32, LINUX64, ImageFile
 from ..boot.kernel import open_kernel
-from ..boot.layout import ram_ranges
+from ..boot.layout import ANY_MMIO, device_addresses, ram_ranges
 from ..boot.linux import LinuxBoot
 from ..config import BUILD_DIR, MachineConfig
+from ..devices.bus.resource_manager import PoolLayout, ResourceManager
 from ..devices.record import Record
 from ..errors import ConfigError
 from ..host.quirks import Quirks
@@ -18,6 +19,8 @@ from ..memory import Range
 if TYPE_CHECKING:  # most runs don't import them
     from ..boot.modules import ModuleBoot
     from ..debug.symbols import Symbols
+
+IOAPIC_IRQS: Final = tuple(range(16, 23))  # the next is the VM generation ID's
 
 Boot: TypeAlias = "LinuxBoot | ModuleBoot"
 """What a machine loads at each of its boots, and how it enters it."""
@@ -102,6 +105,21 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
         added=added_files(config),
         acpi=config.acpi,
     )
+
+
+def resource_pools(ram: list[Range], *, acpi: bool) -> ResourceManager:
+    """What there is for devices, beside RAM.
+
+    Pins of the IOAPIC that no ISA bus has are known by ACPI alone; the line that PCI
+    devices share is the last that one gets who asks for any.
+    """
+    layout = PoolLayout(addresses=device_addresses(ram), any_mmio=ANY_MMIO)
+    any_irqs = tuple(irq for irq in layout.any_irqs if irq != layout.shared_level_irq)
+    if acpi:
+        any_irqs += IOAPIC_IRQS
+        layout = layout.replace(irqs=tuple(sorted(layout.irqs + IOAPIC_IRQS)))
+    any_irqs += (layout.shared_level_irq,)
+    return ResourceManager(layout.replace(any_irqs=any_irqs))
 
 
 def added_files(config: MachineConfig) -> bytes:

@@ -20,7 +20,7 @@ from ..errors import ConfigError, VmmError
 from ..event_loop import EventLoop
 from ..kvm.vm import Vm
 from ..vcpu.control import RunControl
-from .kvm_wiring import Wiring
+from .kvm_wiring import Wiring, class_name
 from .level_lines import LevelLines
 from .video_window import VideoWindow
 
@@ -90,7 +90,7 @@ class DeviceManager:
     def add(self, device: DeviceIo) -> None:
         """Plug a device in; the guest sees all of its ranges at once.
 
-        Raises ResourceError, DeviceOverlap or ConfigError; then nothing has
+        Raises ResourceError, DeviceOverlap, ConfigError or VmmError; then nothing has
         changed.
         """
         with self._lock, ExitStack() as undo:
@@ -105,7 +105,7 @@ class DeviceManager:
             undo.callback(self._resource_manager.free_device_resources, resources)
 
             loop = self._loop_for(device, undo)
-            wiring = Wiring(resources, loop, self._lines, self._msi_routes)
+            wiring = self._new_wiring(device, resources, loop)
             undo.callback(wiring.close)
             undo.callback(device.assign_resources, DeviceResources(), [])
             device.assign_resources(resources, wiring.interrupts)
@@ -131,7 +131,19 @@ class DeviceManager:
                 self._threads.start()
         loop = self._threads.new(device)
         undo.callback(self._threads.end, loop)
+        device.call_soon = loop.call_soon
         return loop
+
+    def _new_wiring(
+        self, device: DeviceIo, resources: DeviceResources, loop: EventLoop
+    ) -> Wiring:
+        try:
+            return Wiring(resources, loop, self._lines, self._msi_routes)
+        except OSError as error:
+            raise VmmError(
+                f"{class_name(device)}: {len(resources.get_interrupts())} interrupts, "
+                f"which take a file descriptor each: {error.strerror} (ulimit -n)"
+            ) from None
 
     def _msi_routes(self) -> "MsiRoutes":
         if self._routes is None:
@@ -385,6 +397,15 @@ class DeviceManager:
                 described
                 for device in self._wirings
                 for described in device.get_acpi_devices()
+            ]
+
+    def kernel_parameters(self) -> list[str]:
+        """What Linux's command line has of those that are plugged in now, in order."""
+        with self._lock:
+            return [
+                word
+                for device in self._wirings
+                for word in device.get_kernel_parameters()
             ]
 
     def plugged(self) -> list[DeviceIo]:

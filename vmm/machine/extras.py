@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.clock import Clock
-from ..devices.device_io import DeviceIo
 from ..devices.errors import DeviceError
+from ..devices.serial import Serial
 from ..errors import ConfigError, KvmError
 from ..event_loop import EventLoop
 from ..memory import GuestMemory
@@ -16,8 +16,13 @@ from .outcomes import Outcomes
 from .state import RunState
 
 if TYPE_CHECKING:  # one machine has this, another that
+    from collections.abc import Callable
+
     from ..agent.port import AgentPort
+    from ..devices.device_io import DeviceIo
+    from ..devices.virtio.device import VirtioDevice
     from ..guest.ports import CommandPort
+    from .balloon import Balloon
 
 
 class Extras:
@@ -26,13 +31,26 @@ class Extras:
     command: "CommandPort | None" = None
     agent: "AgentPort | None" = None
     debugcon: Console | None = None
+    balloon: "Balloon | None" = None
 
     def __init__(
-        self, config: MachineConfig, devices: DeviceManager, outcomes: Outcomes
+        self,
+        config: MachineConfig,
+        devices: DeviceManager,
+        outcomes: Outcomes,
+        console: Console,
+        serial: Serial,
+        plug: "Callable[[DeviceIo | VirtioDevice], None]",
     ) -> None:
+        """`serial` is ttyS0, and `plug` the machine's, for all kinds of devices."""
         self._config = config
         self._devices = devices
         self._outcomes = outcomes
+        self._console = console
+        self._serial = serial
+        self._plug = plug
+        self.ports: dict[str, Console] = {}
+        """Those with names, by them."""
 
     def plug(
         self,
@@ -55,6 +73,34 @@ class Extras:
             self._add("debug_exit", exit_)
         if config.debugcon is not None:
             self._plug_debugcon(loop, stack)
+        if (
+            config.console_device == "virtio"
+            or config.ports
+            or config.rng
+            or config.balloon is not None
+        ):
+            self._plug_virtio_devices(loop, clock, state, memory, stack)
+
+    def _plug_virtio_devices(
+        self,
+        loop: EventLoop,
+        clock: Clock,
+        state: RunState,
+        memory: GuestMemory,
+        stack: ExitStack,
+    ) -> None:
+        from .virtio_extras import VirtioExtras
+
+        config, virtio = self._config, VirtioExtras(self._config, self._add)
+        if config.console_device == "virtio":
+            virtio.plug_console(self._console, self._serial, loop, state.after_accesses)
+        if config.ports:
+            virtio.plug_ports(loop, self._outcomes.write_failed, stack)
+        if config.rng:
+            virtio.plug_rng(clock)
+        if config.balloon is not None:
+            virtio.plug_balloon(memory, config.balloon)
+        self.ports, self.balloon = virtio.ports, virtio.balloon
 
     def _plug_command_port(self, loop: EventLoop, stack: ExitStack) -> None:
         from ..guest.ports import CommandPort
@@ -106,12 +152,12 @@ class Extras:
         stack.callback(console.close)
         self._add("debugcon", Debugcon(console.sink))
 
-    def _add(self, field: str, device: DeviceIo) -> None:
+    def _add(self, field: str, device: "DeviceIo | VirtioDevice") -> None:
         """Plug in what `field` of the configuration asks for.
 
         Raises ConfigError with its name where another device has the ports.
         """
         try:
-            self._devices.add(device)
+            self._plug(device)
         except DeviceError as error:
             raise ConfigError(f"{field}: {error}") from None

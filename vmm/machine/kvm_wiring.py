@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..boot.layout import VIDEO
-from ..devices.device_io import DeviceIo, Locked
+from ..devices.device_io import DeviceIo
 from ..devices.resources import DeviceResources
 from ..event_loop import EventLoop
 from ..eventfd import EventFdTrigger
@@ -178,4 +178,4 @@ class Wiring:
 
 def class_name(device: DeviceIo) -> str:
     """What the author of the device calls it."""
-    return type(device.device if isinstance(device, Locked) else device).__name__
+    return type(device.get_author_device()).__name__

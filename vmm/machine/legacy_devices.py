@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..boot.layout import VM_GENERATION_ID
-from ..console.console import Console
 from ..devices.clock import Clock
 from ..devices.device_io import DeviceIo
 from ..devices.pc.acpi_pm import AcpiPm
@@ -26,6 +25,8 @@ from ..devices.pc.pvpanic import Pvpanic
 from ..devices.pc.reset_control import SystemControlPortA
 from ..devices.pc.vm_generation_id import VmGenerationId
 from ..devices.serial import Serial
+from ..devices.serial.events import SerialEvents
+from ..devices.sink import Sink
 from ..devices.trigger import InterruptLine
 from ..watch.panic import PanicWatch
 
@@ -45,20 +46,22 @@ class LegacyDevices:
 
     And the ports of a chipset: reset and A20, POST codes, a PCI bus and a display that
     aren't there.
-    `reset` is called for every way to reset; `setup` is what the CMOS RAM has, and
-    `watch` is told what pvpanic is.
+    What COM1 sends goes to `out`, and what it does is told to `events`. `reset` is
+    called for every way to reset; `setup` is what the CMOS RAM has, and `watch` is told
+    what pvpanic is.
     """
 
     def __init__(
         self,
-        console: Console,
+        out: Sink,
+        events: SerialEvents | None,
         clock: Clock,
         reset: Callable[[], None],
         setup: Mapping[int, int],
         watch: PanicWatch,
     ) -> None:
         com1_irq, keyboard_irq, aux_irq, rtc_irq = (InterruptLine() for _ in range(4))
-        self.serial = Serial(com1_irq, console.sink, clock=clock, events=console.events)
+        self.serial = Serial(com1_irq, out, clock=clock, events=events)
         reset_line = _Line(reset)
         # With nothing at its AUX port: without one, Linux warns of firmware that may
         # have forgotten it (i8042_pnp_init in i8042-acpipnpio.h).

@@ -33,8 +33,8 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    ports of a command and of an agent, and a debug console. `clock` is the loop's for
-    the guest.
+    ports of a command and of an agent, a debug console, and virtio's `ports`. `clock`
+    is the loop's for the guest.
     """
 
     loop: EventLoop
@@ -44,14 +44,15 @@ class HostSide(Record):
     command: "CommandPort | None"
     agent: "AgentPort | None"
     debugcon: Console | None
+    ports: tuple[Console, ...]
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
 
     @property
     def consoles(self) -> list[Console]:
-        """ttyS0, the command's own output, the debug console's."""
+        """The guest's, the command's own output, the debug console's, and ports."""
         output = None if self.command is None else self.command.output
-        consoles = (self.console, output, self.debugcon)
+        consoles = (self.console, output, self.debugcon, *self.ports)
         return [console for console in consoles if console is not None]
 
     def power_on(self, *, goes_on: bool = False) -> None:
@@ -86,17 +87,20 @@ class HostSide(Record):
 
         def hold() -> None:
             self.clock.stop()
-            self.console.hold_input()
+            for console in (self.console, *self.ports):
+                console.hold_input()
             if self.agent is not None:
                 self.agent.hold()
 
         self.loop.settle(hold)
-        self.console.flush()
+        for console in (self.console, *self.ports):
+            console.flush()
 
     def go_on(self) -> None:
         """Undo it."""
         self.clock.start()
-        self.console.release_input()
+        for console in (self.console, *self.ports):
+            console.release_input()
         if self.agent is not None:
             self.agent.go_on()
 
@@ -341,9 +345,11 @@ class Lifecycle:
             self._host_side.go_on()
 
     def _boot_again(self) -> None:
+        for console in self._host_side.ports:  # what RAM still has for them
+            console.flush()
         self.power_off()
         self._parts = self._parts.with_images()
-        self._parts.memory.discard()
+        self._parts.memory.clear()
         self._parts.devices.reset()
         self._state.rearm()
         self.instance = self._power_on()
@@ -408,7 +414,7 @@ class Lifecycle:
             insn_emulation=insn_emulation,
             snapshot=self._snapshot,
             quirks=self._parts.setup.quirks.counts,
-            cmdline=self._parts.boot.cmdline.decode(errors="surrogateescape"),
+            cmdline=self.instance.cmdline.decode(errors="surrogateescape"),
             console_bytes=console.sink.accepted,
             console_dropped=sum(each.sink.dropped for each in self._host_side.consoles),
             unclaimed_accesses=self._parts.devices.io_manager.unclaimed_accesses,

@@ -2,13 +2,12 @@
 
 import os
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from ..boot.layout import ANY_MMIO, device_addresses
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
-from ..devices.bus.resource_manager import PoolLayout, ResourceManager
 from ..devices.device_io import DeviceIo
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
@@ -20,7 +19,13 @@ from ..memory import GuestMemory
 from ..result import ExitReason, RunResult
 from ..vcpu.control import End
 from ..watch.panic import PanicWatch
-from .builder import asked_symbols, chosen_quirks, open_boot
+from .builder import (
+    SavedBoot,
+    asked_symbols,
+    chosen_quirks,
+    open_boot,
+    resource_pools,
+)
 from .device_manager import DeviceManager
 from .extras import Extras
 from .legacy_devices import LegacyDevices, acpi_devices
@@ -31,17 +36,23 @@ from .state import MachineState, RunState
 from .vm_instance import VmParts, probe_kvm
 
 if TYPE_CHECKING:  # most runs don't import them
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ..agent.guest import Guest
     from ..debug.paused_guest import PausedGuest
+    from ..devices.clock import Clock
     from ..devices.guest_ram import GuestRam
     from ..devices.pci.device import PciDevice
+    from ..devices.serial.events import SerialEvents
+    from ..devices.sink import Sink
+    from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
-    from .builder import Boot, SavedBoot
+    from .balloon import Balloon
+    from .builder import Boot
     from .devices_table import DeviceRow
     from .pci import Pci
     from .snapshot import Snapshot
+    from .virtio import Virtio
 
 
 class Machine:
@@ -87,6 +98,8 @@ class Machine:
             self.quirks = chosen_quirks(self.config)
             """The work-arounds for this host."""
             self.warnings: list[str] = []
+            self.on_warning: Callable[[str], None] | None = None
+            """Told of further ones while it runs, on the event loop's thread."""
             boot: Boot | SavedBoot
             if snapshot is None:
                 boot = open_boot(self.config, self.quirks, stack)
@@ -104,10 +117,12 @@ class Machine:
             self._loop = EventLoop(outcomes.loop_failed)
             stack.callback(self._loop.close)
             clock = GuestClock(self._loop)
-            addresses = device_addresses(boot.ram)
-            pools = ResourceManager(PoolLayout(addresses=addresses, any_mmio=ANY_MMIO))
             self._devices = DeviceManager(
-                pools, IoManager(), self._loop, self._state, posts=setup.posts
+                resource_pools(boot.ram, acpi=self.config.acpi),
+                IoManager(),
+                self._loop,
+                self._state,
+                posts=setup.posts,
             )
             self._state.is_device_thread = self._devices.is_own_thread
             tap = None if profile is None else profile.console
@@ -119,8 +134,12 @@ class Machine:
             stack.callback(self._devices.close)
             sizes = [region.size for region in memory.regions]
             cmos = cmos_setup(sizes[0], sum(sizes[1:]))
+            out: Sink = self.console.sink
+            events: SerialEvents | None = self.console.events
+            if self.config.console_device == "virtio":
+                out, events = self.console.branch(), None
             self._legacy = LegacyDevices(
-                self.console, clock, outcomes.reset, cmos, watch
+                out, events, clock, outcomes.reset, cmos, watch
             )
             for device in self._legacy.devices:
                 self._devices.add(device)
@@ -130,9 +149,19 @@ class Machine:
             self.console.connect(self._legacy.serial)
             self._ram_ranges = boot.ram
             self._pci: Pci | None = self._new_pci() if self.config.pci else None
-            extras = Extras(self.config, self._devices, outcomes)
+            self._boot = boot
+            self.clock: Clock = clock
+            """The guest's time, for devices: it stands still while the guest does."""
+            self._virtio: Virtio | None = None
+            self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
+            extras = Extras(
+                *(self.config, self._devices, outcomes),
+                *(self.console, self._legacy.serial, self.plug),
+            )
             extras.plug(self._loop, clock, self._state, memory, stack)
             self._agent = extras.agent
+            self._ports = extras.ports
+            self._balloon = extras.balloon
             self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
             # Before what their callbacks use is closed.
@@ -146,13 +175,12 @@ class Machine:
                 extras.command,
                 extras.agent,
                 extras.debugcon,
+                tuple(extras.ports.values()),
                 outcomes.failures,
             )
             outcomes.connect(host_side)
             parts = VmParts(setup, memory, boot, self._devices, self._state, profile)
-            self._cmdline = boot.cmdline
             self._own_devices = len(self._devices.plugged())
-            self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
             self._life = Lifecycle(
                 self.config,
                 parts,
@@ -287,7 +315,7 @@ class Machine:
             self.config.replace(pci=True) if has_pci else self.config,
             self._ram.freeze(),
             saved,
-            cmdline=self._cmdline,
+            cmdline=self._life.instance.cmdline,
             is_ring3=self.quirks.state(),
             devices=map(class_of, users),
         )
@@ -303,7 +331,8 @@ class Machine:
         saved, ram = self._base
 
         def restore() -> None:
-            self.console.drop_input()
+            for console in (self.console, *self._ports.values()):
+                console.drop_input()
             self._devices.put_back()
             self._ram.become(ram)
             self._life.restore(saved)
@@ -336,18 +365,26 @@ class Machine:
         if not self._is_disowned:
             self._life.join()
 
-    def plug(self, device: DeviceIo) -> None:
+    def plug(self, device: "DeviceIo | VirtioDevice") -> None:
         """Put a device of the user's on the buses, before start or while it runs.
 
-        A PCI device before start only, and unless the configuration says otherwise
-        there is a PCI bus from the first one on.
+        A PCI or a virtio device before start only, and unless the configuration says
+        otherwise there is a PCI bus from the first one on.
         Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
         ConfigError if it can't be.
         """
+        if isinstance(device, DeviceIo):
+            self._plug(device)
+            return
+        self._check_before_start(device.name, "virtio", "plugged in")
+        virtio = self._transports()
+        virtio.plug(device, self._plug)
+
+    def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
             self._devices.add(device)
             return
-        self._check_before_start(device, "plugged in")
+        self._check_before_start(type(device).__name__, "PCI", "plugged in")
         if self._pci is None:
             self._pci = self._new_pci(device)
         self._pci.plug(cast("PciDevice", device))
@@ -358,12 +395,37 @@ class Machine:
 
         return devices_table(self._ram_ranges, self._devices.plugged())
 
-    def _check_before_start(self, device: DeviceIo, what: str) -> None:
+    def _check_before_start(self, name: str, kind: str, what: str) -> None:
         if self.state is not MachineState.CREATED:
             raise ConfigError(
-                f"{type(device).__name__} is a PCI device, which can be {what} before "
-                "the machine starts only: there is no hotplug"
+                f"{name} is a {kind} device, which can be {what} before the machine "
+                "starts only: there is no hotplug"
             )
+
+    def _transports(self) -> "Virtio":
+        if self._virtio is None:
+            from .virtio import Virtio, way_of, way_to
+
+            if isinstance(self._boot, SavedBoot):
+                assert self._base is not None
+                way = way_of(self._base[0], self._boot)
+            else:
+                way = way_to(self.config, self._boot)
+            self._virtio = Virtio(self._ram, self.clock, self.warn, way)
+        return self._virtio
+
+    def hints(self) -> list[str]:
+        """What may be worth to know about a run that isn't what was expected."""
+        return [] if self._virtio is None else self._virtio.hints()
+
+    def warn(self, text: str) -> None:
+        """One more of `warnings`, which `on_warning` is told of on the loop's thread.
+
+        For devices, on any thread: what a guest does to one may be its user's concern.
+        """
+        self.warnings.append(text)
+        if self.on_warning is not None:
+            self._loop.call_soon(partial(self.on_warning, text))
 
     def _new_pci(self, device: DeviceIo | None = None) -> "Pci":
         """For the configuration, or for a `device`, which it may forbid."""
@@ -377,19 +439,30 @@ class Machine:
         ports = self._legacy.config_ports
         return Pci(self._devices, ports, self._ram, self._ram_ranges)
 
-    def unplug(self, device: DeviceIo) -> None:
+    def unplug(self, device: "DeviceIo | VirtioDevice") -> None:
         """Take a device off again, when nobody is in it any more.
 
         From an access or a callback of a device it returns before that, and from one
         on the event loop's thread posted writes under way are lost. Raises
         NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
-        A PCI device stays while the machine runs: ConfigError.
+        A PCI or a virtio device stays while the machine runs: ConfigError.
         """
+        if isinstance(device, DeviceIo):
+            self._unplug(device)
+            return
+        virtio = self._transports()
+        transport = virtio.transport_of(device)
+        if self.state is not MachineState.ENDED:
+            self._check_before_start(device.name, "virtio", "unplugged")
+        self._unplug(transport)
+        virtio.forget(device)
+
+    def _unplug(self, device: DeviceIo) -> None:
         if not device.is_pci or self._pci is None:
             self._devices.remove(device)
             return
         if self.state is not MachineState.ENDED:
-            self._check_before_start(device, "unplugged")
+            self._check_before_start(type(device).__name__, "PCI", "unplugged")
         self._pci.unplug(cast("PciDevice", device))
 
     @property
@@ -404,6 +477,27 @@ class Machine:
                 "for its console"
             )
         return self._agent.guest
+
+    def port(self, name: str) -> Console:
+        """The host's end of a port that the configuration names in `ports`.
+
+        What comes from the guest is read as a console's is, by `expect`, where its
+        place is "capture"; `send` is for the guest. Raises VmmError for another name.
+        """
+        if name not in self._ports:
+            names = ", ".join(map(repr, self._ports)) or "none: pass ports={...}"
+            raise VmmError(f"port: there is no {name!r}; there are {names}")
+        return self._ports[name]
+
+    @property
+    def balloon(self) -> "Balloon":
+        """How much of its RAM the guest gives back: its `target` may be set.
+
+        Raises VmmError if the configuration asks for none.
+        """
+        if self._balloon is None:
+            raise VmmError("balloon: there is none: pass balloon=0 (--balloon)")
+        return self._balloon
 
     @property
     def keyboard(self) -> Ps2Keyboard:
@@ -460,6 +554,9 @@ class Machine:
             self.debugcon = gone
         if self._agent is not None:
             self._agent = gone
+        self._ports = dict.fromkeys(self._ports, gone)
+        if self._balloon is not None:
+            self._balloon = gone
 
     def __enter__(self) -> Self:
         return self

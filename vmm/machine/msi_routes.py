@@ -2,8 +2,8 @@
 
 A message is a number of the table (a GSI), beyond those of the IOAPIC's pins; an irqfd
 makes an eventfd send it, with no exit and no Python on the way. The whole table is
-given to KVM at once (KVM_SET_GSI_ROUTING, API 4.52), which takes a grace period,
-milliseconds. A machine whose devices never use one makes no such call.
+given to KVM at once (KVM_SET_GSI_ROUTING, API 4.52), which waits for a grace period, up
+to milliseconds. A machine whose devices never use one makes no such call.
 """
 
 import threading

@@ -68,12 +68,13 @@ def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> Non
 
 def class_of(device: DeviceIo) -> type:
     """What its author has written."""
-    return type(device.device if isinstance(device, Locked) else device)
+    return type(device.get_author_device())
 
 
 def kind_of(device: DeviceIo) -> str:
-    """The name of a device's class, with that of its module."""
-    return class_name(class_of(device))
+    """The name of a device's class, with that of its module, and how it is reached."""
+    name, own = class_name(type(device)), class_name(class_of(device))
+    return own if isinstance(device, Locked) or name == own else f"{name}, {own}"
 
 
 def class_name(kind: type | str) -> str:

@@ -12,6 +12,7 @@ from ..devices.record import Record
 from ..errors import ConfigError, VmmError
 from ..field_types import StrPath
 from ..host.quirks import Quirks
+from ..place import Place
 from ..ram_image import RamImage
 from .builder import SavedBoot
 from .saved_vm import SavedVm
@@ -19,6 +20,7 @@ from .saved_vm import SavedVm
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from ..devices.virtio.device import VirtioDevice
     from ..settings import MachineSettings
     from .machine import Machine
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 FREE: Final = frozenset(
     {
         *("console", "timeout", "on_reset", "on_panic", "on_crash", "hang_s"),
-        *("symbols", "debugcon"),
+        *("symbols", "debugcon", "ports"),
         *ConsoleConfig.field_names,
     }
 )
@@ -99,7 +101,7 @@ class Snapshot:
     def clone(
         self,
         *,
-        devices: Iterable[DeviceIo] | None = None,
+        devices: "Iterable[DeviceIo | VirtioDevice] | None" = None,
         start: bool = True,
         set_clock: bool = False,
         **settings: "Unpack[MachineSettings]",
@@ -108,8 +110,8 @@ class Snapshot:
 
         For its guest no time has passed; with `set_clock` its agent sets the real time
         to ours, once it runs. It shares the pages of RAM that nobody has
-        written to since. Its console is captured, and its debugcon, unless `settings`,
-        which may change what is on the host's side, say where they go.
+        written to since. Its console is captured, its debugcon, and its ports, unless
+        `settings`, which may change what is on the host's side, say where they go.
 
         The user's devices come along by their state: in `devices`, in the order in
         which they were plugged in, or made here where their class takes no arguments.
@@ -145,13 +147,22 @@ class Snapshot:
         ):
             raise ConfigError("debugcon: a clone has one if the snapshot has, else not")
         own: dict[str, object] = {"serial": "capture", "tee": ()}
+        own["ports"] = {name: "capture" for name, _ in self.config.ports}
         if "console" in settings:
             own = {}
         if self.config.debugcon is not None:
             own["debugcon"] = "capture"  # the machine's file is not to be overwritten
-        return self.config.replace(**own | settings)
+        config = self.config.replace(**own | settings)
+        return config.replace(ports=self._ports(dict(config.ports)))
 
-    def _made(self) -> list[DeviceIo]:
+    def _ports(self, wanted: dict[str, Place]) -> list[tuple[str, Place]]:
+        """In their order, which is that of the device's queues. Raises ConfigError."""
+        names = [name for name, _ in self.config.ports]
+        if set(names) != set(wanted):
+            raise ConfigError(f"ports: a clone has those of the snapshot: {names}")
+        return [(name, wanted[name]) for name in names]
+
+    def _made(self) -> "list[DeviceIo | VirtioDevice]":
         return [_made(kind) for kind in self.devices]
 
     def boot(
@@ -172,12 +183,13 @@ class Snapshot:
         self.close()
 
 
-def _made(kind: type | str) -> DeviceIo:
+def _made(kind: type | str) -> "DeviceIo | VirtioDevice":
     if isinstance(kind, str):
         raise VmmError(
             f"the snapshot has {kind}, which was plugged in: pass all such devices, in "
             "their order, in devices="
         )
+    device: DeviceIo | DeviceIoMut | VirtioDevice
     try:
         device = kind()
     except TypeError as error:

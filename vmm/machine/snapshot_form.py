@@ -152,6 +152,8 @@ def config_from_json(data: object) -> MachineConfig:
         files = _typed("files", command["files"], list)
         command["files"] = [tuple(_typed("files", pair, list)) for pair in files]
         parts["command"] = CommandConfig(**command)
+    ports = _typed("ports", values["ports"], list)
+    parts["ports"] = [tuple(_typed("ports", port, list)) for port in ports]
     config = MachineConfig(**values | parts)
     if config_to_json(config) != values:
         raise ImageError("config: it isn't in the form that we write")

@@ -125,8 +125,12 @@ class VmInstance:
             quirks.prepare(vm)
             _set_up_board(vm, devices.level_irqs())
             enter = None
+            self.cmdline = boot.cmdline
+            """What its kernel was given."""
             if saved is None:
                 assert not isinstance(boot, SavedBoot)
+                boot = _with_parameters(boot, devices.kernel_parameters())
+                self.cmdline = boot.cmdline
                 enter = partial(boot.enter, entry=_load(boot, memory, devices))
             # One right after another: KVM takes TSCs that start within a second for
             # synchronised ones, and only then calls kvm-clock stable.
@@ -283,6 +287,15 @@ def _tsc_khz(kvm: Kvm, vcpu: Vcpu) -> int:
         return vcpu.get_tsc_khz()
     except KvmError:
         return 0
+
+
+def _with_parameters(boot: Boot, words: list[str]) -> Boot:
+    """With more for the kernel, before what is its init's. Raises ConfigError."""
+    if not words:
+        return boot
+    ours, dashes, for_init = boot.cmdline.partition(b" -- ")
+    more = " ".join(words).encode()
+    return boot.replace(cmdline=ours + b" " + more + dashes + for_init)
 
 
 def _load(boot: Boot, memory: GuestMemory, devices: DeviceManager) -> int:

@@ -54,6 +54,7 @@ class Description(NamedTuple):
             "settings": settings,
             "cmdline": config.full_cmdline,
             "debugcon": config.debugcon is not None,
+            "ports": [name for name, _ in config.ports],
             "images": [[path, files.of(path)] for path in images],
             "added": hashlib.sha256(added_files(config)).hexdigest(),
             "ready": repr(self.ready),

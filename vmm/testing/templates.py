@@ -127,6 +127,7 @@ class Templates:
         config = description.config.replace(
             console=ConsoleConfig(serial="capture"),
             debugcon=None if description.config.debugcon is None else "null",
+            ports={name: "null" for name, _ in description.config.ports},
             timeout=self._around.deadline_s,
             on_reset="exit",
             on_panic="exit",

@@ -9,7 +9,7 @@ from struct import Struct
 from typing import Final, Protocol
 
 from ..boot.firmware import told_of_reset
-from ..devices.device_io import DeviceIo, Locked
+from ..devices.device_io import DeviceIo
 from ..errors import KvmError
 from ..kvm.abi import (
     KVM_EXIT_INTR,
@@ -212,7 +212,7 @@ class RunLoop:
         if self._posted_write is not None:
             (port, size), is_write, reason = self._posted_write, True, KVM_EXIT_IO
         if reason == KVM_EXIT_IO:
-            device: object = self._io_manager.device_at_port(port)
+            device = self._io_manager.device_at_port(port)
             where = f"port {port:#x}"
         elif reason == KVM_EXIT_MMIO:
             address, size, is_write = _EXIT_MMIO(self.vcpu.kvm_run, KVM_RUN_UNION)
@@ -220,12 +220,10 @@ class RunLoop:
             where = f"address {address:#x}"
         else:
             return f"{type(error).__name__}: {error}"
-        if isinstance(device, Locked):
-            device = device.device
         access = "write to" if is_write else "read of"
         who = "an unplugged device"
         if device is not None:
-            who = f"device {type(device).__name__}"
+            who = f"device {type(device.get_author_device()).__name__}"
         return (
             f"{who} raised {type(error).__name__}: {error} "
             f"during a {size}-byte {access} {where}"

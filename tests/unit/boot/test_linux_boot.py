@@ -103,7 +103,7 @@ def test_it_can_be_loaded_again_after_discard(make_boot: Make, load: Load) -> No
     boot = make_boot(initrd=b"initrd")
     memory = load(boot)
     before = memory.read(16 * MIB, 4096), memory.read(CMDLINE, 64)
-    memory.discard()
+    memory.clear()
     boot.load(memory)
     assert (memory.read(16 * MIB, 4096), memory.read(CMDLINE, 64)) == before
 
@@ -264,7 +264,7 @@ def test_added_files_are_loaded_again_after_discard(
 ) -> None:
     boot = make_boot(initrd=b"R" * 4, added=b"A" * 4)
     memory = load(boot)
-    memory.discard()
+    memory.clear()
     boot.load(memory)
     assert memory.read(64 * MIB - PAGE_SIZE, 12) == b"RRRR\0\0\0\0AAAA"
 

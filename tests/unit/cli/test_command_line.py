@@ -104,6 +104,30 @@ USAGE = {
         ("run", "--debugcon", "file:x", "--serial", "file:x"),
         "debugcon: 'file:x' is where serial goes, too",
     ),
+    "port of no name": (
+        ("run", "--port", "log"),
+        "port: 'log' is not NAME=PLACE: log=",
+    ),
+    "port to nowhere": (("run", "--port", "a=tty"), "port: 'tty' is not stdio, null"),
+    "port twice": (
+        ("run", "--port", "a=null", "--port", "a=null"),
+        "port: 'a' is there twice",
+    ),
+    "port's name": (("run", "--port", "a/b=null"), "port: 'a/b' is no name: 1..128"),
+    "port to where serial goes": (
+        ("run", "--port", "a=file:x", "--serial", "file:x"),
+        "port: 'file:x' is where serial goes, too",
+    ),
+    "result to where a port goes": (
+        ("run", "--port", "a=file:x", "--result", "x"),
+        "result: 'x' is where the guest's output goes",
+    ),
+    "console": (("run", "--console", "hvc0"), "console: invalid choice: 'hvc0'"),
+    "balloon": (("run", "--balloon", "x"), "balloon: 'x' is no size"),
+    "balloon that is too large": (
+        ("run", "--balloon", "1G"),
+        "balloon: 1073741824 bytes are more than memory has, 134217728",
+    ),
     "serial": (
         ("run", "--serial", "tty"),
         "serial: 'tty' is not stdio, null, stdout, ",

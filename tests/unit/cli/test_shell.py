@@ -1,15 +1,12 @@
 """`vmm run --shell` on a terminal, with the real agent, but this host for a guest."""
 
-import struct
 import subprocess
 import sys
-import termios
-from fcntl import ioctl
 from pathlib import Path
 
 import pytest
 from support.guests import built
-from support.terminals import Terminal, on_terminal
+from support.terminals import on_terminal
 
 PROGRAM = """
 import sys, threading
@@ -51,19 +48,15 @@ def command(agent: Path) -> list[str]:
     return [sys.executable, "-c", f"{paths}\n{PROGRAM}", str(agent)]
 
 
-def resize(terminal: Terminal, rows: int, columns: int) -> None:
-    ioctl(terminal.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-
 def test_shell_on_a_terminal_that_is_resized(command: list[str]) -> None:
     with on_terminal(command) as terminal:
-        resize(terminal, 31, 99)
+        terminal.resize(31, 99)
         terminal.type(b"stty -echo; echo read''y\n")
         terminal.read_until(b"ready")
         terminal.type(b"stty size; tty\n")
         terminal.read_until(b"31 99")
         terminal.read_until(b"/dev/pts/")
-        resize(terminal, 45, 101)
+        terminal.resize(45, 101)
         terminal.type(b'until [ "$(stty size)" = "45 101" ]; do sleep 0.01; done\n')
         terminal.type(b"echo re''sized\n")
         terminal.read_until(b"resized")

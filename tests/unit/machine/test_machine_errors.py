@@ -37,8 +37,8 @@ def fail_in_reset(machine: Machine) -> None:
     machine._life._parts.devices.reset = fail  # type: ignore[method-assign]
 
 
-def fail_in_discard(machine: Machine) -> None:
-    machine._life._parts.memory.discard = fail  # type: ignore[method-assign]
+def fail_in_clear(machine: Machine) -> None:
+    machine._life._parts.memory.clear = fail  # type: ignore[method-assign]
 
 
 def fail_in_close(machine: Machine) -> None:
@@ -49,7 +49,7 @@ def fail_in_close(machine: Machine) -> None:
     ("breaks", "policy"),
     [
         (fail_in_reset, "restart"),
-        (fail_in_discard, "restart"),
+        (fail_in_clear, "restart"),
         (fail_in_close, "restart"),
         (fail_in_close, "exit"),
     ],

@@ -1,6 +1,7 @@
 """Pci: a machine's bus in the place of the ports that say there is none."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from support.device_rig import Device, Rig
@@ -14,11 +15,15 @@ from vmm.devices.pc.pci_config_ports import CONFIG_ADDRESS, PciConfigPorts
 from vmm.devices.pci.bar import Bar, BarKind
 from vmm.devices.pci.device import PciDevice
 from vmm.devices.pci.reg import PCI_BASE_ADDRESS_0, PCI_COMMAND, PCI_COMMAND_IO
-from vmm.devices.resources import MmioAddressConstraint
+from vmm.devices.resources import MmioAddressConstraint, PciMsixIrqConstraint
+from vmm.devices.state import State
 from vmm.errors import ConfigError
 from vmm.event_loop import EventLoop
 from vmm.machine.pci import Pci
 from vmm.machine.saved_devices import restore_devices, save_devices
+
+if TYPE_CHECKING:
+    from vmm.devices.trigger import MsiInterrupt
 
 pytest_plugins = ("support.loop_fixtures",)
 
@@ -109,3 +114,20 @@ def test_devices_that_have_swapped_their_ports_are_put_back(rig: Rig, pci: Pci) 
     restore_devices(rig.manager, saved)
     assert rig.bus.device_at_port(0xC000) is first
     assert rig.bus.device_at_port(0xD000) is second
+
+
+class Routed(Device):
+    """Routes all of its messages when it is restored."""
+
+    def restore(self, state: State | None) -> None:
+        for at, interrupt in enumerate(self.interrupts):
+            cast("MsiInterrupt", interrupt).route(0xFEE0_0000, at)
+
+
+def test_what_a_restore_routes_is_one_call(rig: Rig) -> None:
+    for _ in range(2):
+        rig.manager.add(Routed([PciMsixIrqConstraint(size=8)]))
+    rig.power_on()
+    restore_devices(rig.manager, save_devices(rig.manager))
+    assert len(rig.vm.tables) == 1
+    assert len(rig.vm.irqfds) == 16

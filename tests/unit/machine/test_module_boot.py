@@ -168,7 +168,7 @@ def test_boot_can_be_loaded_again_after_discard(
     boot = make_boot(flat(), modules=files)
     memory = load(boot)
     before = memory.read(0, 2 * MIB)
-    memory.discard()
+    memory.clear()
     boot.load(memory)
     assert memory.read(0, 2 * MIB) == before
 

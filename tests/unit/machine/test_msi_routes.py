@@ -1,15 +1,18 @@
 """MsiRoutes: which messages KVM is told of, when, and by how many calls."""
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import cast
 
 import pytest
 from support.device_rig import Device, FakeVm, Rig
+from support.open_fds import open_fds
 
 from vmm.devices.errors import TriggerError
 from vmm.devices.resources import GenericIrqConstraint, PciMsixIrqConstraint
 from vmm.devices.trigger import MsiInterrupt
+from vmm.errors import VmmError
 from vmm.event_loop import EventLoop
 from vmm.kvm.abi import KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER
 
@@ -177,3 +180,23 @@ def test_any_device_may_have_messages(rig: Rig) -> None:
     rig.power_on()
     messages(device)[0].route(LAPIC, 0x41)
     assert rig.vm.messages == {24: (LAPIC, 0x41)}
+
+
+def test_more_messages_than_descriptors_are_refused_with_the_remedy(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def eventfd(*_: int) -> int:
+        if len(made) == 3:
+            raise OSError(errno.EMFILE, "Too many open files")
+        made.append(os.memfd_create("eventfd"))
+        return made[-1]
+
+    monkeypatch.setattr(os, "eventfd", eventfd)
+    before = open_fds()
+    text = "Device: 8 interrupts, which take a file descriptor each: Too many open fil"
+    with pytest.raises(VmmError, match=text):
+        plugged(rig, size=8)
+    assert open_fds() == before
+    assert rig.is_empty

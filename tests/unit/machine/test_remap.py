@@ -19,6 +19,7 @@ from vmm.devices.resources import (
     Resource,
 )
 from vmm.event_loop import EventLoop
+from vmm.eventfd import EventFd
 
 pytest_plugins = ("support.loop_fixtures",)
 
@@ -164,6 +165,21 @@ def test_a_bell_that_stays_keeps_its_eventfd(rig: Rig, device: Movable) -> None:
     assert rig.vm.ioeventfds.keys() == before.keys()
 
 
+def test_a_guest_that_moves_on_and_on_takes_no_more_descriptors(
+    rig: Rig, device: Movable
+) -> None:
+    """Though the loop, which doesn't run, lets go of none."""
+    rig.power_on()
+    device.move(page(LOW))
+    before = open_fds()
+    for _ in range(100):
+        device.move()
+        device.move(page(HIGH))
+        device.move(page(LOW))
+    assert open_fds() == before
+    assert bells(rig) == [LOW + 0x10]
+
+
 def test_a_doorbell_that_kvm_refuses_stays_an_exit(rig: Rig, device: Movable) -> None:
     rig.power_on()
     rig.vm.refuses_ioeventfds = True
@@ -239,3 +255,69 @@ def test_others_are_plugged_in_while_it_moves(rig: Rig, device: Movable) -> None
         ends.set()
         thread.join()
     assert refused == []
+
+
+def test_a_ring_that_the_loop_hears_as_its_bell_is_withdrawn_is_not_lost(
+    rig: Rig, device: Movable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.power_on()
+    device.move(page(LOW))
+    (fd,) = rig.vm.ioeventfds
+    rig.loop.start()
+    rig.loop.settle(lambda: None)
+    take = EventFd.take
+
+    def take_after_the_loop(event: EventFd) -> bool:
+        if event.fd == fd and not rig.loop.is_own_thread():
+            os.eventfd_write(fd, 1)
+            rig.loop.settle(lambda: None)
+        return take(event)
+
+    monkeypatch.setattr(EventFd, "take", take_after_the_loop)
+    device.move(page(HIGH))
+    assert device.rings == [LOW]
+
+
+def test_a_ring_that_the_loop_takes_for_that_of_before_is_not_lost(
+    rig: Rig, device: Movable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.power_on()
+    device.move(page(LOW))
+    (fd,) = rig.vm.ioeventfds
+    rig.loop.start()
+    rig.loop.settle(lambda: None)
+    drain = EventFd.drain
+
+    def drain_after_a_move(event: EventFd) -> None:
+        if event.fd == fd and device.trapped == [page(LOW)]:
+            device.move(page(HIGH))
+            os.eventfd_write(fd, 1)
+        drain(event)
+
+    monkeypatch.setattr(EventFd, "drain", drain_after_a_move)
+    os.eventfd_write(fd, 1)
+    rig.loop.settle(lambda: None)
+    rig.loop.settle(lambda: None)
+    assert {LOW, HIGH} == set(device.rings)
+
+
+def test_rings_around_a_move_are_all_heard(rig: Rig) -> None:
+    """Whichever of both the loop's thread is at, when one takes the other's place."""
+    heard = {base: threading.Event() for base in (LOW, HIGH)}
+
+    class Listening(Movable):
+        def ring(self, base: int) -> None:
+            heard[base].set()
+
+    device = Listening(rig)
+    rig.manager.add(device)
+    rig.power_on()
+    rig.loop.start()
+    for _ in range(1000):
+        for base in heard:
+            heard[base].clear()
+            device.move(page(base))
+            (fd,) = rig.vm.ioeventfds
+            os.eventfd_write(fd, 1)
+        for event in heard.values():
+            assert event.wait(DEADLINE)

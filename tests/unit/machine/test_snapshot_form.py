@@ -63,6 +63,8 @@ def test_what_goes_in_comes_out() -> None:
         {"debugcon": "file:x", "debug_exit": 0x501, "on_reset": "pause"},
         {"command": "ls -l", "files": ["/etc:/etc"], "capture": "file:y"},
         {"console": ConsoleConfig(serial="unix:s", tee=["file:t", "capture"])},
+        {"ports": {"a": "file:x", "b": "capture"}, "rng": True, "balloon": "64M"},
+        {"console_device": "virtio", "balloon": 0},
         {"script": __file__},
     ],
 )

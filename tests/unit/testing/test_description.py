@@ -44,6 +44,10 @@ def key(kernel: Path, **marked: object) -> str:
         {"cpus": 2},
         {"ready": "later"},
         {"debugcon": "capture"},
+        {"console_device": "virtio"},
+        {"ports": {"log": "capture"}},
+        {"rng": True},
+        {"balloon": 0},
         {"devices": [Plain]},
     ],
     ids=str,
@@ -58,6 +62,8 @@ def test_what_makes_another_guest_makes_another_key(
 def test_what_is_the_hosts_alone_makes_none(kernel: Path) -> None:
     assert key(kernel, timeout=3, on_panic="pause", serial="null") == key(kernel)
     assert key(kernel, debugcon="null") == key(kernel, debugcon="capture")
+    logs = ({"log": "null"}, {"log": "capture"})
+    assert key(kernel, ports=logs[0]) == key(kernel, ports=logs[1])
 
 
 def test_an_image_is_known_by_its_content(kernel: Path) -> None:

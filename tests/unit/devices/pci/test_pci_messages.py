@@ -307,6 +307,8 @@ def test_msi_has_mask_and_pending_bits(rig: MessageRig) -> None:
     assert rig.function.get(rig.msi + PCI_MSI_PENDING_64) == 0b1000
     rig.function.set(rig.msi + PCI_MSI_FLAGS, 0, 2)
     assert rig.function.get(rig.msi + PCI_MSI_PENDING_64) == 0
+    rig.function.set(rig.msi + PCI_MSI_FLAGS, 0x21, 2)
+    assert sum(rig.edges) == 3
 
 
 def test_msix_goes_before_msi(rig: MessageRig) -> None:
