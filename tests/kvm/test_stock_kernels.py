@@ -12,11 +12,11 @@ from typing import Final, NamedTuple
 import pytest
 from support.debian import FetchError
 from support.foreign import fetch, quickest
-from support.guests import DEADLINE, Shell
+from support.guests import DEADLINE, Shell, follow
 from support.pci_example import summer
 
 from scripts.benchmark.host import SOFTWARE_MACHINE
-from vmm import Machine, MachineConfig
+from vmm import ExitReason, Machine, MachineConfig
 from vmm.errors import ExpectTimeout, GuestEnded
 
 pytestmark = [pytest.mark.linux, pytest.mark.hardware]
@@ -38,6 +38,13 @@ COMPLAINTS: Final = (
 )
 # Of a host that had something else to do for a while.
 SLOW_HOST: Final = re.compile("hrtimer: interrupt took|Long readout interval")
+
+# For a shell in the guest
+DEVICES: Final = (
+    "for d in /sys/bus/virtio/devices/*; do"
+    ' echo $(cat $d/device) $(basename "$(readlink $d/driver)"); done'
+)
+RANDOM: Final = "dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c"
 
 
 class Stock(NamedTuple):
@@ -61,28 +68,33 @@ def boots() -> Iterator[object]:
         yield pytest.param((name, transport), id=case, marks=marks)
 
 
-@pytest.fixture(scope="class", params=boots())
-def stock(request: pytest.FixtureRequest) -> Iterator[Stock]:
-    name, transport = request.param
+def config(name: str, **settings: object) -> MachineConfig:
+    """A machine with the kernel and all that virtio has."""
     try:
         folder = fetch(name)
     except FetchError as error:
         pytest.skip(f"no network? {error}")
-    config = MachineConfig(
+    return MachineConfig(
         kernel=quickest(folder / "bzImage"),
         initrd=folder / "initrd.img",
         memory="1G",
         # What is wrong with the CPU is the host's, and to mitigate it takes time.
         cmdline="console=ttyS0,115200 break=premount mitigations=off",
         pci=True,
-        transport=transport,
         rng=True,
         balloon=0,
         ports={"named": "capture"},
         serial="capture",
+        **settings,  # type: ignore[arg-type]
     )
+
+
+@pytest.fixture(scope="class", params=boots())
+def stock(request: pytest.FixtureRequest) -> Iterator[Stock]:
+    name, transport = request.param
+    settings = config(name, transport=transport)
     for boots_left in reversed(range(BOOTS)):
-        with Machine(config) as machine:
+        with Machine(settings) as machine:
             machine.plug(summer())
             machine.start()
             try:
@@ -105,11 +117,7 @@ class TestStock:
         assert "Linux version" in stock.shell.ask("dmesg | head -n 1")
 
     def test_each_virtio_device_has_its_driver(self, stock: Stock) -> None:
-        drivers = stock.lines(
-            "for d in /sys/bus/virtio/devices/*; do"
-            ' echo $(cat $d/device) $(basename "$(readlink $d/driver)"); done'
-        )
-        assert sorted(drivers) == [
+        assert sorted(stock.lines(DEVICES)) == [
             "0x0003 virtio_console",
             "0x0004 virtio_rng",
             "0x0005 virtio_balloon",
@@ -153,8 +161,7 @@ class TestStock:
             assert "CommonCfg" in shown[identity]
 
     def test_the_hosts_random_bytes_come(self, stock: Stock) -> None:
-        read = "dd if=/dev/hwrng bs=16 count=1 2>/dev/null | wc -c"
-        assert stock.lines(read) == ["16"]
+        assert stock.lines(RANDOM) == ["16"]
         current = "cat /sys/class/misc/hw_random/rng_current"
         assert stock.lines(current) == ["virtio_rng.0"]
 
@@ -169,3 +176,26 @@ class TestStock:
         kind = {"pci": "PCI-MSI", "mmio": "IO-APIC"}[stock.transport]
         kinds = re.findall(r"^ *\d+:.*(PCI-MSI|IO-APIC|XT-PIC).*virtio", table, re.M)
         assert set(kinds) == {kind}
+
+
+@pytest.mark.long
+@pytest.mark.foreign("bookworm-cloud")
+def test_the_devices_work_in_a_clone_and_after_a_reset() -> None:
+    with Machine(config("bookworm-cloud", on_reset="restart")) as machine:
+        machine.start()
+        shell = Shell(machine, PROMPT)
+        first = shell.ask(DEVICES)
+        assert first.count("virtio") == 3
+        assert shell.ask(RANDOM) == "16\r\n"
+        with machine.snapshot() as snapshot, snapshot.clone() as clone:
+            copy = follow(clone)
+            assert copy.ask(RANDOM) == "16\r\n"
+            assert copy.ask("echo heard > /dev/virtio-ports/named") == ""
+            clone.port("named").expect("heard", DEADLINE)
+        machine.console.sendline("reboot -f")
+        shell = Shell(machine, PROMPT)
+        assert shell.ask(DEVICES) == first
+        assert shell.ask(RANDOM) == "16\r\n"
+        machine.console.sendline("poweroff -f")
+        result = machine.wait(DEADLINE)
+    assert (result.reason, result.resets) == (ExitReason.POWEROFF, 1)
