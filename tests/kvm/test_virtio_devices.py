@@ -59,7 +59,8 @@ def disk() -> Any:  # noqa: ANN401, a class of the example's
 
 
 @pytest.fixture(
-    scope="class", params=["ours", pytest.param("debian", marks=pytest.mark.hardware)]
+    scope="class",
+    params=["pci", "mmio", pytest.param("debian", marks=pytest.mark.hardware)],
 )
 def shell(
     request: pytest.FixtureRequest,
@@ -67,13 +68,14 @@ def shell(
     disk: Any,  # noqa: ANN401, a class of the example's
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Shell:
-    """A shell in a guest with all drivers, our full kernel or Debian's."""
-    if request.param == "ours":
-        image, initrd = kernel("full"), built("initramfs-busybox.cpio")
+    """A shell in a guest with all drivers: ours, by each transport, and Debian's."""
+    settings: Any = {"initrd": built("initramfs-busybox.cpio")}
+    if request.param == "debian":
+        settings["kernel"] = built("vmlinux-debian")
+        settings["initrd"] = debian_initramfs(tmp_path_factory.mktemp("debian"))
     else:
-        image = built("vmlinux-debian")
-        initrd = debian_initramfs(tmp_path_factory.mktemp("debian"))
-    machine = vm_class(kernel=image, initrd=initrd, devices=[disk])
+        settings |= {"kernel": kernel("full"), "transport": request.param}
+    machine = vm_class(devices=[disk], **settings)
     machine.start()
     shell = Shell(machine)
     if request.param == "debian":
@@ -205,6 +207,11 @@ class TestDevices:
             lambda: process_status("VmRSS") < max(before, used - (60 << 10)),
             "memory that comes back",
         )
+
+    def test_no_driver_has_complained(self, shell: Shell) -> None:
+        names = "virt|vport|hvc|balloon|hwrng|vda"
+        warnings = f"dmesg -r | grep '^<[0-4]>' | grep -iE '{names}'"
+        assert shell.ask(warnings) == ""
 
 
 def use_memory(shell: Shell, mib: int) -> None:
