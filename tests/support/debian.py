@@ -96,9 +96,8 @@ def _options(release: str) -> tuple[str, ...]:
     archive = ARCHIVE.search(run("apt-get", "--print-uris", "update"))
     if archive is None:
         raise FetchError("this host's apt has no sources of Debian 12 (bookworm)")
-    suites = (release, f"{release}-backports")
-    lines = (f"deb [signed-by={KEYRING}] {archive[1]} {suite} main" for suite in suites)
-    (apt / "sources.list").write_text("\n".join(lines) + "\n")
+    source = f"deb [signed-by={KEYRING}] {archive[1]} {release} main\n"
+    (apt / "sources.list").write_text(source)
     options = (
         *("-o", f"Dir::Etc::sourcelist={apt}/sources.list"),
         *("-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={apt}/lists"),

@@ -1,6 +1,6 @@
 """Foreign guests: kernels and programs that nobody here wrote, from Debian's archive.
 
-It is the archive that the host's own apt has Debian 12 from, with backports added.
+It is the archive that the host's own apt has Debian 12 from.
 What was fetched stays in guest/build/foreign/ and is not fetched again.
 """
 
@@ -75,11 +75,6 @@ SOURCES: Final[dict[str, Source | Program | System]] = {
         "debian-installer-12-netboot-amd64",
         "debian-installer-12-netboot-amd64",
         {"linux": f"{_INSTALLER}linux", "initrd.gz": f"{_INSTALLER}initrd.gz"},
-    ),
-    "backports": Source(
-        "linux-image-cloud-amd64",
-        r"linux-image-[0-9][^ ,]*deb12-cloud-amd64",  # 6.1's have no deb12
-        {"bzImage": "./boot/vmlinuz-*"},
     ),
     "pvpanic": Source(
         "linux-image-cloud-amd64",
