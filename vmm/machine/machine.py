@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..devices.sink import Sink
     from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
+    from ..vhost_user.device import VhostUserDevice
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
@@ -111,6 +112,8 @@ class Machine:
             setup = probe_kvm(kvm, self.quirks, self.config.cpus)
             memory = GuestMemory(boot.ram, None if snapshot is None else snapshot.ram)
             stack.callback(memory.close)
+            self._served: list[VhostUserDevice] = []
+            stack.callback(self._close_served)
             self._ram = memory
             self.memory: GuestRam = memory
             """The guest's RAM, for a device that does DMA, and for tests."""
@@ -176,6 +179,7 @@ class Machine:
                 extras.agent,
                 extras.debugcon,
                 tuple(extras.ports.values()),
+                self._served,
                 outcomes.failures,
             )
             outcomes.connect(host_side)
@@ -297,6 +301,11 @@ class Machine:
         to call, nor while somebody else resumes it.
         Raises VmmError if it doesn't run, or a device can't say what it is like.
         """
+        if self._served:
+            raise VmmError(
+                f"snapshot: RAM is shared with the process behind "
+                f"{self._served[0].name}, and there is no telling what it is at"
+            )
         with self._standing() as guest:
             snapshot = guest.hold(self._take_snapshot)
         self._base = snapshot.saved, snapshot.ram
@@ -370,6 +379,7 @@ class Machine:
 
         A PCI or a virtio device before start only, and unless the configuration says
         otherwise there is a PCI bus from the first one on.
+        A VhostUserDevice is the machine's from then on, which closes it with the rest.
         Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
         ConfigError if it can't be.
         """
@@ -378,7 +388,17 @@ class Machine:
             return
         self._check_before_start(device.name, "virtio", "plugged in")
         virtio = self._transports()
-        virtio.plug(device, self._plug)
+        if not device.is_elsewhere:
+            virtio.plug(device, self._plug)
+            return
+        served = cast("VhostUserDevice", device)
+        served.join(self._ram, self._loop)
+        virtio.plug(served, self._plug)
+        self._served.append(served)
+
+    def _close_served(self) -> None:
+        for served in self._served:
+            served.close()
 
     def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
