@@ -45,7 +45,10 @@ class Transport(Protocol):
         """Send a configuration change notification."""
 
     def serve_again(self, queue: Virtqueue, /) -> None:
-        """Have `VirtioDevice.serve` called soon, when others had their turn."""
+        """Have `VirtioDevice.serve` called soon, when others had their turn.
+
+        On the device's own thread, if it has one.
+        """
 
 
 class NoTransport:

@@ -46,8 +46,7 @@ _Word = Annotated[int, range(1 << 32)]
 class RegistersState(State, kw_only=True):
     """What a driver has written, and what has become of it, but for the device's own.
 
-    `config` is the configuration space as it was looked at last; `trouble` is why the
-    device needs a reset.
+    `config` is the configuration space; `trouble` is why the device needs a reset.
     """
 
     device_feature_select: _Word
@@ -116,6 +115,7 @@ class Registers:
         """Those of queues that there aren't."""
         self._ram = ram
         self._clock = clock
+        self._due: set[Virtqueue] = set()  # to be served, and not yet
         self._clear()
 
     def _clear(self) -> None:
@@ -278,7 +278,11 @@ class Registers:
     def kick(self, index: int) -> None:
         """The driver says that it has put something into queue `index`."""
         if index < len(self.device.queues):
-            self.device.serve(self.device.queues[index])
+            queue = self.device.queues[index]
+            if self.device.own_thread:  # and not on a vCPU's, which that would hold up
+                self.device.transport.serve_again(queue)
+            else:
+                self.device.serve(queue)
         else:
             self.stray_kicks += 1
 
@@ -288,6 +292,9 @@ class Registers:
         But not while the guest stands still, when a device that is asked for its state
         has to do so, too.
         """
+        if queue in self._due:  # or a guest that kicks could have ever more called
+            return
+        self._due.add(queue)
         serve: Callable[[], None] = partial(self._serve, queue)
         if call_soon is not None:
             serve = partial(call_soon, serve)
@@ -295,6 +302,7 @@ class Registers:
         self._clock.call_at(soon, serve)
 
     def _serve(self, queue: Virtqueue) -> None:
+        self._due.discard(queue)
         try:
             self.device.serve(queue)
         except Exception as error:
@@ -335,6 +343,7 @@ class Registers:
 
     def state(self) -> RegistersState:
         """All that isn't the device's own."""
+        self._look_at_config()  # what was changed before isn't news afterwards
         queues = self.device.queues
         return RegistersState(
             device_feature_select=self.device_feature_select,

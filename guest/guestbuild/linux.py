@@ -46,13 +46,13 @@ UNPACKERS: Final = {
 CLOUD_MODULES: Final = (
     "drivers/input/evdev",
     # In an order in which insmod takes them.
-    *(f"drivers/virtio/{name}" for name in ("virtio", "virtio_ring", "virtio_mmio")),
+    *(f"drivers/virtio/{name}" for name in ("virtio_ring", "virtio", "virtio_mmio")),
     *(
         f"drivers/virtio/virtio_pci{name}"
         for name in ("_legacy_dev", "_modern_dev", "")
     ),
     *("drivers/char/virtio_console", "drivers/char/hw_random/virtio-rng"),
-    "drivers/virtio/virtio_balloon",
+    *("drivers/virtio/virtio_balloon", "drivers/block/virtio_blk"),
 )
 UNPACKER_PACKAGES: Final = ("xz-utils", "lz4", "zstd")
 

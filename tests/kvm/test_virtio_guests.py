@@ -240,3 +240,21 @@ def test_there_is_no_hotplug(machine: Machine) -> None:
     with pytest.raises(ConfigError, match=r"Lines is a virtio device.*no hotplug"):
         machine.plug(Lines())
     wait_until(lambda: len(read(machine)) > 0, "the first one works")
+
+
+@pytest.mark.parametrize("kind", [Lines, LinesOfItsOwn])
+def test_snapshots_of_a_busy_device_lose_nothing(
+    way: dict[str, Any], kind: type[Lines]
+) -> None:
+    """Neither a kick nor an interrupt: the reader in each clone comes to its end."""
+    with Machine(config(agent=True, **way)) as machine:
+        machine.plug(kind())
+        machine.start()
+        with machine.guest.popen("dd if=/dev/hwrng of=/dev/null bs=64 2>/dev/null"):
+            for _ in range(5):
+                with machine.snapshot() as snapshot, snapshot.clone() as clone:
+                    for _ in range(2):
+                        clone.guest.run("killall dd", timeout=DEADLINE)
+                        assert len(read(clone)) >= 8
+                        clone.reset()
+        read(machine)

@@ -77,6 +77,7 @@ SOURCES: Final[dict[str, Source | Program]] = {
             "pvpanic.ko": "./*/pvpanic.ko",
         },
     ),
+    "fio": Program("fio", ("usr/bin/fio",)),
     "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
     "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
 }
@@ -185,7 +186,9 @@ def _install(program: Program, work: Path) -> None:
     _run("apt-get", *options, "download", *names, cwd=packed)
     for deb in packed.glob("*.deb"):
         _run("dpkg-deb", "-x", str(deb), str(unpacked))
-    places = ":".join(str(unpacked / at / LIBRARIES) for at in ("", "usr"))
+    standard = [unpacked / at / LIBRARIES for at in ("", "usr")]
+    private = sorted({path.parent for path in unpacked.rglob("*.so.*")})
+    places = ":".join(map(str, [*standard, *private]))
     loader = str(unpacked / LOADER)
     listed = (
         _run(loader, "--library-path", places, "--list", unpacked / path)

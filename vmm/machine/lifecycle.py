@@ -335,6 +335,7 @@ class Lifecycle:
         result, vcpus = None, self.instance.vcpus
         self._parts.devices.settle()
         self._host_side.hold()
+        self._parts.devices.settle()  # what a timer had called there, before it held
         try:
             self._time = GuestTime(self.instance.vm, vcpus)
             guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols)

@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
+    from .disks import Disk, Disks
     from .pci import Pci
     from .snapshot import Snapshot
     from .virtio import Virtio
@@ -156,12 +157,15 @@ class Machine:
             self.clock: Clock = clock
             """The guest's time, for devices: it stands still while the guest does."""
             self._virtio: Virtio | None = None
-            self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
+            self._base = None if snapshot is None else snapshot.base
             extras = Extras(
                 *(self.config, self._devices, outcomes),
                 *(self.console, self._legacy.serial, self.plug),
             )
             extras.plug(self._loop, clock, self._state, memory, stack)
+            self._disks: Disks | None = None
+            if self.config.disks:
+                self._disks = self._new_disks(snapshot, stack)
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon
@@ -308,7 +312,7 @@ class Machine:
             )
         with self._standing() as guest:
             snapshot = guest.hold(self._take_snapshot)
-        self._base = snapshot.saved, snapshot.ram
+        self._base = snapshot.base
         return snapshot
 
     def _take_snapshot(self) -> "Snapshot":
@@ -319,6 +323,7 @@ class Machine:
             raise VmmError("the guest has been reset: there is nothing to go on from")
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
+        disks = () if self._disks is None else self._disks.freeze()
         has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
             self.config.replace(pci=True) if has_pci else self.config,
@@ -327,6 +332,7 @@ class Machine:
             cmdline=self._life.instance.cmdline,
             is_ring3=self.quirks.state(),
             devices=map(class_of, users),
+            disks=disks,
         )
 
     def reset(self) -> None:
@@ -337,9 +343,11 @@ class Machine:
         """
         if self._base is None:
             raise VmmError("this machine has no snapshot to be put back to")
-        saved, ram = self._base
+        saved, ram, disks = self._base
 
         def restore() -> None:
+            if self._disks is not None:
+                self._disks.become(disks)
             for console in (self.console, *self._ports.values()):
                 console.drop_input()
             self._devices.put_back()
@@ -421,6 +429,15 @@ class Machine:
                 f"{name} is a {kind} device, which can be {what} before the machine "
                 "starts only: there is no hotplug"
             )
+
+    def _new_disks(self, snapshot: "Snapshot | None", stack: ExitStack) -> "Disks":
+        from .disks import Disks  # most machines have none
+
+        frozen = None if snapshot is None else snapshot.base[2]
+        disks = Disks(self.config, self.warn, frozen)
+        stack.callback(disks.close)
+        disks.plug(self.plug, self.clock)
+        return disks
 
     def _transports(self) -> "Virtio":
         if self._virtio is None:
@@ -510,6 +527,11 @@ class Machine:
         return self._ports[name]
 
     @property
+    def disks(self) -> "tuple[Disk, ...]":
+        """Those of the configuration, vda first: each has a `size`, and `resize`."""
+        return () if self._disks is None else tuple(self._disks.all)
+
+    @property
     def balloon(self) -> "Balloon":
         """How much of its RAM the guest gives back: its `target` may be set.
 
@@ -570,6 +592,8 @@ class Machine:
             self._outcomes
         ) = gone
         self._devices = self._loop = self._legacy = self._pci = gone
+        if self._disks is not None:
+            self._disks = gone
         if self.debugcon is not None:
             self.debugcon = gone
         if self._agent is not None:
