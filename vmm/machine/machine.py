@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from .devices_table import DeviceRow
     from .disks import Disk, Disks
     from .pci import Pci
+    from .served_disk import ServedDisk
     from .snapshot import Snapshot
     from .virtio import Virtio
 
@@ -400,9 +401,9 @@ class Machine:
             virtio.plug(device, self._plug)
             return
         served = cast("VhostUserDevice", device)
+        self._served.append(served)
         served.join(self._ram, self._loop)
         virtio.plug(served, self._plug)
-        self._served.append(served)
 
     def _close_served(self) -> None:
         for served in self._served:
@@ -527,7 +528,7 @@ class Machine:
         return self._ports[name]
 
     @property
-    def disks(self) -> "tuple[Disk, ...]":
+    def disks(self) -> "tuple[Disk | ServedDisk, ...]":
         """Those of the configuration, vda first: each has a `size`, and `resize`."""
         return () if self._disks is None else tuple(self._disks.all)
 

@@ -159,13 +159,15 @@ class Channel:
     ) -> None:
         """Send a message, with descriptors, which stay ours.
 
-        Raises ProtocolError if there is no room for it.
+        Raises ProtocolError if there is no room for it, EOFError if nobody is there.
         """
         data = HEADER.pack(request, VERSION | flags, len(payload)) + payload
         try:
             sent = socket.send_fds(self._socket, [data], fds, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
+        except (BrokenPipeError, ConnectionResetError):
+            raise EOFError from None
         except OSError as error:
             raise ProtocolError(f"no message can be sent: {error.strerror}") from None
         if sent < len(data):
