@@ -85,6 +85,7 @@ SOURCES: Final[dict[str, Source | Program | System]] = {
             "pvpanic.ko": "./*/pvpanic.ko",
         },
     ),
+    "fio": Program("fio", ("usr/bin/fio",)),
     "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
     "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
     "bookworm-generic": System("bookworm", "linux-image-amd64"),
@@ -177,8 +178,15 @@ def _install(program: Program, work: Path) -> None:
     packed.mkdir()
     download_with_libraries(program.package, packed)
     for deb in packed.glob("*.deb"):
+<<<<<<< HEAD
         run("dpkg-deb", "-x", str(deb), str(unpacked))
     places = ":".join(str(unpacked / at / LIBRARIES) for at in ("", "usr"))
+=======
+        _run("dpkg-deb", "-x", str(deb), str(unpacked))
+    standard = [unpacked / at / LIBRARIES for at in ("", "usr")]
+    private = sorted({path.parent for path in unpacked.rglob("*.so.*")})
+    places = ":".join(map(str, [*standard, *private]))
+>>>>>>> w-bench
     loader = str(unpacked / LOADER)
     listed = (
         run(loader, "--library-path", places, "--list", unpacked / path)
