@@ -257,3 +257,88 @@ def test_damaged_image_is_one_line(image: Path) -> None:
     assert str(error.value) == (
         f"disk {str(image)!r}: qemu-storage-daemon: qcow2 header too short"
     )
+
+
+# Directories by virtiofsd
+
+MOUNT = "mkdir -p /m; mount -t virtiofs shared /m || exit 9; cd /m; "
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "file").write_text("from the host\n")
+    return folder
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_directory_is_shared(folder: Path, way: str) -> None:
+    script = MOUNT + "cat file; mkdir sub; echo from the guest >sub/file; rm file"
+    assert run(script, shares=folder, transport=way) == b"from the host\n"
+    assert (folder / "sub" / "file").read_text() == "from the guest\n"
+    assert not (folder / "file").exists()
+
+
+def test_several_directories_by_tags(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    script = MOUNT + "mkdir /o; mount -t virtiofs /o /o; cp file /o"
+    run(script, shares=[str(folder), f"{other}:/o"])
+    assert (other / "file").read_text() == "from the host\n"
+
+
+def test_case_63_symbolic_link_does_not_lead_out(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the host's")
+    (folder / "link").symlink_to(secret)
+    (folder / "up").symlink_to("..")
+    script = MOUNT + "cat link up/secret ../secret 2>/dev/null && exit 1; exit 0"
+    run(script, shares=folder)
+
+
+def test_virtiofsd_that_dies_is_started_again_for_the_next_mount(folder: Path) -> None:
+    script = (
+        MOUNT + "cat file; echo up; read line; cat file && exit 7; cd /; umount /m; "
+        "mount -t virtiofs shared /m || exit 8; cat /m/file; echo again"
+    )
+    settings = config(command=["sh", "-c", script], serial="capture", shares=folder)
+    with Machine(settings) as machine:
+        machine.start()
+        machine.console.expect("up", DEADLINE)
+        os.kill(machine._served[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        wait_until(lambda: bool(machine.warnings), "a word about it")
+        machine.console.sendline("go")
+        machine.console.expect("again", DEADLINE)
+        assert machine.wait().exit_code == 0
+        assert machine.warnings == [
+            f"share {str(folder)!r}: its backend has gone: virtiofsd was ended by "
+            "SIGKILL; it was started again"
+        ]
+
+
+def test_shares_that_can_not_be_are_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for share, why in (
+        (tmp_path / "none", "none': No such file or directory"),
+        (folder / "file", "file': Not a directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"^shares: '.*{why}$"):
+            Machine(config(shares=share))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "vmm.boot.embedded_config.embedded_config", lambda _: {"PCI": "y"}
+        )
+        with pytest.raises(ConfigError, match="it was built without CONFIG_VIRTIO_FS"):
+            Machine(config(shares=folder))
+    monkeypatch.setattr("vmm.vhost_user.virtiofsd.PLACES", ("nobody",))
+    with pytest.raises(ConfigError, match=r"takes nobody, which isn't here: install"):
+        Machine(config(shares=folder))
+
+
+def test_nothing_is_left_after_some_machines(folder: Path) -> None:
+    for _ in range(5):
+        with Machine(config(shares=folder)) as machine:
+            pid = machine._served[0].pid  # type: ignore[attr-defined]
+        assert not is_running(pid)
