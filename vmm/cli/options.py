@@ -385,7 +385,10 @@ RESTORE_OPTIONS: Final = {
     if (kept := [option for option in options if option[0] in _RESTORABLE])
 }
 # And what they are made of, for who only wants to know.
-_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {"--debugcon"}
+_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {
+    "--debugcon",
+    "--port",
+}
 MACHINE_OPTIONS: Final = {
     title: kept
     for title, options in RUN_OPTIONS.items()
