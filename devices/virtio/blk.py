@@ -157,6 +157,7 @@ class VirtioBlk(VirtioDevice):
         self._id = serial.ljust(ID_SIZE, b"\0")
         self._starts_writeback = self._is_writeback = writeback
         self._rate, self._ops = rate, ops
+        self._limits = [limit for limit in (rate, ops) if limit is not None]
         self._timer_is_set = False
         # Held while a request is done, by whoever does it; last in the lock order.
         self._doing = threading.Lock()
@@ -235,7 +236,7 @@ class VirtioBlk(VirtioDevice):
         """Take what there is, for `serve` to do."""
         taken = self._taken[queue.index]
         for chain in queue:
-            if not self._may_pass(chain):
+            if self._limits and not self._may_pass(chain):
                 queue.put_back(chain)
                 return
             size = chain.readable_size + chain.writable_size
@@ -271,8 +272,7 @@ class VirtioBlk(VirtioDevice):
     # Limits
 
     def _may_pass(self, chain: "Chain") -> bool:
-        buckets = [bucket for bucket in (self._rate, self._ops) if bucket is not None]
-        late = next((bucket for bucket in buckets if bucket.tokens() < 1), None)
+        late = next((limit for limit in self._limits if limit.tokens() < 1), None)
         if late is not None:
             if not self._timer_is_set:
                 self._timer_is_set = True

@@ -1,7 +1,9 @@
 """Disks in real guests: what Linux's driver makes of ours, and what stays of it."""
 
 import os
+import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -138,6 +140,37 @@ def test_an_image_that_shrinks_is_an_error_in_the_guest(blank: Path) -> None:
         told = [line for line in machine.warnings if "shorter" in line]
         assert len(told) == 1
         assert str(blank) in told[0]
+
+
+def test_case_36_a_full_disk_is_an_error_in_the_guest(blank: Path) -> None:
+    limit = 4 * MIB
+
+    def fill_the_disk() -> None:  # as far as we are concerned
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    script = (
+        "dd if=/dev/zero of=/dev/vda bs=64k count=32 oflag=direct || exit 3;"
+        "for i in 1 2 3; do"
+        " dd if=/dev/zero of=/dev/vda bs=64k seek=80 count=1 oflag=direct && exit 4;"
+        "done;"
+        "dd if=/dev/vda of=/dev/null bs=64k count=32 iflag=direct && echo goes on"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "vmm", "run", "--kernel", str(kernel("full"))),
+            *("--append", "quiet", "--disk", str(blank)),
+            *("--timeout", str(DEADLINE), "--exec", f"sh -c '{script}'"),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        preexec_fn=fill_the_disk,
+        timeout=2 * DEADLINE,
+    )
+    assert (done.returncode, done.stdout.count("goes on")) == (0, 1), done
+    assert done.stdout.count("Input/output error") == 3
+    assert done.stderr.count("it can't be written to: File too large") == 1
+    assert str(blank) in done.stderr
 
 
 # Resize

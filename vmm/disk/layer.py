@@ -9,7 +9,6 @@ import json
 import mmap
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Self
 
@@ -67,9 +66,7 @@ class Layer:
     @classmethod
     def anonymous(cls, size: int) -> Self:
         """One that is gone when it is closed, however that comes. Raises OSError."""
-        folder = os.environ.get("TMPDIR", FOLDER)
-        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            layer = cls(os.dup(file.fileno()))
+        layer = cls(_nameless(os.environ.get("TMPDIR", FOLDER)))
         os.truncate(layer.fd, size)
         return layer
 
@@ -93,6 +90,20 @@ class Layer:
             self.close()
 
 
+def _nameless(folder: str) -> int:
+    """A descriptor of a file that nobody else has. Raises OSError."""
+    try:
+        flags = os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
+        return os.open(folder, flags, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+    import tempfile  # for file systems that know only ones with names, at first
+
+    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+        return os.dup(file.fileno())
+
+
 class KeptLayer(Layer):
     """One that stays, above an image whose stamp is known to it.
 
@@ -108,10 +119,10 @@ class KeptLayer(Layer):
 
     @classmethod
     def make(cls, fd: int, size: int, base: Stamp) -> Self:
-        """Make an empty file one for a disk of `size`. Takes `fd`. Raises OSError."""
+        """Make an empty file one for a disk of `size`. Raises OSError."""
         data_at = HEADER_SIZE + -(-clusters(max(size, _ROOM)) // CLUSTER) * CLUSTER
         layer = cls(
-            fd,
+            os.dup(fd),
             {
                 "size": size,
                 "base_size": base.size,
@@ -125,18 +136,18 @@ class KeptLayer(Layer):
 
     @classmethod
     def open(cls, fd: int, base: Stamp) -> Self:
-        """One that is there already. Takes `fd`.
+        """One that is there already.
 
         Raises OSError, whose strerror says what is wrong with it.
         """
-        layer = cls(fd, _header(os.pread(fd, HEADER_SIZE, 0)))
-        if Stamp(layer._header["base_size"], layer._header["base_mtime_ns"]) != base:
+        header = _header(os.pread(fd, HEADER_SIZE, 0))
+        if Stamp(header["base_size"], header["base_mtime_ns"]) != base:
             raise OSError(
                 errno.EINVAL,
                 "is the overlay of another image, or its image was changed since: what "
                 "it has fits that one alone",
             )
-        return layer
+        return cls(os.dup(fd), header)
 
     def resize(self, size: int) -> None:
         """Be one of a disk of `size`, not less than before. Raises OSError."""

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
-from ..errors import VmmError
 from .disk_file import DiskFile, Stamp, checked_size
 from .file_io import part, punch_hole, read_at, write_at, write_zeros
 from .layer import CLUSTER, MAP_PAGE, KeptLayer, Layer, Owners, clusters
@@ -24,7 +23,7 @@ Views = Sequence[memoryview]
 class FrozenDisk:
     """A disk as it was at one moment: the image, layers, and who has what.
 
-    It is there for as long as somebody has it. `stamp` is the image's.
+    It is there for as long as somebody has it.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class FrozenDisk:
 
     def save(self, fd: int) -> None:
         """Write an overlay of the image into an empty file. Raises OSError."""
-        kept = KeptLayer.make(os.dup(fd), self.size, self.base.stamp())
+        kept = KeptLayer.make(fd, self.size, self.base.stamp())
         pages: set[int] = set()
         owners = Owners(self.size)
         for first, end, owner in self.owners.runs():
@@ -46,10 +45,11 @@ class FrozenDisk:
             owners.set(first, end, 1)
             pages.update(range(first // MAP_PAGE, (end - 1) // MAP_PAGE + 1))
         kept.write_map(owners, 1, sorted(pages))
+        kept.close()
 
     @classmethod
     def load(cls, base: DiskFile, fd: int) -> "FrozenDisk":
-        """What `save` has written. Takes both. Raises OSError."""
+        """What `save` has written. Takes `base`. Raises OSError."""
         layer = KeptLayer.open(fd, base.stamp())
         owners = Owners(layer.size)
         layer.read_map(owners, 1)
@@ -63,12 +63,9 @@ class Overlay:
 
     def __init__(self, frozen: FrozenDisk, top: Layer) -> None:
         """Above `frozen`, with `top`, which it takes, and which may have something."""
-        self._take(frozen, top)
+        self._base = frozen.base.share()
         self.block_size = self._base.block_size
         self.physical_block_size = max(self._base.physical_block_size, CLUSTER)
-
-    def _take(self, frozen: FrozenDisk, top: Layer) -> None:
-        self._base = frozen.base.share()
         self._base_size = frozen.base.size()
         self._layers = [layer.share() for layer in frozen.layers]
         self._layers.append(top)
@@ -259,15 +256,14 @@ class Overlay:
         return frozen
 
     def become(self, frozen: FrozenDisk) -> None:
-        """Have what `frozen` has. Raises VmmError of one that is kept, and OSError."""
-        if self.is_kept:
-            raise VmmError(
-                f"disks: the overlay of {self._base.path!r} is a file that stays, and "
-                "isn't put back: pass cow alone"
-            )
-        top = Layer.anonymous(frozen.size)
+        """Have what `frozen` has; not for one that is kept.
+
+        Raises OSError, with nothing changed.
+        """
+        assert not self.is_kept
+        new = Overlay.above(frozen)
         self._close()
-        self._take(frozen, top)
+        vars(self).update(vars(new))
 
     def close(self) -> None:
         """With all that is kept on the disk. Idempotent. Raises OSError."""
@@ -295,12 +291,11 @@ def _kept_layer(path: str, size: int, base: Stamp) -> tuple[int, KeptLayer]:
     if not os.path.exists(path):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
     file = DiskFile.open(path, writes=True)
-    fd = os.dup(file.fd)
     try:
-        if file.size() == 0:
-            layer = KeptLayer.make(fd, size, base)
+        if file.size():
+            layer = KeptLayer.open(file.fd, base)
         else:
-            layer = KeptLayer.open(fd, base)
+            layer = KeptLayer.make(file.fd, size, base)
     finally:
         file.close()
     return layer.size, layer

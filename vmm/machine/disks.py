@@ -88,6 +88,7 @@ class Disks:
         frozen: "Sequence[FrozenDisk] | None" = None,
     ) -> None:
         """As they were at a snapshot, if `frozen` has them. Raises ConfigError."""
+        self._is_clones = frozen is not None
         self._warn = warn
         self._queues = min(config.cpus, QUEUES_MAX)
         self.all: list[Disk | ServedDisk] = []
@@ -131,7 +132,13 @@ class Disks:
         return frozen
 
     def become(self, frozen: "Sequence[FrozenDisk]") -> None:
-        """Have what they had then. Raises VmmError."""
+        """Have what they had then. Raises VmmError, with none of them changed."""
+        for disk in self.all:
+            if isinstance(disk.config.cow, str) and not self._is_clones:
+                raise VmmError(
+                    f"disks: {disk.config.path!r} has an overlay that stays, which "
+                    "isn't put back: pass cow alone"
+                )
         for disk, then in zip(self.all, frozen, strict=True):
             try:
                 disk.become(then)

@@ -274,7 +274,7 @@ def _disk(folder: int, name: str, path: str) -> "FrozenDisk":
     try:
         base = DiskFile.open(path, writes=False)
         with _open_file(folder, name) as file:
-            return FrozenDisk.load(base, os.dup(file.fileno()))
+            return FrozenDisk.load(base, file.fileno())
     except FileNotFoundError as error:
         raise ImageError(f"it has no {error.filename}") from None
     except OSError as error:

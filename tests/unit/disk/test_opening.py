@@ -2,8 +2,10 @@
 
 import errno
 import os
+import shutil
 import socket
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +147,28 @@ def test_readers_share_and_keep_writers_out(image: Path, first: str) -> None:
     for reader in readers:
         reader.close()
     opened(str(image)).close()
+
+
+@pytest.mark.skipif(
+    shutil.which("qemu-storage-daemon") is None, reason="no qemu-storage-daemon"
+)
+@pytest.mark.parametrize("ours", ["", ",ro"])
+def test_qemus_programs_are_kept_out_as_well(image: Path, ours: str) -> None:
+    backend = opened(f"{image}{ours}")
+    export = f"type=vhost-user-blk,id=e,node-name=f,addr.type=unix,addr.path={image}.s"
+    done = subprocess.run(
+        [
+            *("qemu-storage-daemon", "--blockdev"),
+            f"driver=file,node-name=f,filename={image}",
+            *("--export", f"{export},writable=on"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    backend.close()
+    assert done.returncode
+    assert 'Failed to get "write" lock' in done.stderr
 
 
 # What a host's files can't
