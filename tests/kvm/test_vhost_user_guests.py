@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,16 +38,19 @@ def config(**settings: Any) -> MachineConfig:  # noqa: ANN401
 def served(folder: Path, device: str = "CountingRng") -> Iterator[str]:
     """The path of a socket behind which a process of its own serves `device`."""
     path = str(folder / "device.sock")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "vmm.vhost_user"),
-            *(f"support.vhost_devices:{device}", "--socket-path", path),
-        ],
-        cwd=ROOT / "tests",
-        env={"PYTHONPATH": str(ROOT)},
-    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "vmm.vhost_user"),
+                *(f"support.vhost_devices:{device}", "--fd", str(listener.fileno())),
+            ],
+            cwd=ROOT / "tests",
+            env={"PYTHONPATH": str(ROOT)},
+            pass_fds=[listener.fileno()],
+        )
     try:
-        wait_until(lambda: os.path.exists(path), "the backend's socket")
         yield path
     finally:
         process.terminate()
@@ -175,7 +179,10 @@ def test_read_only_image_can_not_be_written_to(image: Path) -> None:
 
 
 def test_case_65_daemon_that_dies_leaves_a_guest_that_runs(image: Path) -> None:
-    script = "echo up; read line; dd if=/dev/vda of=/dev/null count=1 & echo on; cat"
+    script = (
+        "echo up; read line </dev/console; dd if=/dev/vda of=/dev/null count=1 & "
+        "echo on; cat </dev/console"
+    )
     settings = config(
         initrd=built("initramfs-busybox.cpio"),
         command=["sh", "-c", script],
@@ -299,8 +306,8 @@ def test_case_63_symbolic_link_does_not_lead_out(folder: Path, tmp_path: Path) -
 
 def test_virtiofsd_that_dies_is_started_again_for_the_next_mount(folder: Path) -> None:
     script = (
-        MOUNT + "cat file; echo up; read line; cat file && exit 7; cd /; umount /m; "
-        "mount -t virtiofs shared /m || exit 8; cat /m/file; echo again"
+        MOUNT + "cat file; echo up; read line </dev/console; cat file && exit 7; "
+        "cd /; umount /m; mount -t virtiofs shared /m || exit 8; cat /m/file; echo again"
     )
     settings = config(command=["sh", "-c", script], serial="capture", shares=folder)
     with Machine(settings) as machine:

@@ -365,6 +365,8 @@ class Lifecycle:
         clock = self._host_side.clock
         self._host_side.loop.settle(clock.stop)
         self._parts.devices.settle()
+        for device in self._host_side.served:
+            device.hold()
         try:
             self._parts.memory.clear()
             self._parts.devices.reset()
