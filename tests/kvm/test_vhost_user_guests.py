@@ -178,6 +178,29 @@ def test_read_only_image_can_not_be_written_to(image: Path) -> None:
     assert image.read_bytes() == before
 
 
+def test_overlay_vanishes_and_its_base_is_untouched(image: Path) -> None:
+    first = run(WRITE, disks=str(image))
+    before = image.read_bytes()
+    with Machine(config(disks=f"{image},cow")):  # one base for several machines
+        again = run(f"{LOOK}; {WRITE}; {LOOK}", disks=f"{image},cow").splitlines(True)
+    assert again[0] == first != again[1] == again[2]
+    assert run(LOOK, disks=f"{image},cow") == first
+    assert image.read_bytes() == before
+
+
+def test_overlay_that_stays_goes_on_from_where_it_was(
+    image: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    disk = f"{image},cow={tmp_path}/elsewhere/over.qcow2"
+    before = image.read_bytes()
+    written = run(WRITE, disks=disk)
+    assert run(LOOK, disks=disk) == written
+    assert run(LOOK, disks=f"{image},ro") != written
+    assert image.read_bytes() == before
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["over.qcow2"]
+
+
 def test_case_65_daemon_that_dies_leaves_a_guest_that_runs(image: Path) -> None:
     script = (
         "echo up; read line </dev/console; dd if=/dev/vda of=/dev/null count=1 & "
@@ -307,7 +330,8 @@ def test_case_63_symbolic_link_does_not_lead_out(folder: Path, tmp_path: Path) -
 def test_virtiofsd_that_dies_is_started_again_for_the_next_mount(folder: Path) -> None:
     script = (
         MOUNT + "cat file; echo up; read line </dev/console; cat file && exit 7; "
-        "cd /; umount /m; mount -t virtiofs shared /m || exit 8; cat /m/file; echo again"
+        "cd /; umount /m; mount -t virtiofs shared /m || exit 8; "
+        "cat /m/file; echo again"
     )
     settings = config(command=["sh", "-c", script], serial="capture", shares=folder)
     with Machine(settings) as machine:
