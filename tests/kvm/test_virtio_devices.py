@@ -208,6 +208,11 @@ class TestDevices:
             "memory that comes back",
         )
 
+    def test_no_driver_has_complained(self, shell: Shell) -> None:
+        names = "virt|vport|hvc|balloon|hwrng|vda"
+        warnings = f"dmesg -r | grep '^<[0-4]>' | grep -iE '{names}'"
+        assert shell.ask(warnings) == ""
+
 
 def use_memory(shell: Shell, mib: int) -> None:
     """Have the guest write to so much of its RAM, and free it."""

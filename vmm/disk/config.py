@@ -10,12 +10,17 @@ if TYPE_CHECKING:  # for type checkers alone
     from collections.abc import Iterable
 
 RAW: Final = "raw"
-FORMATS: Final = (RAW,)
+SERVED: Final = ("qcow2", "vdi", "vhdx", "vpc")
+"""What qemu-storage-daemon reads and writes for us."""
+FORMATS: Final = (RAW, *SERVED)
 Cache = Literal["writeback", "writethrough"]
 SERIAL_MAX: Final = 20  # bytes, by virtio-blk's GET_ID
 
-# What others call their images; ours of such a name would be another thing than it says
-_FOREIGN: Final = ("qcow", "qcow2", "qed", "vdi", "vhd", "vhdx", "vmdk", "vpc")
+# What others call their images, and we can't read as what it says
+_FOREIGN: Final = ("qcow", "qed", "vmdk")
+_SUFFIXES: Final = {name: name for name in SERVED} | {"vhd": "vpc"}
+_RAW_ONLY: Final = ("serial", "rate", "iops")
+_HAVE_OVERLAYS: Final = (RAW, "qcow2")
 _FLAGS: Final = ("cow", "ro")
 
 
@@ -58,8 +63,9 @@ class DiskConfig(Checked):
     or /var/tmp); a path, to that file, which is made if it isn't there, and goes on
     from where it was."""
     format: str | None = setting(None, str | None, _format)
-    """What the image is: "raw". It is never guessed from what is in it. None: as its
-    name says, or raw."""
+    """What the image is: "raw", or "qcow2", "vdi", "vhdx" or "vpc", which take
+    qemu-storage-daemon. It is never guessed from what is in it. None: as its name says,
+    or raw."""
     serial: str = setting("", str, _serial)
     """By which the guest finds it, as /dev/disk/by-id/virtio-SERIAL where it has udev,
     and by /sys/block/*/serial; up to 20 bytes."""
@@ -90,6 +96,25 @@ class DiskConfig(Checked):
                 f"format: by its name it is {self.suffix}, which isn't one that we "
                 f"know: {', '.join(FORMATS)}"
             )
+        if self.cow and self.image_format not in _HAVE_OVERLAYS:
+            raise ConfigError(
+                f"cow: it is for raw and qcow2 images, not {self.image_format}"
+            )
+        for name in _RAW_ONLY if self.is_served else ():
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name}: it is for raw images, not {self.image_format}"
+                )
+
+    @property
+    def image_format(self) -> str:
+        """What it is taken as."""
+        return self.format or _SUFFIXES.get(self.suffix, RAW)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether another process reads and writes the image."""
+        return self.image_format != RAW
 
     @property
     def suffix(self) -> str:

@@ -83,6 +83,11 @@ def give_back(address: int, size: int) -> None:
     _libc.madvise(address, size, mmap.MADV_DONTNEED)
 
 
+def give_back_shared(address: int, size: int) -> None:
+    """Likewise, of a shared mapping of a memfd's, whoever else has mapped it."""
+    _libc.madvise(address, size, mmap.MADV_REMOVE)
+
+
 def populate(address: int, size: int) -> None:
     """Give pages of a private mapping their own memory, if that can be.
 

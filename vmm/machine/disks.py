@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..devices.clock import Clock
     from ..devices.virtio.device import VirtioDevice
     from ..disk.overlay import FrozenDisk
+    from .served_disk import ServedDisk
 
 QUEUES_MAX: Final = 8
 """One for each vCPU, up to this: one thread serves them all."""
@@ -64,6 +65,18 @@ class Disk:
             raise ConfigError(message) from None
         self.device.resized()
 
+    def freeze(self) -> "FrozenDisk | None":
+        """As it is, while the guest stands still; None if it can't be. OSError."""
+        return self.backend.freeze()
+
+    def become(self, frozen: "FrozenDisk") -> None:
+        """Have what it had then. Raises OSError."""
+        self.backend.become(frozen)
+
+    def close(self) -> None:
+        """Raises OSError."""
+        self.backend.close()
+
 
 class Disks:
     """All of them, open from the machine's making to its end."""
@@ -78,14 +91,15 @@ class Disks:
         self._is_clones = frozen is not None
         self._warn = warn
         self._queues = min(config.cpus, QUEUES_MAX)
-        self.all: list[Disk] = []
+        self.all: list[Disk | ServedDisk] = []
         try:
             for index, disk in enumerate(config.disks):
-                if frozen is None:
-                    backend = open_backend(disk, warn)
+                if disk.is_served:
+                    self.all.append(_served(disk, self._queues))
+                elif frozen is None:
+                    self.all.append(Disk(disk, open_backend(disk, warn)))
                 else:
-                    backend = open_clone(disk, frozen[index])
-                self.all.append(Disk(disk, backend))
+                    self.all.append(Disk(disk, open_clone(disk, frozen[index])))
         except BaseException:
             self.close()
             raise
@@ -104,10 +118,10 @@ class Disks:
         return tuple(self._frozen(disk) for disk in self.all)
 
     @staticmethod
-    def _frozen(disk: Disk) -> "FrozenDisk":
+    def _frozen(disk: "Disk | ServedDisk") -> "FrozenDisk":
         path = disk.config.path
         try:
-            frozen = disk.backend.freeze()
+            frozen = disk.freeze()
         except OSError as error:
             raise VmmError(f"disks: {path!r}: {error.strerror}") from None
         if frozen is None:
@@ -127,7 +141,7 @@ class Disks:
                 )
         for disk, then in zip(self.all, frozen, strict=True):
             try:
-                disk.backend.become(then)
+                disk.become(then)
             except OSError as error:
                 path = disk.config.path
                 raise VmmError(f"disks: {path!r}: {error.strerror}") from None
@@ -136,9 +150,15 @@ class Disks:
         """With all that is to stay where it stays. Idempotent."""
         for disk in self.all:
             try:
-                disk.backend.close()
+                disk.close()
             except OSError as error:
                 self._warn(f"disk {disk.config.path!r}: {error.strerror}")
+
+
+def _served(config: DiskConfig, queues: int) -> "ServedDisk":
+    from .served_disk import ServedDisk  # most disks are raw
+
+    return ServedDisk(config, queues)
 
 
 def _bucket(rate: int | None, burst: int | None, clock: "Clock") -> TokenBucket | None:

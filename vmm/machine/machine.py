@@ -47,11 +47,13 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..devices.sink import Sink
     from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
+    from ..vhost_user.device import VhostUserDevice
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
     from .disks import Disk, Disks
     from .pci import Pci
+    from .served_disk import ServedDisk
     from .snapshot import Snapshot
     from .virtio import Virtio
 
@@ -112,6 +114,8 @@ class Machine:
             setup = probe_kvm(kvm, self.quirks, self.config.cpus)
             memory = GuestMemory(boot.ram, None if snapshot is None else snapshot.ram)
             stack.callback(memory.close)
+            self._served: list[VhostUserDevice] = []
+            stack.callback(self._close_served)
             self._ram = memory
             self.memory: GuestRam = memory
             """The guest's RAM, for a device that does DMA, and for tests."""
@@ -163,6 +167,10 @@ class Machine:
             self._disks: Disks | None = None
             if self.config.disks:
                 self._disks = self._new_disks(snapshot, stack)
+            if self.config.shares:
+                from .shares import plug_shares
+
+                plug_shares(self.config, boot, self.plug)
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon
@@ -180,6 +188,7 @@ class Machine:
                 extras.agent,
                 extras.debugcon,
                 tuple(extras.ports.values()),
+                self._served,
                 outcomes.failures,
             )
             outcomes.connect(host_side)
@@ -301,6 +310,11 @@ class Machine:
         to call, nor while somebody else resumes it.
         Raises VmmError if it doesn't run, or a device can't say what it is like.
         """
+        if self._served:
+            raise VmmError(
+                f"snapshot: RAM is shared with the process behind "
+                f"{self._served[0].name}, and there is no telling what it is at"
+            )
         with self._standing() as guest:
             snapshot = guest.hold(self._take_snapshot)
         self._base = snapshot.base
@@ -378,6 +392,7 @@ class Machine:
 
         A PCI or a virtio device before start only, and unless the configuration says
         otherwise there is a PCI bus from the first one on.
+        A VhostUserDevice is the machine's from then on, which closes it with the rest.
         Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
         ConfigError if it can't be.
         """
@@ -386,7 +401,17 @@ class Machine:
             return
         self._check_before_start(device.name, "virtio", "plugged in")
         virtio = self._transports()
-        virtio.plug(device, self._plug)
+        if not device.is_elsewhere:
+            virtio.plug(device, self._plug)
+            return
+        served = cast("VhostUserDevice", device)
+        self._served.append(served)
+        served.join(self._ram, self._loop)
+        virtio.plug(served, self._plug)
+
+    def _close_served(self) -> None:
+        for served in self._served:
+            served.close()
 
     def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
@@ -507,7 +532,7 @@ class Machine:
         return self._ports[name]
 
     @property
-    def disks(self) -> "tuple[Disk, ...]":
+    def disks(self) -> "tuple[Disk | ServedDisk, ...]":
         """Those of the configuration, vda first: each has a `size`, and `resize`."""
         return () if self._disks is None else tuple(self._disks.all)
 

@@ -55,7 +55,10 @@ def test_disks_are_texts_paths_and_configurations_in_their_order() -> None:
         ("a,cow=", "cow: it is empty"),
         ("a,serial=" + "x" * 21, "has more than 20 bytes"),
         ("a,format=qcow3", "format: 'qcow3' is none that we know: raw"),
-        ("a.QCOW2", "format: by its name it is qcow2"),
+        ("a.vmdk", "format: by its name it is vmdk"),
+        ("a.vdi,cow", "cow: it is for raw and qcow2 images, not vdi"),
+        ("a.qcow2,serial=s", "serial: it is for raw images, not qcow2"),
+        ("a.img,format=vdi,rate=1M", "rate: it is for raw images, not vdi"),
         ("a,cache=none", "cache: 'none' is not writeback or writethrough"),
         ("a,rate=fast", "rate: 'fast' is no size"),
         ("a,iops=0", "iops: 0 is not above 0"),
@@ -73,6 +76,24 @@ def test_what_can_not_be_is_refused(text: str, why: str) -> None:
 
 def test_an_image_of_a_foreign_name_may_be_said_to_be_raw() -> None:
     assert DiskConfig.parse("a.qcow2,format=raw").format == "raw"
+    assert not DiskConfig.parse("a.qcow2,format=raw").is_served
+
+
+@pytest.mark.parametrize(
+    ("text", "image_format"),
+    [
+        ("a.img", "raw"),
+        ("a.QCOW2", "qcow2"),
+        ("a.vhd", "vpc"),
+        ("a,format=vhdx", "vhdx"),
+    ],
+)
+def test_format_is_what_is_said_or_else_what_the_name_says(
+    text: str, image_format: str
+) -> None:
+    config = DiskConfig.parse(text)
+    assert config.image_format == image_format
+    assert config.is_served == (image_format != "raw")
 
 
 @pytest.mark.parametrize("others", ["x", "x,cow", "x,ro"])
