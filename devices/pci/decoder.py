@@ -86,8 +86,8 @@ class Decoder:
     def follow(self, move: _Move, *, retry: bool = False) -> bool:
         """Have decoded what configuration space asks for; whether that is news.
 
-        Together, or each for itself where that can't be. `retry` those that couldn't
-        be, too.
+        Together, or each for itself where that can't be, but for those that stay where
+        they are. `retry` those that couldn't be, too.
         """
         wanted = self._asked_for()
         if wanted == (self._placed if retry else self._wanted):
@@ -95,7 +95,8 @@ class Decoder:
         self._wanted = wanted
         if self._try(wanted, move):
             return True
-        self._try({}, move)
+        placed = self._placed.items()
+        self._try({bar: at for bar, at in placed if wanted.get(bar) == at}, move)
         for bar, place in wanted.items():
             self._try({**self._placed, bar: place}, move)
         return True
