@@ -1,6 +1,8 @@
 """PciBus: bus 0 with its 32 slots, and how the guest's accesses find its functions."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from ..errors import DeviceOverlap, Exhausted, InvalidDevice
@@ -28,6 +30,8 @@ class PciBus:
         self.windows = windows
         self.remap = remap
         self.ram = ram
+        self.failed: PciDevice | None = None
+        """Who has raised at an access to configuration space, which ends the run."""
         self._devices: dict[int, PciDevice] = {}
         self._lock = threading.Lock()  # BARs move one after the other
 
@@ -70,7 +74,8 @@ class PciBus:
         device = self._function(slot, function, offset, len(data))
         if device is None:
             data[:] = b"\xff" * len(data)
-        else:
+            return
+        with self._telling_of(device):
             device.read_config(offset, data)
 
     def write_config(
@@ -81,10 +86,20 @@ class PciBus:
         if device is None:
             return
         with self._lock:
-            if device.write_config(offset, data):
-                for other in self.devices:
-                    if other is not device:  # which may have been in its way
+            with self._telling_of(device):
+                has_moved = device.write_config(offset, data)
+            for other in self.devices if has_moved else ():
+                if other is not device:  # which may have been in its way
+                    with self._telling_of(other):
                         other.follow(retry=True)
+
+    @contextmanager
+    def _telling_of(self, device: PciDevice) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.failed = device
+            raise
 
     def _function(
         self, slot: int, function: int, offset: int, size: int
