@@ -33,6 +33,7 @@ class PciBus:
         self.failed: PciDevice | None = None
         """Who has raised at an access to configuration space, which ends the run."""
         self._devices: dict[int, PciDevice] = {}
+        self._asked: dict[PciDevice, int | None] = {}  # for which slot
         self._lock = threading.Lock()  # BARs move one after the other
 
     @property
@@ -57,15 +58,20 @@ class PciBus:
         if slot in self._devices:
             other = type(self._devices[slot].get_author_device()).__name__
             raise DeviceOverlap(f"PCI slot {slot} of {name} is {other}'s")
-        device.join(self.windows, self.remap, self.ram)
+        try:
+            device.join(self.windows, self.remap, self.ram)
+        except InvalidDevice as error:
+            raise InvalidDevice(f"{name}: {error}") from None
+        self._asked[device] = device.slot
         device.slot = slot
         self._devices[slot] = device
 
     def detach(self, device: PciDevice) -> None:
-        """Free its slot, once its ranges are trapped no more."""
+        """Free its slot, once its ranges are trapped no more; it may get another."""
         for slot, other in list(self._devices.items()):
             if other is device:
                 del self._devices[slot]
+                device.slot = self._asked.pop(device)
 
     def read_config(
         self, slot: int, function: int, offset: int, data: memoryview

@@ -220,9 +220,7 @@ class PciDevice(DeviceIo):
         taken = {bar.index + at for bar in self.bars for at in range(bar.registers)}
         free = [index for index in range(BARS) if index not in taken]
         if not free:
-            raise InvalidDevice(
-                f"{type(self).__name__} has no BAR left for its MSI-X table"
-            )
+            raise InvalidDevice("it has no BAR left for its MSI-X table")
         return free[0]
 
     def read_config(self, offset: int, data: memoryview) -> None:

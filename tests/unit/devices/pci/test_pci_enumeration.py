@@ -224,16 +224,16 @@ def test_more_devices_than_slots_are_refused() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"msix_vectors": 2049}, r"Plain.msix_vectors is 2049: 0..2048"),
-        ({"msi_vectors": 3}, r"Plain.msi_vectors is 3: 0, or a power of two"),
-        ({"msi_vectors": 64}, "msi_vectors is 64"),
-        ({"bars": (Bar(1, 16), Bar(1, 16))}, "BAR 1 is there twice"),
+        ({"msix_vectors": 2049}, r"Plain: msix_vectors is 2049: 0..2048"),
+        ({"msi_vectors": 3}, r"Plain: msi_vectors is 3: 0, or a power of two"),
+        ({"msi_vectors": 64}, "Plain: msi_vectors is 64"),
+        ({"bars": (Bar(1, 16), Bar(1, 16))}, "Plain: BAR 1 is there twice"),
         (
             {"bars": tuple(Bar(at, 16) for at in range(6)), "msix_vectors": 1},
-            "Plain has no BAR left for its MSI-X table",
+            "Plain: it has no BAR left for its MSI-X table",
         ),
-        ({"vendor_id": 0x10000}, "Plain.vendor_id is 0x10000"),
-        ({"class_code": -1}, "Plain.class_code is -0x1"),
+        ({"vendor_id": 0x10000}, "Plain: vendor_id is 0x10000"),
+        ({"class_code": -1}, "Plain: class_code is -0x1"),
     ],
 )
 def test_a_device_that_can_not_be_is_refused(
@@ -248,8 +248,19 @@ def test_a_device_that_can_not_be_is_refused(
     assert device.slot is None
 
 
+def test_who_asked_for_no_slot_has_none_when_it_is_gone() -> None:
+    first, second = Plain(), Plain()
+    bus = PciRig().bus
+    bus.attach(first)
+    bus.detach(first)
+    assert first.slot is None
+    bus.attach(second)
+    bus.attach(first)
+    assert bus.devices[1:] == [second, first]
+
+
 def test_a_device_without_an_identity_is_refused() -> None:
-    with pytest.raises(InvalidDevice, match="PciDevice has no vendor_id or no device"):
+    with pytest.raises(InvalidDevice, match="PciDevice: it has no vendor_id"):
         PciRig().bus.attach(PciDevice())
 
 
@@ -259,7 +270,7 @@ def test_capabilities_that_do_not_fit_are_refused() -> None:
             return [Capability(PCI_CAP_ID_VNDR, bytes(62)) for _ in range(4)]
 
     rig = PciRig()
-    with pytest.raises(InvalidDevice, match="0x9 of 64 bytes: 0 are left"):
+    with pytest.raises(InvalidDevice, match="Full: capability 0x9 of 64 bytes: 0"):
         rig.bus.attach(Full())
 
 
