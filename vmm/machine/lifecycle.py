@@ -330,6 +330,7 @@ class Lifecycle:
         self._parts.devices.settle()
         self._host_side.hold()
         try:
+            self._parts.devices.settle()  # with what the loop has given them till then
             self._time = GuestTime(self.instance.vm, vcpus)
             guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols)
             try:
