@@ -45,9 +45,12 @@ class PciBus:
         """Put it into the slot that it asks for, or the first that is free.
 
         Before a machine allocates its resources. Raises InvalidDevice, DeviceOverlap if
-        the slot is taken, and Exhausted if all are; then nothing has changed.
+        the slot is taken or the device in one, and Exhausted if all are; then nothing
+        has changed.
         """
         slot, name = device.slot, type(device.get_author_device()).__name__
+        if device in self._asked:
+            raise DeviceOverlap(f"{name} is in PCI slot {slot} already")
         if slot is None:
             free = (at for at in range(SLOTS) if at not in self._devices)
             slot = next(free, None)

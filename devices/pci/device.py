@@ -54,11 +54,12 @@ _STATES: Final[dict[type[State], type[PciState]]] = {}
 
 def _state_with(device: type[State]) -> type[PciState]:
     """PciState with a field `device` of that class."""
-    if device not in _STATES:
-        name = f"PciStateWith{device.__name__}"
-        body = {"__annotations__": {"device": device}, "__module__": __name__}
-        _STATES[device] = cast("type[PciState]", type(name, (PciState,), body))
-    return _STATES[device]
+    if device in _STATES:
+        return _STATES[device]
+    name = f"PciStateWith{device.__name__}"
+    body = {"__annotations__": {"device": device}, "__module__": __name__}
+    made = cast("type[PciState]", type(name, (PciState,), body))
+    return _STATES.setdefault(device, made)  # another machine's thread may be faster
 
 
 class BarDoorbell(Record):

@@ -215,6 +215,13 @@ def test_a_slot_is_one_devices() -> None:
         rig.bus.attach(other)
 
 
+def test_a_device_is_in_one_slot() -> None:
+    device = Plain()
+    rig = PciRig(device)
+    with pytest.raises(DeviceOverlap, match="Plain is in PCI slot 1 already"):
+        rig.bus.attach(device)
+
+
 def test_more_devices_than_slots_are_refused() -> None:
     rig = PciRig(*(Plain() for _ in range(31)))
     with pytest.raises(Exhausted, match="Plain finds none of the 32 PCI slots free"):
