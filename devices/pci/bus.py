@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ..errors import DeviceOverlap, Exhausted, InvalidDevice
+from ..errors import DeviceOverlap, Exhausted, InvalidDevice, InvalidRange
 from .device import PciDevice
 from .reg import PCI_CFG_SPACE_SIZE
 from .windows import PciWindows, Remap
@@ -44,9 +44,9 @@ class PciBus:
     def attach(self, device: PciDevice) -> None:
         """Put it into the slot that it asks for, or the first that is free.
 
-        Before a machine allocates its resources. Raises InvalidDevice, DeviceOverlap if
-        the slot is taken or the device in one, and Exhausted if all are; then nothing
-        has changed.
+        Before a machine allocates its resources. Raises InvalidDevice or InvalidRange,
+        DeviceOverlap if the slot is taken or the device in one, and Exhausted if all
+        are; then nothing has changed.
         """
         slot, name = device.slot, type(device.get_author_device()).__name__
         if device in self._asked:
@@ -63,8 +63,8 @@ class PciBus:
             raise DeviceOverlap(f"PCI slot {slot} of {name} is {other}'s")
         try:
             device.join(self.windows, self.remap, self.ram)
-        except InvalidDevice as error:
-            raise InvalidDevice(f"{name}: {error}") from None
+        except (InvalidDevice, InvalidRange) as error:
+            raise type(error)(f"{name}: {error}") from None
         self._asked[device] = device.slot
         device.slot = slot
         self._devices[slot] = device

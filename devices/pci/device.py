@@ -17,7 +17,7 @@ from ..resources import (
     ResourceConstraint,
 )
 from ..state import State
-from .bar import BARS, Bar, check_bars
+from .bar import BARS, Bar, BarKind, check_bars
 from .config_space import Capability, ConfigSpace
 from .decoder import Decoder
 from .dma import Dma
@@ -71,6 +71,16 @@ class BarDoorbell(Record):
     on_ring: Callable[[], None]
     value: int | None = None
 
+    def at(self, base: int, *, is_pio: bool) -> Doorbell:
+        """What it is while its BAR is at `base`. Raises InvalidRange as Doorbell."""
+        return Doorbell(
+            base=base + self.offset,
+            size=self.size,
+            on_ring=self.on_ring,
+            is_pio=is_pio,
+            value=self.value,
+        )
+
 
 class PciDevice(DeviceIo):
     """A PCI function with registers behind BARs, DMA, and interrupts.
@@ -123,9 +133,10 @@ class PciDevice(DeviceIo):
         return ()
 
     def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
-        """Doorbells in BARs; asked whenever a BAR is where it wasn't before.
+        """Doorbells in `bars`; asked when it joins a bus, and when a BAR has moved.
 
-        They ring on a thread of the host's, without `lock`; see Doorbell.
+        They are asked for, and ring on a thread of the host's, without `lock`; see
+        Doorbell.
         """
         return ()
 
@@ -193,7 +204,7 @@ class PciDevice(DeviceIo):
     def join(self, windows: PciWindows, remap: Remap, ram: "GuestRam") -> None:
         """Be set up for a bus, before resources are asked for; it calls this.
 
-        Raises InvalidDevice for attributes that can't be.
+        Raises InvalidDevice or InvalidRange for what can't be.
         """
         check_identity(self)
         check_bars(self.bars)
@@ -216,6 +227,19 @@ class PciDevice(DeviceIo):
             self.config.add(capability)
         self.config.keep_as_power_on()
         self.dma = Dma(ram, self.config)
+        self._check_doorbells()
+
+    def _check_doorbells(self) -> None:
+        """Raises InvalidDevice, InvalidRange: KVM would take another's writes."""
+        bars = {bar.index: bar for bar in self.bars}
+        for bell in self.get_bar_doorbells():
+            bar = bars.get(bell.bar)
+            if bar is None or not 0 <= bell.offset <= bar.size - bell.size:
+                raise InvalidDevice(
+                    f"no BAR {bell.bar} of its own has a doorbell's {bell.size} bytes "
+                    f"at {bell.offset:#x}"
+                )
+            bell.at(0, is_pio=bar.kind is BarKind.IO)
 
     def _free_bar(self) -> int:
         taken = {bar.index + at for bar in self.bars for at in range(bar.registers)}
@@ -287,13 +311,7 @@ class PciDevice(DeviceIo):
     def get_doorbells(self) -> Sequence[Doorbell]:
         """Those of `get_bar_doorbells` whose BARs are decoded now."""
         return [
-            Doorbell(
-                base=base + bell.offset,
-                size=bell.size,
-                on_ring=bell.on_ring,
-                is_pio=is_pio,
-                value=bell.value,
-            )
+            bell.at(base, is_pio=is_pio)
             for bell in self.get_bar_doorbells()
             for is_pio, base in self._decoder.places_of(bell.bar)
         ]

@@ -1,5 +1,7 @@
 """How a guest finds what is on the bus: by ports, by the window, as Linux looks."""
 
+from collections.abc import Iterable
+
 import pytest
 from support.pci_rig import (
     ECAM,
@@ -12,10 +14,10 @@ from support.pci_rig import (
     probe_bars,
 )
 
-from vmm.devices.errors import DeviceOverlap, Exhausted, InvalidDevice
-from vmm.devices.pci.bar import Bar
+from vmm.devices.errors import DeviceError, DeviceOverlap, Exhausted, InvalidDevice
+from vmm.devices.pci.bar import Bar, BarKind
 from vmm.devices.pci.config_space import Capability
-from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.device import BarDoorbell, PciDevice
 from vmm.devices.pci.reg import (
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
@@ -269,6 +271,33 @@ def test_who_asked_for_no_slot_has_none_when_it_is_gone() -> None:
 def test_a_device_without_an_identity_is_refused() -> None:
     with pytest.raises(InvalidDevice, match="PciDevice: it has no vendor_id"):
         PciRig().bus.attach(PciDevice())
+
+
+@pytest.mark.parametrize(
+    ("bell", "message"),
+    [
+        ((0, 0xFE, 4), "no BAR 0 of its own has a doorbell's 4 bytes at 0xfe"),
+        ((0, -2, 2), "no BAR 0 .* 2 bytes at -0x2"),
+        ((1, 0, 2), "no BAR 1 .* 2 bytes at 0x0"),
+        ((0, 0, 3), "no access of 3 bytes"),
+        ((2, 0, 8), "no access of 8 bytes"),
+    ],
+)
+def test_a_doorbell_that_can_not_be_is_refused(
+    bell: tuple[int, int, int], message: str
+) -> None:
+    """Or KVM would take writes that are another device's."""
+
+    class Belled(Plain):
+        bars = (Bar(0, 0x100), Bar(2, 16, BarKind.IO))
+
+        def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
+            yield BarDoorbell(*bell, on_ring=lambda: None)
+
+    rig = PciRig()
+    with pytest.raises(DeviceError, match=f"^Belled: {message}"):
+        rig.bus.attach(Belled())
+    assert rig.bus.devices == [rig.bridge]
 
 
 def test_capabilities_that_do_not_fit_are_refused() -> None:
