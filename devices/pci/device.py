@@ -104,7 +104,8 @@ class PciDevice(DeviceIo):
     subsystem_id: int = 0
     bars: Sequence[Bar] = ()
     msix_vectors: int = 0
-    """0..2048. Their table takes the first BAR that is free."""
+    """0..2048, as far as the machine has them: `vmm.Machine` 1000 for all devices. Their
+    table takes the first BAR that is free."""
     msi_vectors: int = 0
     """0, or a power of two up to 32."""
     uses_intx: bool = False
