@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
 
 class PciState(State):
-    """The PCI part: configuration space, and MSI-X where it has that.
+    """The PCI part: configuration space, the BARs decoded, and MSI-X where it has that.
 
     A device with a state of its own has that in a field `device`, of an heir's.
     """
 
     config: Annotated[bytes, range(PCI_CFG_SPACE_SIZE, PCI_CFG_SPACE_SIZE + 1)]
+    decoded: tuple[Annotated[int, range(BARS)], ...]
     msix: MsixState | None
 
 
@@ -104,7 +105,7 @@ class PciDevice(DeviceIo):
     subsystem_id: int = 0
     bars: Sequence[Bar] = ()
     msix_vectors: int = 0
-    """0..2048, as far as the machine has them: `vmm.Machine` 1000 for all devices. Their
+    """0..2048, as far as the machine has them, which has 1,000 for all devices. Their
     table takes the first BAR that is free."""
     msi_vectors: int = 0
     """0, or a power of two up to 32."""
@@ -276,6 +277,13 @@ class PciDevice(DeviceIo):
         """
         return self._decoder.follow(partial(self._remap, self), retry=retry)
 
+    def decode_again(self, state: PciState) -> None:
+        """Have those BARs decoded that were, when it has been restored.
+
+        As far as nobody is there, who may be restored only after it: then once more.
+        """
+        self._decoder.restore(state.decoded, partial(self._remap, self))
+
     # The machine's side: DeviceIo
 
     def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
@@ -365,11 +373,16 @@ class PciDevice(DeviceIo):
             config = self.config.state()
             msix = None if self._msix is None else self._msix.state()
             own = self.device_state()
-        if own is None:
-            return PciState(config=config, msix=msix)
-        kind: type[Any] = _state_with(type(own))
-        with_own: PciState = kind(config=config, msix=msix, device=own)
-        return with_own
+        pci: dict[str, Any] = {
+            "config": config,
+            "decoded": self._decoder.decoded(),
+            "msix": msix,
+        }
+        kind: type[Any] = PciState
+        if own is not None:
+            kind, pci["device"] = _state_with(type(own)), own
+        state: PciState = kind(**pci)
+        return state
 
     def restore(self, state: State | None) -> None:
         with self.lock:
@@ -384,7 +397,7 @@ class PciDevice(DeviceIo):
                 except InvalidState:
                     self._restore_pci(before)
                     raise
-        self.follow()
+        self.decode_again(after)
 
     def _check_state(self, state: PciState) -> None:
         self.config.check(state.config)
