@@ -48,6 +48,13 @@ class MessageLine(CountingTrigger):
         super().__init__()
         self.routes: list[tuple[int, int]] = []
         self.together: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.heard: set[int] = set()
+
+    def listen(self, eventfd: int) -> None:
+        self.heard.add(eventfd)
+
+    def unlisten(self, eventfd: int) -> None:
+        self.heard.discard(eventfd)
 
     def route(self, address: int, data: int) -> None:
         if not address:
