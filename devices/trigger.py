@@ -4,7 +4,10 @@ vm-superio's concept of the same name. A VMM passes something that ends in an
 irqfd; a test passes something that counts.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 
 class Trigger(Protocol):
@@ -45,6 +48,36 @@ class MsiInterrupt(Interrupt, Protocol):
 
         Edges before the first one are lost. May take milliseconds where it isn't what
         it was. Raises TriggerError if it can't be sent there.
+        """
+
+    def together(self) -> "AbstractContextManager[None]":
+        """What any of its kind is routed to in the ``with`` is one change at its end.
+
+        Edges wait until then. Raises TriggerError there if the host refuses; it is
+        tried again with the next change.
+        """
+
+    def listen(self, eventfd: int) -> None:
+        """Have signals of `eventfd`, too, send the message, by the host's kernel.
+
+        One that it has is sent at once. May take milliseconds. Raises TriggerError.
+        """
+
+    def unlisten(self, eventfd: int) -> None:
+        """Undo it; from then on its signals stay in it. Idempotent."""
+
+
+class Signal(Protocol):
+    """An eventfd by which somebody outside of the VMM raises a device's interrupt."""
+
+    @property
+    def fd(self) -> int:
+        """Its number."""
+
+    def relay(self, is_wanted: bool, /) -> None:
+        """Whether to wait for it, and call the device: nobody else listens then.
+
+        Never blocks.
         """
 
 

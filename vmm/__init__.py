@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
     from .console.config import ConsoleConfig
+    from .disk.config import DiskConfig
     from .errors import (
         ConfigError,
         ExpectTimeout,
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
     from .net.network import Network
     from .place import Place
     from .result import ExitReason, RunResult
+    from .share.config import ShareConfig
     from .version import __version__ as __version__
 
 __all__ = [
     "CommandConfig",
     "ConfigError",
     "ConsoleConfig",
+    "DiskConfig",
     "ExitReason",
     "ExpectTimeout",
     "GuestEnded",
@@ -56,6 +59,7 @@ __all__ = [
     "Place",
     "RunFailed",
     "RunResult",
+    "ShareConfig",
     "Snapshot",
     "VmmError",
     "run",
@@ -66,6 +70,8 @@ _HOMES = {
     "MachineConfig": "config",
     "ConsoleConfig": "console.config",
     "CommandConfig": "guest.config",
+    "DiskConfig": "disk.config",
+    "ShareConfig": "share.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
     "NetConfig": "net.config",

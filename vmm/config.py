@@ -32,9 +32,11 @@ from .result import told_apart
 if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from typing import Unpack
 
+    from .disk.config import DiskConfig
     from .guest.config import CommandConfig
     from .net.config import NetConfig
     from .settings import MachineSettings
+    from .share.config import ShareConfig
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 # hvc0 is there once its driver is; until then ttyS0 shows what is printed.
@@ -114,6 +116,20 @@ def _balloon(field: str, size: int | str) -> int:
     if bytes_ < 0:
         raise ConfigError(f"{field}: {bytes_} is less than 0")
     return bytes_
+
+
+def _disks(field: str, given: object) -> "tuple[DiskConfig, ...]":
+    from .disk.config import disks  # most runs have none
+
+    return disks(field, given)
+
+
+def _shares(
+    field: str, given: StrPath | Checked | Sequence[StrPath | Checked]
+) -> "tuple[ShareConfig, ...]":
+    from .share.config import shares  # most runs have none
+
+    return shares(field, given)
 
 
 def _nets(field: str, given: object) -> "tuple[NetConfig, ...]":
@@ -200,6 +216,16 @@ class MachineConfig(Checked):
     "NAME=PLACE" texts. The guest finds them by virtio, as /dev/virtio-ports/NAME where
     it has udev, and by /sys/class/virtio-ports/*/name; `machine.port(NAME)` has the
     other end."""
+    disks: "tuple[DiskConfig, ...]" = setting(
+        (), StrPath | Checked | Sequence[StrPath | Checked], _disks
+    )
+    """vda, vdb and so on, by virtio: DiskConfigs, or what DiskConfig says of texts,
+    "PATH,cow", as which they are kept; see `machine.disks`."""
+    shares: "tuple[ShareConfig, ...]" = setting(
+        (), StrPath | Checked | Sequence[StrPath | Checked], _shares
+    )
+    """Directories that the guest can mount, as virtiofs: ShareConfigs, or texts,
+    "DIR:TAG,ro"; they take virtiofsd, with which RAM is shared: no snapshots."""
     nets: "tuple[NetConfig, ...]" = setting((), object, _nets)
     """Network cards, eth0 and so on, by virtio: Networks, NetConfigs, or what NetConfig
     says of texts, as which they are kept; see `machine.nets`."""
@@ -292,11 +318,19 @@ class MachineConfig(Checked):
     @classmethod
     def parameters(cls) -> dict[str, tuple[object, ...]]:
         """What each keyword takes, those for the fields of parts, too."""
+        from .disk.config import DiskConfig
         from .guest.config import CommandConfig
+        from .share.config import ShareConfig
 
         flat = ConsoleConfig.parameters() | CommandConfig.parameters()
-        takes = CommandConfig | flat["command"][0]
-        return super().parameters() | flat | {"command": (takes, None)}
+        disks = StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
+        shares = StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
+        parts: dict[str, tuple[object, ...]] = {
+            "command": (CommandConfig | flat["command"][0], None),
+            "disks": (disks, ()),
+            "shares": (shares, ()),
+        }
+        return super().parameters() | flat | parts
 
     @property
     def runs_command(self) -> bool:

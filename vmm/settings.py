@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .console.config import ConsoleConfig
 from .console.settings import ConsoleSettings
+from .disk.config import DiskConfig
 from .field_types import (
     BootProtocol,
     ConsoleDevice,
@@ -20,6 +21,7 @@ from .guest.settings import AroundCommand
 from .net.config import NetConfig
 from .net.network import Network
 from .place import Place
+from .share.config import ShareConfig
 
 
 class RunSettings(ConsoleSettings, AroundCommand, total=False):
@@ -44,6 +46,8 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     command: CommandConfig | str | Sequence[str] | None
     console_device: ConsoleDevice
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
+    shares: StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
+    disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
     nets: str | NetConfig | Network | Sequence[str | NetConfig | Network]
     rng: bool
     balloon: int | str | None

@@ -9,7 +9,7 @@ to milliseconds. A machine whose devices never use one makes no such call.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..boot.layout import LAPIC, MIB
 from ..devices.errors import TriggerError
@@ -37,8 +37,9 @@ class MsiRoutes:
         self._lock = threading.Lock()
         self._vm: Vm | None = None
         self._messages: dict[MsiTrigger, tuple[int, int]] = {}
-        self._wired: set[MsiTrigger] = set()  # which have an irqfd in this VM
+        self._wired: set[_Wire] = set()  # what has an irqfd in this VM
         self._held = 0  # who is in `together`
+        self._late: set[MsiTrigger] = set()  # which were triggered meanwhile
         self._is_stale = False  # the VM's table isn't what it is to be
 
     def connect(self, vm: Vm) -> None:
@@ -60,7 +61,10 @@ class MsiRoutes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is routed in the ``with`` takes effect at its end, as one change."""
+        """What is routed in the ``with`` takes effect at its end, as one change.
+
+        What is triggered in it comes then, where its route leads. Raises KvmError.
+        """
         with self._lock:
             self._held += 1
         try:
@@ -68,30 +72,49 @@ class MsiRoutes:
         finally:
             with self._lock:
                 self._held -= 1
-                self._settle()
+                # Whoever else is in one: a guest that is always in some holds up none.
+                late, self._late = self._late, set()
+                try:
+                    self._settle()
+                finally:
+                    for trigger in late:
+                        trigger.fire()
+
+    def hold_back(self, trigger: "MsiTrigger") -> bool:
+        """Whether its edge has to wait for the end of `together`."""
+        if not self._held:  # as nearly always
+            return False
+        with self._lock:
+            if self._held:
+                self._late.add(trigger)
+            return bool(self._held)
 
     def route(self, trigger: "MsiTrigger", address: int, data: int) -> None:
         """Have `trigger` send `data` to `address` from now on. Raises KvmError."""
         with self._lock:
             message = address, data
-            if trigger.is_cut or self._messages.get(trigger) == message:
+            if trigger.is_cut:
                 return
-            self._messages[trigger] = message
-            self._is_stale = True
-            self._settle()
+            if self._messages.get(trigger) != message:
+                self._messages[trigger] = message
+                self._is_stale = True
+            if not self._held:
+                self._settle()
 
     def _settle(self) -> None:
-        """Bring the VM up to date, unless more is to come."""
-        if self._vm is None or self._held:
+        """Bring the VM, if there is one, up to date."""
+        if self._vm is None:
             return
         if self._is_stale:
             routes = [*_pin_routes(), *map(_route, self._messages.items())]
             self._vm.set_gsi_routing(routes)
             self._is_stale = False
-        for trigger in self._messages.keys() - self._wired:
-            trigger.eventfd.drain()  # of edges that had nowhere to go
-            self._vm.assign_irqfd(trigger.eventfd.fd, trigger.gsi)
-            self._wired.add(trigger)
+        wires = {(trigger, fd) for trigger in self._messages for fd in trigger.fds}
+        for trigger, fd in wires - self._wired:
+            if fd == trigger.eventfd.fd:
+                trigger.eventfd.drain()  # of edges that had nowhere to go
+            self._vm.assign_irqfd(fd, trigger.gsi)
+            self._wired.add((trigger, fd))
 
     def new_trigger(self, gsi: int) -> "MsiTrigger":
         """Message number `gsi`, which goes nowhere yet. Raises OSError."""
@@ -103,9 +126,30 @@ class MsiRoutes:
         KVM delivers most messages at once, and the others by its worker.
         """
         with self._lock:
-            if self._vm is not None and trigger in self._wired:
+            own = trigger, trigger.eventfd.fd
+            if self._vm is not None and own in self._wired:
                 self._vm.deassign_irqfd(trigger.eventfd.fd, trigger.gsi)
                 self._vm.assign_irqfd(trigger.eventfd.fd, trigger.gsi)
+
+    def listen(self, trigger: "MsiTrigger", fd: int) -> None:
+        """Have an eventfd of somebody else's send it, too. Raises KvmError."""
+        with self._lock:
+            if not trigger.is_cut:
+                trigger.fds.add(fd)
+                if not self._held:
+                    self._settle()
+
+    def unlisten(self, trigger: "MsiTrigger", fd: int) -> None:
+        """Undo it. Idempotent."""
+        with self._lock:
+            trigger.fds.discard(fd)
+            self._unwire(trigger, fd)
+
+    def _unwire(self, trigger: "MsiTrigger", fd: int) -> None:
+        if (trigger, fd) in self._wired:
+            self._wired.remove((trigger, fd))
+            assert self._vm is not None
+            self._vm.deassign_irqfd(fd, trigger.gsi)
 
     def cut(self, trigger: "MsiTrigger") -> None:
         """Its device goes. Idempotent.
@@ -115,10 +159,8 @@ class MsiRoutes:
         with self._lock:
             trigger.is_cut = True
             self._messages.pop(trigger, None)
-            if trigger in self._wired:
-                self._wired.remove(trigger)
-                assert self._vm is not None
-                self._vm.deassign_irqfd(trigger.eventfd.fd, trigger.gsi)
+            for fd in trigger.fds:
+                self._unwire(trigger, fd)
 
 
 class MsiTrigger(EventFdTrigger):
@@ -130,6 +172,8 @@ class MsiTrigger(EventFdTrigger):
         self.gsi = gsi
         self.is_cut = False
         """For `routes`, under their lock."""
+        self.fds = {self.eventfd.fd}
+        """Likewise: the eventfds that send it."""
 
     def route(self, address: int, data: int) -> None:
         """As MsiInterrupt's. Raises TriggerError where no LAPIC is, or KVM refuses.
@@ -143,6 +187,36 @@ class MsiTrigger(EventFdTrigger):
         except KvmError as error:
             raise TriggerError(f"MSI {self.gsi}: {error.strerror}") from error
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """As MsiInterrupt's."""
+        try:
+            with self._routes.together():
+                yield
+        except KvmError as error:
+            raise TriggerError(f"MSIs: {error.strerror}") from error
+
+    def trigger(self) -> None:
+        """Send it, once it leads where it was routed to. Raises as EventFdTrigger's."""
+        if not self._routes.hold_back(self):
+            self.fire()
+
+    def fire(self) -> None:
+        """Send it now."""
+        super().trigger()
+
+    def listen(self, eventfd: int) -> None:
+        """As MsiInterrupt's. Raises TriggerError where KVM refuses."""
+        try:
+            self._routes.listen(self, eventfd)
+        except KvmError as error:
+            self._routes.unlisten(self, eventfd)
+            raise TriggerError(f"MSI {self.gsi}: {error.strerror}") from error
+
+    def unlisten(self, eventfd: int) -> None:
+        """As MsiInterrupt's."""
+        self._routes.unlisten(self, eventfd)
+
     def flush(self) -> None:
         """As MsiRoutes.flush, if it was triggered since the last time."""
         if self.has_fired():
@@ -151,6 +225,10 @@ class MsiTrigger(EventFdTrigger):
     def close(self) -> None:
         self._routes.cut(self)
         super().close()
+
+
+_Wire: TypeAlias = tuple[MsiTrigger, int]
+"""A message, and an eventfd that sends it."""
 
 
 def _pin_routes() -> list[kvm_irq_routing_entry]:
