@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.guests import DEADLINE, bare, bare_machine, with_script
+from support.guests import DEADLINE, bare, bare_machine, kernel, with_script
 
 import vmm.agent.guest
 import vmm.machine.machine
@@ -67,6 +67,16 @@ def test_the_clones_of_a_program() -> None:
     match = re.search(r"puts one back:\n\n```python\n(.*?)```", section, re.S)
     assert match is not None
     exec(f"from vmm import Machine, MachineConfig\n{match[1]}", {})
+
+
+@pytest.mark.linux
+def test_the_networks_of_a_program(tmp_path: Path) -> None:
+    section = README.read_text().partition("\n## Give it networks\n")[2]
+    match = re.search(r"```python\n(.*?)```", section, re.S)
+    assert match is not None
+    program = match[1].replace('"vmlinux"', repr(str(kernel("full"))))
+    exec(program.replace("server.pcap", f"{tmp_path}/server.pcap"), {})
+    assert (tmp_path / "server.pcap").exists()
 
 
 @pytest.mark.linux

@@ -27,6 +27,10 @@ def tell_machine(options: Options) -> int:
         settings["debugcon"] = "null"  # nothing is opened, or listened at
     ports = settings.get("ports", ())
     settings["ports"] = [f"{port.partition('=')[0]}=null" for port in ports]
+    if "nets" in settings:
+        from ..net.config import nets
+
+        settings["nets"] = [net.unplugged() for net in nets("nets", settings["nets"])]
     with Machine(MachineConfig(serial="null", **settings)) as machine:
         rows = machine.devices_table()
     if options.json:

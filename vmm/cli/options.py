@@ -156,6 +156,16 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--net",
+            {
+                "metavar": "WHERE[,mac=MAC][,mtu=N]",
+                "dest": "nets",
+                "action": "append",
+                "help": "a network card as eth0, the next as eth1...: none, unix:P to "
+                "listen on for QEMU's stream or the like, or tap:NAME",
+            },
+        ),
+        (
             "--rng",
             {
                 "action": "store_const",
@@ -374,7 +384,15 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
 }
 # What no device of the machine is made of, and may be another one after a restore.
 _RESTORABLE: Final = {
-    *("--debugcon", "--port", "--serial", "--tee", "--socket-mode", "--serial-policy"),
+    *(
+        "--debugcon",
+        "--net",
+        "--port",
+        "--serial",
+        "--tee",
+        "--socket-mode",
+        "--serial-policy",
+    ),
     *("--serial-buffer", "--serial-limit", "--serial-rate", "--timeout", "--on-reset"),
     *("--on-panic", "--on-crash", "--hang", "--symbols", "--save", "--save-when"),
     *("--shell", "--result", "--quiet", "--debug"),
@@ -387,6 +405,7 @@ RESTORE_OPTIONS: Final = {
 # And what they are made of, for who only wants to know.
 _NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {
     "--debugcon",
+    "--net",
     "--port",
 }
 MACHINE_OPTIONS: Final = {

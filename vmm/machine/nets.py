@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..config import MachineConfig
     from ..devices.clock import Clock
     from ..devices.virtio.device import VirtioDevice
+    from ..event_loop import EventLoop
     from ..net.config import NetConfig
 
 
@@ -45,9 +46,15 @@ class Nets:
     """All of them; `stack` closes what they are connected to. Raises ConfigError."""
 
     def __init__(
-        self, config: "MachineConfig", owner: object, clock: "Clock", stack: ExitStack
+        self,
+        config: "MachineConfig",
+        owner: object,
+        loop: "EventLoop",
+        clock: "Clock",
+        stack: ExitStack,
     ) -> None:
         self._owner = owner
+        self._loop = loop
         self._clock = clock
         self._stack = stack
         self.all: Final[list[Net]] = []
@@ -64,9 +71,19 @@ class Nets:
             link = port = config.network.join(self._clock, mac, self._owner)
             mac = port.mac
             self._stack.callback(port.close)
+        elif config.kind == "unix":
+            from ..net.stream import UnixLink
+
+            unix = link = UnixLink(self._loop, self._clock, config.where)
+            self._stack.callback(unix.close)
+        elif config.kind == "tap":
+            from ..net.tap import TapLink
+
+            tap = link = TapLink(self._loop, self._clock, config.where)
+            self._stack.callback(tap.close)
         if mac is None:
             mac = b"\2" + os.urandom(5)  # locally administered, of one card
-        return Net(config, _Card(number, mac, link, config.mtu), port)
+        return Net(config, NetworkCard(number, mac, link, config.mtu), port)
 
     def plug(self, plug: "Callable[[VirtioDevice], None]") -> None:
         """In their order. Raises ConfigError."""
@@ -78,7 +95,7 @@ class Nets:
                 raise ConfigError(f"nets: {name} has no place: {error}") from None
 
 
-class _Card(VirtioNet):
+class NetworkCard(VirtioNet):
     """By the name that it goes by here."""
 
     def __init__(

@@ -6,10 +6,12 @@ from ..errors import ConfigError
 from ..field_types import Checked, setting
 from .network import Network
 
-KINDS: Final = ("none", "network")
+KINDS: Final = ("none", "unix", "tap", "network")
 MTU_MIN: Final = 68
 MTU_MAX: Final = 65535
 NETS_MAX: Final = 8
+TAP_NAME_MAX: Final = 15  # bytes
+_WHERE: Final = ("unix", "tap")
 _OPTIONS: Final = ("mac", "mtu")
 
 
@@ -17,6 +19,12 @@ def _kind(field: str, kind: str) -> str:
     if kind not in KINDS:
         raise ConfigError(f"{field}: {kind!r} is none of {', '.join(KINDS)}")
     return kind
+
+
+def _where(field: str, where: str) -> str:
+    if "/" in where and not where.strip("/"):
+        raise ConfigError(f"{field}: {where!r} is a directory")
+    return where
 
 
 def _mac(field: str, text: str) -> str:
@@ -43,12 +51,16 @@ def _mtu(field: str, value: int | str) -> int:
 class NetConfig(Checked):
     """One network card of a guest's, by virtio-net: the first is eth0, the next eth1.
 
-    Its text is "none,mac=02:00:00:00:00:01,mtu=9000" and so on: what it is connected
-    to, and each other field by its name.
+    Its text is "tap:NAME,mac=02:00:00:00:00:01,mtu=9000" and so on: what it is
+    connected to, and each other field by its name.
     """
 
     kind: str = setting("none", str, _kind)
-    """What it is connected to: nothing ("none"), or `network`."""
+    """What it is connected to: nothing ("none"), a program by a unix socket ("unix"), a
+    tap device of the host's ("tap"), or `network`."""
+    where: str = setting("", str, _where)
+    """Path of the unix socket, on which we listen for one that speaks as QEMU's stream
+    does; or name of the tap device, which must be there."""
     network: Network | None = None
     """The Network, which joins machines of this program."""
     mac: str | None = setting(None, str | None, _mac)
@@ -58,6 +70,10 @@ class NetConfig(Checked):
     1500."""
 
     def __post_init__(self) -> None:
+        if (self.kind in _WHERE) is not bool(self.where):
+            raise ConfigError("where: it is for unix and tap, which have it")
+        if self.kind == "tap" and len(self.where.encode()) > TAP_NAME_MAX:
+            raise ConfigError(f"where: {self.where!r} is no name of a device's")
         if (self.kind == "network") is (self.network is None):
             raise ConfigError("network: it goes with kind='network', and that with it")
 
@@ -73,10 +89,11 @@ class NetConfig(Checked):
     @classmethod
     def parse(cls, text: str) -> "NetConfig":
         """What a text says. Raises ConfigError."""
-        kind, *options = text.split(",")
-        if kind == "network" or kind not in KINDS:
-            raise ConfigError(f"{kind!r} is not {_PLACES}")
-        values: dict[str, Any] = {"kind": kind}
+        place, *options = text.split(",")
+        kind, colon, where = place.partition(":")
+        if place != "none" and not (kind in _WHERE and colon and where):
+            raise ConfigError(f"{place!r} is not {_PLACES}")
+        values: dict[str, Any] = {"kind": kind, "where": where}
         for option in options:
             name, equals, value = option.partition("=")
             if name not in _OPTIONS or not equals:
@@ -114,5 +131,5 @@ def _net(field: str, net: object) -> NetConfig:
         raise ConfigError(f"{field}: {net!r}: {error}") from None
 
 
-_PLACES: Final = "none"
+_PLACES: Final = "none, unix:PATH or tap:NAME"
 __all__ = ["KINDS", "NETS_MAX", "NetConfig", "nets"]

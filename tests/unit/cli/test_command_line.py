@@ -148,6 +148,22 @@ USAGE = {
         ("run", "--disk", "a.img", "--disk", "a.img,cow"),
         "disk: 'a.img' is there twice, ",
     ),
+    "net that is none": (
+        ("run", "--net", "wifi"),
+        "net: 'wifi': 'wifi' is not none, unix:PATH or tap:NAME",
+    ),
+    "net's option": (
+        ("run", "--net", "none,speed=9"),
+        "net: 'none,speed=9': 'speed=9' is no option, but one of mac=, mtu=",
+    ),
+    "tap that isn't there": (
+        ("run", "--net", "tap:nosuchtap"),
+        "net: tap: there is no 'nosuchtap': make it with 'ip tuntap add nosuchtap ",
+    ),
+    "net's socket that can't be": (
+        ("run", "--net", "unix:/no/where"),
+        "net: unix: unix socket '/no/where': No such file",
+    ),
     "serial": (
         ("run", "--serial", "tty"),
         "serial: 'tty' is not stdio, null, stdout, ",

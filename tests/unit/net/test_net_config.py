@@ -21,7 +21,18 @@ def test_a_network_is_one_of_them() -> None:
     assert first.unplugged() == second
 
 
+def test_what_is_elsewhere_is_named() -> None:
+    unix, tap = MachineConfig(nets=["unix:/tmp/a:b", "tap:tap0,mtu=9000"]).nets
+    assert (unix.kind, unix.where) == ("unix", "/tmp/a:b")
+    assert tap == NetConfig(kind="tap", where="tap0", mtu=9000)
+    assert unix.unplugged() == NetConfig()
+
+
 BAD = {
+    "unix without a path": (["unix:"], "'unix:' is not none, unix:PATH or tap:NAME"),
+    "tap without a name": (["tap"], "'tap' is not none, unix:PATH or tap:NAME"),
+    "none with a place": (["none:x"], "'none:x' is not none, "),
+    "tap of a long name": (["tap:" + 16 * "x"], "is no name of a device's"),
     "kind": (["wifi"], r"^nets: 'wifi': 'wifi' is not none"),
     "network as a text": (["network"], "^nets: 'network': 'network' is not "),
     "option": (["none,speed=1"], "^nets: 'none,speed=1': 'speed=1' is no option"),
@@ -43,6 +54,12 @@ BAD = {
 def test_what_can_not_be_is_said_in_one_line(given: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         MachineConfig(nets=given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "where"), [("tap", ""), ("none", "tap0")])
+def test_a_place_goes_with_its_kind(kind: str, where: str) -> None:
+    with pytest.raises(ConfigError, match=r"^where: it is for unix and tap"):
+        NetConfig(kind=kind, where=where)
 
 
 @pytest.mark.parametrize("kind", ["network", "none"])
