@@ -40,7 +40,8 @@ class Backend:
 
     A device learns that its driver is ready when the first ring is served. That it is
     reset it learns from RESET_DEVICE or, as not every front end sends that, when rings
-    don't go on where they had stopped: that they stop may be for a pause only.
+    don't go on where they had stopped, or with other features: that they stop may be
+    for a pause only.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Backend:
         self._on_end = on_end
         self._ram = SharedRam()
         self._features = 0
+        self._active_features: int | None = None  # of the life that may go on
         self._protocol_features = 0
         self._rings_start_enabled = True
         self._requests: Channel | None = None  # of ours
@@ -115,11 +117,12 @@ class Backend:
         device = self._device
         if device.is_active or device.trouble:
             return
-        device.negotiated = self._features
-        if all(vring.goes_on for vring in self._vrings if vring.is_started):
+        goes_on = all(vring.goes_on for vring in self._vrings if vring.is_started)
+        if goes_on and self._active_features == self._features:
             device.is_active = True
             return
         device.reset()
+        device.negotiated = self._active_features = self._features
         device.start()
 
     # Messages
@@ -242,7 +245,7 @@ class Backend:
         if not any(vring.is_started for vring in self._vrings):
             self._device.is_active = False
             if self._device.trouble:
-                self._device.stop()
+                self._stop_device()
         return protocol.VRING_STATE.pack(index, base)
 
     def _fd_of_vring(self, message: Message) -> tuple[Vring, int]:
@@ -317,7 +320,11 @@ class Backend:
     def _reset_device(self, message: Message) -> None:
         for vring in self._vrings:
             vring.reset()
+        self._stop_device()
+
+    def _stop_device(self) -> None:
         self._device.stop()
+        self._active_features = None
 
 
 _Handler = Callable[[Backend, Message], bytes | None]

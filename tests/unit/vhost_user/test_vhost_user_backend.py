@@ -294,6 +294,32 @@ def test_rings_that_begin_anew_are_a_new_life(rig: Rig, front_end: FrontEnd) -> 
         front_end.stop(0)
 
 
+def test_a_pause_before_the_first_request_is_none_of_a_life(
+    rig: Rig, front_end: FrontEnd
+) -> None:
+    front_end.set_up()
+    driver = front_end.new_driver()
+    front_end.start(0, driver, enable=False)
+    assert front_end.stop(0) == 0
+    driver.send([b"hello"], [16])
+    front_end.start(0, driver, base=0)
+    front_end.wait_for_call()
+    assert rig.device.lives == 1
+
+
+def test_other_features_are_another_life(rig: Rig, front_end: FrontEnd) -> None:
+    front_end.set_up()
+    driver, base = front_end.new_driver(), 0
+    for life, features in enumerate((0, 0b1), 1):
+        front_end.set_up(features)
+        driver.send([b"hello"], [16])
+        front_end.start(0, driver, base)
+        front_end.wait_for_call()
+        assert (rig.device.lives, rig.device.negotiated) == (life, VERSION_1 | features)
+        driver.collect()
+        base = front_end.stop(0)
+
+
 def test_reset_device_resets_it(rig: Rig, front_end: FrontEnd) -> None:
     front_end.set_up()
     driver = front_end.new_driver()
