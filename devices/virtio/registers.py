@@ -24,7 +24,7 @@ from .features import VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1
 from .queue import Virtqueue, VirtqueueState
 
 if TYPE_CHECKING:
-    from ..clock import Clock
+    from ..clock import Clock, Timer
     from ..guest_ram import GuestRam
 
 ACKNOWLEDGE: Final = 1
@@ -110,11 +110,12 @@ class Registers:
     def __init__(self, device: VirtioDevice, ram: "GuestRam", clock: "Clock") -> None:
         self.device = device
         self.was_found = False
-        """Whether a driver has ever looked for it."""
+        """Whether a driver has ever looked for it, if it was before a snapshot."""
         self.stray_kicks = 0
         """Those of queues that there aren't."""
         self._ram = ram
         self._clock = clock
+        self._again: dict[Virtqueue, Timer] = {}
         self._clear()
 
     def _clear(self) -> None:
@@ -285,13 +286,17 @@ class Registers:
         """Soon, on the clock's thread, or by `call_soon` on another.
 
         But not while the guest stands still, when a device that is asked for its state
-        has to do so, too.
+        has to do so, too. Asked for again before that, it is done once: a guest might
+        ask faster than its host does it.
         """
         serve: Callable[[], None] = partial(self._serve, queue)
         if call_soon is not None:
             serve = partial(call_soon, serve)
         soon = self._clock.now_ns() + 1  # later, or a clock might not get past it
-        self._clock.call_at(soon, serve)
+        before = self._again.get(queue)
+        if before is not None:
+            before.cancel()
+        self._again[queue] = self._clock.call_at(soon, serve)
 
     def _serve(self, queue: Virtqueue) -> None:
         try:
@@ -404,6 +409,7 @@ class Registers:
         self.queue_select = state.queue_select
         self._driver_features = state.driver_features
         self._status = state.status
+        self.was_found = self.was_found or state.status > 0
         self._generation = state.generation
         self._config = state.config
         self._config_was_read = state.config_was_read

@@ -102,6 +102,16 @@ def test_case_20_a_driver_that_never_stops_does_not_keep_the_thread(name: str) -
     assert fed.answered == 2 * echo_size(driver)
 
 
+def test_case_20_a_queue_is_served_again_once_however_often_that_is_due(
+    driver: TransportDriver, echo: Echo
+) -> None:
+    driver.start()
+    for _ in range(100):
+        echo.transport.serve_again(echo.queues[0])
+    driver.clock.advance(1)
+    assert echo.calls.count("handle 0") == 1
+
+
 def echo_size(driver: TransportDriver) -> int:
     return driver.device.queues[0].size
 
