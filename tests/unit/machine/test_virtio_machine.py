@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 from support.fake_machine import fake_machine, replace_kvm
 from support.virtio_echo import Echo
+from support.virtio_transports import MmioDriver
 
 from vmm import ConfigError, MachineConfig
 from vmm.boot.image import ImageFile
@@ -197,3 +198,23 @@ def test_a_device_that_nobody_has_looked_for_is_a_hint(machine: Machine) -> None
         transport = machine._devices.plugged()[-1]
         transport.write(0, 0x70, memoryview(b"\1\0\0\0"))
         assert machine.hints() == []
+
+
+def test_a_device_that_was_found_before_a_snapshot_is_no_hint(machine: Machine) -> None:
+    before = MmioDriver(Echo())
+    before.negotiate()
+    with with_way(machine, MMIO):
+        machine.plug(Echo())
+        machine._devices.plugged()[-1].restore(before.transport.state())
+        assert machine.hints() == []
+
+
+def test_a_device_that_is_plugged_in_anew_has_new_troubles(machine: Machine) -> None:
+    echo = Echo()
+    with with_way(machine, PCI):
+        for _ in range(2):
+            machine.plug(echo)
+            for _ in range(100):
+                echo.report("queue 0 is broken")
+            machine.unplug(echo)
+    assert len(machine.warnings) == 2 * MOST_TOLD
