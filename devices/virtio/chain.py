@@ -32,7 +32,7 @@ class ChainState(State, kw_only=True):
         range(MAX_QUEUE_SIZE + 1),
     ]
     """Address, length, and whether the device may write there; in their order."""
-    slots: Annotated[int, range(MAX_QUEUE_SIZE + 1)]
+    slots: Annotated[int, range(1, MAX_QUEUE_SIZE + 1)]
     """How many descriptors of the ring it takes."""
     was_read: Annotated[int, range(1 << 32)] = 0
     was_written: Annotated[int, range(1 << 32)] = 0

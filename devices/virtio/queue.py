@@ -40,6 +40,8 @@ class VirtqueueState(State, kw_only=True):
         super().__post_init__()
         heads = {chain.head for chain in self.in_flight}
         self.require(len(heads) == len(self.in_flight), "a chain is in flight once")
+        slots = sum(chain.slots for chain in self.in_flight)
+        self.require(slots <= self.size, "no more is in flight than the ring has")
 
 
 class Virtqueue:
