@@ -101,6 +101,11 @@ class Chain:
         self.written = 0
         """How many bytes of the writable buffers were written, from their start."""
 
+    @property
+    def count(self) -> int:
+        """How many buffers its driver has made it of."""
+        return len(self._buffers)
+
     def read(self, size: int) -> bytes:
         """Take the next `size` bytes of `readable`, or what is left."""
         data = b"".join(_take(self.readable, size))
