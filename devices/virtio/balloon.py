@@ -6,6 +6,7 @@ Sources: VIRTIO 1.3, 5.5; Linux drivers/virtio/virtio_balloon.c.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -144,6 +145,11 @@ class VirtioBalloon(VirtioDevice):
             self._on_statistics.append(on_statistics)
             self._give_back_kept()
         return True
+
+    def forget_statistics(self, on_statistics: OnStatistics) -> None:
+        """Don't call it any more, as somebody has given up. Idempotent."""
+        with self.lock, suppress(ValueError):
+            self._on_statistics.remove(on_statistics)
 
     # As its driver has it
 

@@ -102,7 +102,7 @@ class Chain:
         """How many bytes of the writable buffers were written, from their start."""
 
     @property
-    def count(self) -> int:
+    def buffer_count(self) -> int:
         """How many buffers its driver has made it of."""
         return len(self._buffers)
 

@@ -181,7 +181,7 @@ class Virtqueue:
             for _ in range(self.size):
                 chain = self.pop()
                 if chain is not None:
-                    left -= chain.count
+                    left -= chain.buffer_count
                     yield chain
                     if left <= 0:
                         break

@@ -232,6 +232,17 @@ def test_all_who_have_asked_get_the_same() -> None:
     assert rig.statistics == [{"free_memory": 2}] * 2
 
 
+def test_who_does_not_wait_any_more_is_forgotten() -> None:
+    rig = BalloonRig()
+    told: list[dict[str, int]] = []
+    rig.ask()
+    rig.device.ask_statistics(told.append)
+    rig.device.forget_statistics(told.append)
+    rig.device.forget_statistics(told.append)
+    rig.send(STATS, pack("<HQ", 4, 2))
+    assert (told, rig.statistics) == ([], [{"free_memory": 2}])
+
+
 def test_case_62_unknown_tags_are_skipped() -> None:
     rig = BalloonRig()
     rig.ask()
