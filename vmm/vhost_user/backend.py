@@ -210,9 +210,7 @@ class Backend:
         ]
         for vring in self._vrings:  # whose views are of the memory of before
             if vring.is_started:
-                self._device.reset_queue(vring.queue)
-                vring.start_again(self._ram, self._features)
-                self.serve_again(vring.queue)
+                self._start_again(vring)
 
     def _vring(self, index: int) -> Vring:
         if index >= len(self._vrings):
@@ -243,6 +241,8 @@ class Backend:
         self._device.reset_queue(vring.queue)
         base = vring.stop(bool(self._features >> VIRTIO_F_RING_PACKED & 1))
         if not any(vring.is_started for vring in self._vrings):
+            for vring in self._vrings:
+                vring.pause()
             self._device.is_active = False
             if self._device.trouble:
                 self._stop_device()
@@ -265,7 +265,23 @@ class Backend:
         vring.set_kick(fd)
         if not vring.is_started:
             vring.start(self._ram, self._features)
+            if vring.is_paused and not vring.goes_on:
+                self._begin_anew(vring)
+            vring.is_paused = False
             vring.is_enabled = vring.is_enabled or self._rings_start_enabled
+        self.serve_again(vring.queue)
+
+    def _begin_anew(self, started: Vring) -> None:
+        """The driver is another one: what rings before this one went on with isn't."""
+        self._active_features = None
+        self._device.is_active = False
+        for vring in self._vrings:
+            if vring.is_started and vring is not started:
+                self._start_again(vring)
+
+    def _start_again(self, vring: Vring) -> None:
+        self._device.reset_queue(vring.queue)
+        vring.start_again(self._ram, self._features)
         self.serve_again(vring.queue)
 
     def _set_vring_call(self, message: Message) -> None:

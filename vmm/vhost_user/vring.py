@@ -37,6 +37,8 @@ class Vring:
         self.is_enabled = False
         self.goes_on = False
         """Whether it was started where it had stopped."""
+        self.is_paused = False
+        """Whether it had stopped when all had, and was not started since."""
         self._loop = loop
         self._on_kick = on_kick
         self._kick_fd = self._call_fd = self._err_fd = _NONE
@@ -96,11 +98,15 @@ class Vring:
         self._stopped_at = base
         return base or 0
 
+    def pause(self) -> None:
+        """No ring is started any more."""
+        self.is_paused = self._stopped_at is not None
+
     def reset(self) -> None:
         """Be as a new ring, but for its descriptors of interrupts."""
         self.queue.reset()
         self.set_kick(_NONE)
-        self.is_enabled = False
+        self.is_enabled = self.is_paused = False
         self._stopped_at = None
         self._forget()
 
