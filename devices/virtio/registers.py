@@ -375,6 +375,7 @@ class Registers:
             self._set(new)
         except InvalidState:
             self._set(before)
+            self.go_on()
             raise
         return new
 

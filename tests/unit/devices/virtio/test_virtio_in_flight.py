@@ -404,6 +404,8 @@ def test_state_of_a_device_that_refuses_it_changes_nothing(
     state = driver.transport.state()
     driver.start(VERSION_1 | 1 << LOUD)
     echo.capacity = 8
+    echo.holds = True
+    driver.send(0, [b"in flight"], [16])
     before = driver.transport.state()
     restore = echo.restore
 
@@ -418,6 +420,9 @@ def test_state_of_a_device_that_refuses_it_changes_nothing(
     assert driver.transport.state() == before
     assert echo.is_active
     assert driver.status & DRIVER_OK
+    driver.clock.advance(1)
+    echo.answer_all()
+    assert answers(driver) == [b"IN FLIGHT"]
 
 
 @pytest.mark.parametrize("name", DRIVERS)
