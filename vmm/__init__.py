@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
     from .console.config import ConsoleConfig
+    from .disk.config import DiskConfig
     from .errors import (
         ConfigError,
         ExpectTimeout,
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from .machine.state import MachineState
     from .place import Place
     from .result import ExitReason, RunResult
+    from .share.config import ShareConfig
     from .version import __version__ as __version__
 
 __all__ = [
     "CommandConfig",
     "ConfigError",
     "ConsoleConfig",
+    "DiskConfig",
     "ExitReason",
     "ExpectTimeout",
     "GuestEnded",
@@ -52,6 +55,7 @@ __all__ = [
     "Place",
     "RunFailed",
     "RunResult",
+    "ShareConfig",
     "Snapshot",
     "VmmError",
     "run",
@@ -62,6 +66,8 @@ _HOMES = {
     "MachineConfig": "config",
     "ConsoleConfig": "console.config",
     "CommandConfig": "guest.config",
+    "DiskConfig": "disk.config",
+    "ShareConfig": "share.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
     "Place": "place",

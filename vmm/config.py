@@ -32,8 +32,10 @@ from .result import told_apart
 if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from typing import Unpack
 
+    from .disk.config import DiskConfig
     from .guest.config import CommandConfig
     from .settings import MachineSettings
+    from .share.config import ShareConfig
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 # hvc0 is there once its driver is; until then ttyS0 shows what is printed.
@@ -117,6 +119,20 @@ def _balloon(field: str, size: int | str) -> int:
     return bytes_
 
 
+def _disks(field: str, given: object) -> "tuple[DiskConfig, ...]":
+    from .disk.config import disks  # most runs have none
+
+    return disks(field, given)
+
+
+def _shares(
+    field: str, given: StrPath | Checked | Sequence[StrPath | Checked]
+) -> "tuple[ShareConfig, ...]":
+    from .share.config import shares  # most runs have none
+
+    return shares(field, given)
+
+
 def _modules(field: str, modules: str | Sequence[str]) -> tuple[str, ...]:
     several = (modules,) if isinstance(modules, str) else tuple(modules)
     for module in several:
@@ -195,6 +211,16 @@ class MachineConfig(Checked):
     "NAME=PLACE" texts. The guest finds them by virtio, as /dev/virtio-ports/NAME where
     it has udev, and by /sys/class/virtio-ports/*/name; `machine.port(NAME)` has the
     other end."""
+    disks: "tuple[DiskConfig, ...]" = setting(
+        (), StrPath | Checked | Sequence[StrPath | Checked], _disks
+    )
+    """vda, vdb and so on, by virtio: DiskConfigs, or what DiskConfig says of texts,
+    "PATH,cow", as which they are kept; see `machine.disks`."""
+    shares: "tuple[ShareConfig, ...]" = setting(
+        (), StrPath | Checked | Sequence[StrPath | Checked], _shares
+    )
+    """Directories that the guest can mount, as virtiofs: ShareConfigs, or texts,
+    "DIR:TAG,ro"; they take virtiofsd, with which RAM is shared: no snapshots."""
     rng: bool = False
     """Give the guest the host's random bytes, by virtio: its /dev/hwrng."""
     balloon: int | None = setting(None, int | str | None, _balloon)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .console.config import ConsoleConfig
 from .console.settings import ConsoleSettings
+from .disk.config import DiskConfig
 from .field_types import (
     BootProtocol,
     ConsoleDevice,
@@ -18,6 +19,7 @@ from .field_types import (
 from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
+from .share.config import ShareConfig
 
 
 class RunSettings(ConsoleSettings, AroundCommand, total=False):
@@ -42,6 +44,8 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     command: CommandConfig | str | Sequence[str] | None
     console_device: ConsoleDevice
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
+    shares: StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
+    disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
     rng: bool
     balloon: int | str | None
     acpi: bool

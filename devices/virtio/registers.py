@@ -24,7 +24,7 @@ from .features import VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1
 from .queue import Virtqueue, VirtqueueState
 
 if TYPE_CHECKING:
-    from ..clock import Clock, Timer
+    from ..clock import Clock
     from ..guest_ram import GuestRam
 
 ACKNOWLEDGE: Final = 1
@@ -110,12 +110,12 @@ class Registers:
     def __init__(self, device: VirtioDevice, ram: "GuestRam", clock: "Clock") -> None:
         self.device = device
         self.was_found = False
-        """Whether a driver has ever looked for it, if it was before a snapshot."""
+        """Whether a driver has ever looked for it."""
         self.stray_kicks = 0
         """Those of queues that there aren't."""
         self._ram = ram
         self._clock = clock
-        self._again: dict[Virtqueue, Timer] = {}
+        self._due: set[Virtqueue] = set()  # to be served, and not yet
         self._clear()
 
     def _clear(self) -> None:
@@ -278,7 +278,11 @@ class Registers:
     def kick(self, index: int) -> None:
         """The driver says that it has put something into queue `index`."""
         if index < len(self.device.queues):
-            self.device.serve(self.device.queues[index])
+            queue = self.device.queues[index]
+            if self.device.own_thread:  # and not on a vCPU's, which that would hold up
+                self.device.transport.serve_again(queue)
+            else:
+                self.device.serve(queue)
         else:
             self.stray_kicks += 1
 
@@ -286,19 +290,19 @@ class Registers:
         """Soon, on the clock's thread, or by `call_soon` on another.
 
         But not while the guest stands still, when a device that is asked for its state
-        has to do so, too. Asked for again before that, it is done once: a guest might
-        ask faster than its host does it.
+        has to do so, too.
         """
+        if queue in self._due:  # or a guest that kicks could have ever more called
+            return
+        self._due.add(queue)
         serve: Callable[[], None] = partial(self._serve, queue)
         if call_soon is not None:
             serve = partial(call_soon, serve)
         soon = self._clock.now_ns() + 1  # later, or a clock might not get past it
-        before = self._again.get(queue)
-        if before is not None:
-            before.cancel()
-        self._again[queue] = self._clock.call_at(soon, serve)
+        self._clock.call_at(soon, serve)
 
     def _serve(self, queue: Virtqueue) -> None:
+        self._due.discard(queue)
         try:
             self.device.serve(queue)
         except Exception as error:
@@ -410,7 +414,7 @@ class Registers:
         self.queue_select = state.queue_select
         self._driver_features = state.driver_features
         self._status = state.status
-        self.was_found = self.was_found or state.status > 0
+        self.was_found |= state.status > 0
         self._generation = state.generation
         self._config = state.config
         self._config_was_read = state.config_was_read

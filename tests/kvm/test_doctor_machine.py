@@ -48,6 +48,18 @@ def test_what_the_options_ask_for_is_there(
     assert not log.exists()
 
 
+def test_virtio_devices_are_there_and_nothing_is_opened_for_them(
+    capsys: pytest.CaptureFixture[str], kernel: list[str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    options = ["--console", "virtio", "--port", f"log=file:{log}", "--rng", "--balloon"]
+    assert run("--machine", "--json", *kernel, *options) == 0
+    rows = json.loads(capsys.readouterr().out)["devices"]
+    names = [row["device"] for row in rows if row["device"].startswith("Virtio")]
+    assert names == ["VirtioConsole", "VirtioConsole", "VirtioRng", "VirtioBalloon"]
+    assert not log.exists()
+
+
 def test_an_option_of_a_machine_needs_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--pci") == 2
     told = capsys.readouterr().err

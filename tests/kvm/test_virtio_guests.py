@@ -13,7 +13,7 @@ from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.state import State, Uint64
 from vmm.devices.virtio.device import VirtioDevice
 from vmm.devices.virtio.queue import Virtqueue
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, VmmError
 
 pytestmark = pytest.mark.linux
 
@@ -146,6 +146,28 @@ def test_clones_and_resets_go_on_from_the_snapshot(machine: Machine) -> None:
         assert read(machine)[0] > at
         machine.reset()
         assert read(machine)[0] <= first[-1]
+
+
+def test_a_clone_that_boots_again_finds_it(machine: Machine) -> None:
+    """Its kernel is told of it as the machine's was."""
+    read(machine)
+    lines = Lines()
+
+    def reads() -> bool:
+        try:
+            return len(read(clone)) >= 8
+        except VmmError:  # it boots
+            return False
+
+    with (
+        machine.snapshot() as snapshot,
+        snapshot.clone(devices=[lines], on_reset="restart") as clone,
+    ):
+        read(clone)
+        before = lines.resets
+        clone.guest.popen("echo b > /proc/sysrq-trigger")
+        wait_until(lambda: lines.resets > before, "it is reset")
+        wait_until(reads, "it is found again")
 
 
 def test_a_saved_snapshot_goes_on_with_the_device(

@@ -135,6 +135,27 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--disk",
+            {
+                "metavar": "PATH[,cow[=FILE]][,ro]...",
+                "dest": "disks",
+                "action": "append",
+                "help": "a file or block device as vda, the next as vdb...; cow: what "
+                "is written vanishes, or goes to FILE; ro: nothing is; also format=, "
+                "serial=, cache=writethrough, rate=SIZE, burst=, iops=N, iops_burst=",
+            },
+        ),
+        (
+            "--share",
+            {
+                "metavar": "DIR[:TAG][,ro]",
+                "dest": "shares",
+                "action": "append",
+                "help": "a directory that the guest can mount: mount -t virtiofs TAG "
+                "/mnt; TAG is DIR's name, or this one; takes virtiofsd",
+            },
+        ),
+        (
             "--rng",
             {
                 "action": "store_const",
@@ -364,7 +385,10 @@ RESTORE_OPTIONS: Final = {
     if (kept := [option for option in options if option[0] in _RESTORABLE])
 }
 # And what they are made of, for who only wants to know.
-_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {"--debugcon"}
+_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {
+    "--debugcon",
+    "--port",
+}
 MACHINE_OPTIONS: Final = {
     title: kept
     for title, options in RUN_OPTIONS.items()

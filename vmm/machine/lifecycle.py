@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..agent.port import AgentPort
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
+    from ..vhost_user.device import VhostUserDevice
     from .guest_time import GuestTime
     from .saved_vm import SavedVm
 
@@ -33,8 +34,8 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    ports of a command and of an agent, a debug console, and virtio's `ports`. `clock`
-    is the loop's for the guest.
+    ports of a command and of an agent, a debug console, virtio's `ports`, and devices
+    that other processes serve. `clock` is the loop's for the guest.
     """
 
     loop: EventLoop
@@ -45,6 +46,7 @@ class HostSide(Record):
     agent: "AgentPort | None"
     debugcon: Console | None
     ports: tuple[Console, ...]
+    served: "list[VhostUserDevice]"
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
 
@@ -95,9 +97,13 @@ class HostSide(Record):
         self.loop.settle(hold)
         for console in (self.console, *self.ports):
             console.flush()
+        for device in self.served:
+            device.hold()
 
     def go_on(self) -> None:
         """Undo it."""
+        for device in self.served:
+            device.go_on()
         self.clock.start()
         for console in (self.console, *self.ports):
             console.release_input()
@@ -329,6 +335,7 @@ class Lifecycle:
         result, vcpus = None, self.instance.vcpus
         self._parts.devices.settle()
         self._host_side.hold()
+        self._parts.devices.settle()  # what a timer had called there, before it held
         try:
             self._time = GuestTime(self.instance.vm, vcpus)
             guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols)
@@ -358,6 +365,8 @@ class Lifecycle:
         clock = self._host_side.clock
         self._host_side.loop.settle(clock.stop)
         self._parts.devices.settle()
+        for device in self._host_side.served:
+            device.hold()
         try:
             self._parts.memory.clear()
             self._parts.devices.reset()
