@@ -92,9 +92,11 @@ def _ports(field: str, ports: _Ports) -> tuple[tuple[str, Place], ...]:
     named: dict[str, Place] = {}
     for port in ports:
         name, where = _named(field, port) if isinstance(port, str) else port
-        if not 0 < len(name.encode()) <= PORT_NAME_MAX or "/" in name:
+        is_text = name.isprintable() and "/" not in name  # what isn't may have no bytes
+        if not is_text or not 0 < len(name.encode()) <= PORT_NAME_MAX:
             raise ConfigError(
-                f"{field}: {name!r} is no name: 1..{PORT_NAME_MAX} bytes without a /"
+                f"{field}: {name!r} is no name: 1..{PORT_NAME_MAX} bytes of printable "
+                "text without a /"
             )
         if name in named:
             raise ConfigError(f"{field}: {name!r} is there twice")
