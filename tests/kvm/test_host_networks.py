@@ -1,6 +1,10 @@
 """Guests whose cards are connected to something of the host's: a tap, a program."""
 
+import hashlib
 import os
+import re
+import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +13,7 @@ from shutil import which
 import pytest
 from support.guests import DEADLINE, kernel, refuse, wait_until
 
-from vmm import Machine, MachineConfig
+from vmm import ConfigError, Machine, MachineConfig
 
 pytestmark = pytest.mark.linux
 
@@ -106,3 +110,74 @@ def test_qemu_is_a_peer_on_a_unix_socket(tmp_path: Path) -> None:
             qemu.kill()
             qemu.communicate()
         wait_until(lambda: run(machine, CARRIER) == "0\n", "it is gone")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def passts() -> set[str]:
+    """Processes of ours that are one."""
+    found = subprocess.run(["pgrep", "-a", "passt"], capture_output=True, text=True)
+    return {line.split()[0] for line in found.stdout.splitlines()}
+
+
+@pytest.fixture
+def user() -> None:
+    if which("passt") is None:
+        refuse("this host has no passt")
+
+
+@pytest.mark.usefixtures("user")
+def test_a_guest_has_the_hosts_network_and_ports_lead_to_it() -> None:
+    port, before = free_port(), passts()
+    with machine_on(f"user,forward={port}:80") as machine:
+        machine.start()
+        run(machine, "ip link set eth0 up")
+        assert re.fullmatch(r"\d+\.\d+\.\d+\.\d+", lease(machine))
+        run(machine, "mkdir /w; dd if=/dev/urandom of=/w/it bs=64k count=16 2>&1")
+        run(machine, "httpd -h /w")
+        done = subprocess.run(
+            ["curl", "-sS", "--max-time", "60", f"http://127.0.0.1:{port}/it"],
+            capture_output=True,
+        )
+        sums = run(machine, "md5sum </w/it").split()[0]
+        assert hashlib.md5(done.stdout).hexdigest() == sums, done.stderr
+        assert len(passts() - before) == 1
+        assert machine.warnings == []
+    assert passts() <= before
+
+
+@pytest.mark.usefixtures("user")
+def test_a_passt_that_ends_is_told_and_its_link_is_down() -> None:
+    before = passts()
+    with machine_on("user") as machine:
+        machine.start()
+        run(machine, "ip link set eth0 up")
+        (pid,) = passts() - before
+        os.kill(int(pid), signal.SIGKILL)
+        wait_until(lambda: run(machine, CARRIER) == "0\n", "it is seen")
+        wait_until(lambda: machine.warnings != [], "it is told")
+        (warning,) = machine.warnings
+        assert re.fullmatch("nets: passt.*: its link is down", warning)
+
+
+@pytest.mark.usefixtures("user")
+def test_a_port_in_use_is_said() -> None:
+    before = passts()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"^nets: forward: port {port}: Address"):
+            machine_on(f"user,forward={port}:80")
+    assert passts() <= before
+
+
+def test_without_passt_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ConfigError, match="user takes passt, which isn't here: inst"):
+        machine_on("user")

@@ -158,11 +158,12 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
         (
             "--net",
             {
-                "metavar": "WHERE[,mac=MAC][,mtu=N]",
+                "metavar": "WHERE[,forward=HOST:GUEST][,mac=MAC][,mtu=N]",
                 "dest": "nets",
                 "action": "append",
-                "help": "a network card as eth0, the next as eth1...: none, unix:P to "
-                "listen on for QEMU's stream or the like, or tap:NAME",
+                "help": "a network card as eth0, the next as eth1...: user, the "
+                "host's network by passt, with ports of its loopback forwarded; none; "
+                "unix:P to listen on for QEMU's stream or the like; or tap:NAME",
             },
         ),
         (

@@ -459,7 +459,7 @@ class Machine:
     def _new_nets(self, stack: ExitStack) -> "Nets":
         from .nets import Nets  # most machines have none
 
-        nets = Nets(self.config, self, self._loop, self.clock, stack)
+        nets = Nets(self.config, self, self._loop, self.clock, stack, self.warn)
         nets.plug(self.plug)
         return nets
 

@@ -52,7 +52,9 @@ class Nets:
         loop: "EventLoop",
         clock: "Clock",
         stack: ExitStack,
+        warn: "Callable[[str], None]",
     ) -> None:
+        self._warn = warn
         self._owner = owner
         self._loop = loop
         self._clock = clock
@@ -71,6 +73,11 @@ class Nets:
             link = port = config.network.join(self._clock, mac, self._owner)
             mac = port.mac
             self._stack.callback(port.close)
+        elif config.kind == "user":
+            from .user_link import UserLink
+
+            user = link = UserLink(self._loop, self._clock, config.forward, self._warn)
+            self._stack.callback(user.close)
         elif config.kind == "unix":
             from ..net.stream import UnixLink
 

@@ -61,7 +61,7 @@ class Program:
         self._fds = fds
         self._arguments = arguments
         self._starts = starts
-        self._process: _Process | None = None
+        self._process: Process | None = None
 
     def connect(self) -> socket.socket:
         """Raises VmmError, if it can't be started, or has ended too often."""
@@ -76,7 +76,7 @@ class Program:
             with listener:
                 fd = listener.fileno()
                 arguments = self._arguments(fd)
-                self._process = _Process(self._name, arguments, [fd, *self._fds])
+                self._process = Process(self._name, arguments, [fd, *self._fds])
             undo.pop_all()
         return ours
 
@@ -123,7 +123,7 @@ def _meet(listener: socket.socket, ours: socket.socket, folder: str) -> None:
         os.close(fd)
 
 
-class _Process:
+class Process:
     """One that runs, and a thread that waits for its end; which it doesn't outlive."""
 
     def __init__(self, name: str, arguments: Sequence[str], fds: Sequence[int]) -> None:

@@ -150,11 +150,15 @@ USAGE = {
     ),
     "net that is none": (
         ("run", "--net", "wifi"),
-        "net: 'wifi': 'wifi' is not none, unix:PATH or tap:NAME",
+        "net: 'wifi': 'wifi' is not user, none, unix:PATH or tap:NAME",
     ),
     "net's option": (
         ("run", "--net", "none,speed=9"),
-        "net: 'none,speed=9': 'speed=9' is no option, but one of mac=, mtu=",
+        "net: 'none,speed=9': 'speed=9' is no option, but one of forward=, mac=, mtu=",
+    ),
+    "forward that is none": (
+        ("run", "--net", "user,forward=80"),
+        "net: 'user,forward=80': forward: '80' is not HOST:GUEST, two ports: ",
     ),
     "tap that isn't there": (
         ("run", "--net", "tap:nosuchtap"),

@@ -28,15 +28,34 @@ def test_what_is_elsewhere_is_named() -> None:
     assert unix.unplugged() == NetConfig()
 
 
+def test_ports_are_forwarded_by_user_alone() -> None:
+    (net,) = MachineConfig(nets="user,forward=8080:80,forward=2222:22").nets
+    assert net.forward == ((8080, 80), (2222, 22))
+    assert NetConfig(kind="user", forward=((1, 65535),)).forward == ((1, 65535),)
+    assert net.replace(mtu=9000).forward == net.forward
+    assert net.unplugged() == NetConfig()
+    with pytest.raises(ConfigError, match=r"^forward: it is for user"):
+        NetConfig(kind="tap", where="tap0", forward=((1, 2),))
+
+
 BAD = {
-    "unix without a path": (["unix:"], "'unix:' is not none, unix:PATH or tap:NAME"),
-    "tap without a name": (["tap"], "'tap' is not none, unix:PATH or tap:NAME"),
-    "none with a place": (["none:x"], "'none:x' is not none, "),
+    "forward to nowhere": (["user,forward=80"], "forward: '80' is not HOST:GUEST"),
+    "forward to three": (["user,forward=1:2:3"], "'1:2:3' is not HOST:GUEST"),
+    "port 0": (["user,forward=0:80"], "'0:80' is not HOST:GUEST"),
+    "port too large": (["user,forward=80:65536"], "'80:65536' is not HOST:GUEST"),
+    "words": (["user,forward=http:80"], "'http:80' is not HOST:GUEST"),
+    "port twice": (["user,forward=1:2,forward=1:3"], "forward: port 1 is there twice"),
+    "unix without a path": (
+        ["unix:"],
+        "'unix:' is not user, none, unix:PATH or tap:NAME",
+    ),
+    "tap without a name": (["tap"], "'tap' is not user, none, unix:PATH or tap:NAME"),
+    "none with a place": (["none:x"], "'none:x' is not user, "),
     "tap of a long name": (["tap:" + 16 * "x"], "is no name of a device's"),
-    "kind": (["wifi"], r"^nets: 'wifi': 'wifi' is not none"),
+    "kind": (["wifi"], r"^nets: 'wifi': 'wifi' is not user"),
     "network as a text": (["network"], "^nets: 'network': 'network' is not "),
     "option": (["none,speed=1"], "^nets: 'none,speed=1': 'speed=1' is no option"),
-    "no value": (["none,mtu"], "'mtu' is no option, but one of mac=, mtu="),
+    "no value": (["none,mtu"], "'mtu' is no option, but one of forward=, mac=, mtu="),
     "twice": (["none,mtu=99,mtu=99"], "mtu: it is there twice"),
     "mtu": (["none,mtu=67"], r"mtu: 67 is not within 68\.\.65535"),
     "mtu that is no number": (["none,mtu=9k"], "mtu: '9k' is no number"),
