@@ -18,6 +18,7 @@ from .field_types import (
 from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
+from .vsock.config import VsockConfig
 
 
 class RunSettings(ConsoleSettings, AroundCommand, total=False):
@@ -44,6 +45,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
     rng: bool
     balloon: int | str | None
+    vsock: bool | StrPath | VsockConfig | None
     acpi: bool
     pci: bool | None
     transport: WhichTransport

@@ -103,9 +103,15 @@ class VsockRig(DeviceRig):
 
     device: VirtioVsock
 
-    def __init__(self, rx: int = 16, features: int = BOTH_KINDS) -> None:
+    def __init__(
+        self,
+        rx: int = 16,
+        features: int = BOTH_KINDS,
+        device: VirtioVsock | None = None,
+    ) -> None:
+        """`device`, if somebody else is the host."""
         self.ends: list[FakeEnd] = []
-        super().__init__(VirtioVsock(CID, self))
+        super().__init__(VirtioVsock(CID, self) if device is None else device)
         self.rx: list[Request] = []
         self.got: list[tuple[Packet, bytes]] = []
         self.begin(rx, features)

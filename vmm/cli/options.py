@@ -153,6 +153,15 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--vsock",
+            {
+                "metavar": "PATH",
+                "help": "the guest has AF_VSOCK: who connects to PATH says 'CONNECT "
+                "port'; the guest's connections go to PATH_port; ',cid=N' behind it is "
+                "the guest's address (3)",
+            },
+        ),
+        (
             "--quirks",
             {
                 "choices": QUIRKS,
@@ -356,7 +365,7 @@ _RESTORABLE: Final = {
     *("--debugcon", "--port", "--serial", "--tee", "--socket-mode", "--serial-policy"),
     *("--serial-buffer", "--serial-limit", "--serial-rate", "--timeout", "--on-reset"),
     *("--on-panic", "--on-crash", "--hang", "--symbols", "--save", "--save-when"),
-    *("--shell", "--result", "--quiet", "--debug"),
+    *("--shell", "--vsock", "--result", "--quiet", "--debug"),
 }
 RESTORE_OPTIONS: Final = {
     title: kept
@@ -364,7 +373,10 @@ RESTORE_OPTIONS: Final = {
     if (kept := [option for option in options if option[0] in _RESTORABLE])
 }
 # And what they are made of, for who only wants to know.
-_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {"--debugcon"}
+_NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {
+    "--debugcon",
+    "--vsock",
+}
 MACHINE_OPTIONS: Final = {
     title: kept
     for title, options in RUN_OPTIONS.items()

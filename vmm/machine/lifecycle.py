@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..agent.port import AgentPort
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
+    from ..vsock.vsock import Vsock
     from .guest_time import GuestTime
     from .saved_vm import SavedVm
 
@@ -33,8 +34,8 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    ports of a command and of an agent, a debug console, and virtio's `ports`. `clock`
-    is the loop's for the guest.
+    ports of a command and of an agent, a debug console, virtio's `ports`, and sockets.
+    `clock` is the loop's for the guest.
     """
 
     loop: EventLoop
@@ -45,6 +46,7 @@ class HostSide(Record):
     agent: "AgentPort | None"
     debugcon: Console | None
     ports: tuple[Console, ...]
+    vsock: "Vsock | None"
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
 
@@ -61,6 +63,13 @@ class HostSide(Record):
             console.power_on(goes_on=goes_on)
         if self.agent is not None and not goes_on:
             self.agent.power_on()
+        if self.vsock is not None:
+            self.vsock.power_on()
+
+    def power_off(self) -> None:
+        """The guest is gone."""
+        if self.vsock is not None:
+            self.vsock.power_off()
 
     def restored(self) -> None:
         """The guest goes on from elsewhere; its agent spoke with another host there."""
@@ -73,6 +82,8 @@ class HostSide(Record):
             console.end(result)
         if self.agent is not None:
             self.agent.end(result)
+        if self.vsock is not None:
+            self.vsock.end(result)
 
     def abandon(self) -> None:
         """Wait no longer for readers that take their time."""
@@ -91,6 +102,8 @@ class HostSide(Record):
                 console.hold_input()
             if self.agent is not None:
                 self.agent.hold()
+            if self.vsock is not None:
+                self.vsock.hold()
 
         self.loop.settle(hold)
         for console in (self.console, *self.ports):
@@ -103,6 +116,8 @@ class HostSide(Record):
             console.release_input()
         if self.agent is not None:
             self.agent.go_on()
+        if self.vsock is not None:
+            self.vsock.go_on()
 
 
 class Lifecycle:
@@ -196,6 +211,7 @@ class Lifecycle:
         finally:
             self._powered = False
             self.instance.close()
+            self._host_side.power_off()
 
     # On its thread
 

@@ -29,7 +29,7 @@ SIZE_MAX: Final = 16 << 20  # bytes of state.json; 254 vCPUs have 5 MB
 START: Final = f'{{\n"format": "{FORMAT}",\n'.encode()
 _CHECK: Final = b',\n"crc32": '  # of all that is before it
 
-_PATHS: Final = ("kernel", "initrd", "symbols", "script")  # of the host's
+_PATHS: Final = ("kernel", "initrd", "symbols", "script", "path")  # of the host's
 _SHOWN: Final = 60  # characters of a name in a message
 
 
@@ -154,6 +154,11 @@ def config_from_json(data: object) -> MachineConfig:
         parts["command"] = CommandConfig(**command)
     ports = _typed("ports", values["ports"], list)
     parts["ports"] = [tuple(_typed("ports", port, list)) for port in ports]
+    if values["vsock"] is not None:
+        from ..vsock.config import VsockConfig
+
+        vsock = _exact("vsock", values["vsock"], VsockConfig.field_names)
+        parts["vsock"] = VsockConfig(**vsock)
     config = MachineConfig(**values | parts)
     if config_to_json(config) != values:
         raise ImageError("config: it isn't in the form that we write")

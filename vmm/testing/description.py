@@ -55,6 +55,7 @@ class Description(NamedTuple):
             "cmdline": config.full_cmdline,
             "debugcon": config.debugcon is not None,
             "ports": [name for name, _ in config.ports],
+            "vsock": None if config.vsock is None else config.vsock.cid,
             "images": [[path, files.of(path)] for path in images],
             "added": hashlib.sha256(added_files(config)).hexdigest(),
             "ready": repr(self.ready),

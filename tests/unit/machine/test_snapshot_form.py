@@ -65,6 +65,8 @@ def test_what_goes_in_comes_out() -> None:
         {"console": ConsoleConfig(serial="unix:s", tee=["file:t", "capture"])},
         {"ports": {"a": "file:x", "b": "capture"}, "rng": True, "balloon": "64M"},
         {"console_device": "virtio", "balloon": 0},
+        {"vsock": True},
+        {"vsock": "vsock,cid=5"},
         {"script": __file__},
     ],
 )
