@@ -88,7 +88,7 @@ class VirtioVsock(VirtioDevice):
     def _forget_all(self) -> None:
         self._connections: dict[tuple[int, int], VsockConnection] = {}
         self._waiting: dict[VsockConnection, None] = {}  # in their order
-        self._replies: deque[Packet] = deque()
+        self._replies: deque[bytes] = deque()
         self._events: list[Chain] = []
         self._is_sending = False
         self._tx_waits = False  # until there is room for replies
@@ -227,7 +227,7 @@ class VirtioVsock(VirtioDevice):
 
     def _refuse(self, packet: Packet) -> None:
         if packet.op != VIRTIO_VSOCK_OP_RST:
-            self._replies.append(packet.refusal())
+            self._replies.append(packet.refusal().to_bytes())
 
     def _open(self, packet: Packet) -> None:
         """The guest connects."""
@@ -289,26 +289,27 @@ class VirtioVsock(VirtioDevice):
     def _fill_buffers(self, queue: "Virtqueue") -> None:
         for chain in queue:
             is_too_small = chain.writable_size < HEADER_SIZE
-            if not is_too_small and not self._fill(chain):
+            size = 0 if is_too_small else self._fill(chain)
+            if not size and not is_too_small:
                 queue.put_back(chain)
                 return
-            queue.push(chain)
+            queue.push(chain, size)
         if queue.more:
             self.transport.serve_again(queue)
 
-    def _fill(self, chain: "Chain") -> bool:
-        """Put a packet there, if there is one; connections take turns."""
+    def _fill(self, chain: "Chain") -> int:
+        """Put a packet there, if there is one; its size. Connections take turns."""
         while True:
             if self._replies:
-                chain.write(self._replies.popleft().to_bytes())
-                return True
+                return chain.write(self._replies.popleft())
             if not self._waiting:
-                return False
+                return 0
             connection = next(iter(self._waiting))
             del self._waiting[connection]
-            if not self._comes_too_early(connection) and connection.fill(chain):
+            size = 0 if self._comes_too_early(connection) else connection.fill(chain)
+            if size:
                 self.wait(connection)
-                return True
+                return size
 
     def _comes_too_early(self, connection: VsockConnection) -> bool:
         """Whether a guest that is through with a reset later would reset it, too."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from .vsock_packet import (
     COUNT_MASK,
+    HEADER,
     HEADER_SIZE,
     SHUTDOWN_BOTH,
     VIRTIO_VSOCK_MAX_PKT_BUF_SIZE,
@@ -170,11 +171,11 @@ class VsockConnection:
 
     # For the device
 
-    def header(self, op: int, flags: int = 0, size: int = 0) -> Packet:
+    def header(self, op: int, flags: int = 0, size: int = 0) -> bytes:
         """Of a packet to the guest, which tells it of our buffer."""
         self.due.discard(VIRTIO_VSOCK_OP_CREDIT_UPDATE)
         self._told_fwd_cnt = self._fwd_cnt
-        return Packet(
+        return HEADER.pack(
             VMADDR_CID_HOST,
             self._device.guest_cid,
             self.host_port,
@@ -244,18 +245,12 @@ class VsockConnection:
         self.end.shut(self._guest_shut)
         return self._guest_shut == SHUTDOWN_BOTH
 
-    def fill(self, chain: "Chain") -> bool:
-        """Put a packet for the guest there, if there is one now."""
-        op = next((op for op in _OPS if op in self.due), None)
-        if op is not None:
-            self.due.discard(op)
-            flags = self._shut if op == VIRTIO_VSOCK_OP_SHUTDOWN else 0
-            chain.write(self.header(op, flags).to_bytes())
-            if flags == SHUTDOWN_BOTH:  # what the guest says to that is of no interest
-                self._device.forget(self)
-            return True
+    def fill(self, chain: "Chain") -> int:
+        """Put a packet for the guest there; its size, 0 if there is none now."""
+        if self.due:
+            return self._fill_with_due(chain)
         if not self._may_send():
-            return False
+            return 0
         room = min(
             self._room(),
             chain.writable_size - HEADER_SIZE,
@@ -265,14 +260,21 @@ class VsockConnection:
             return self._starve(chain)
         got = self.end.read_into(_behind_header(chain.writable, room))
         if got is None:
-            return bool(self.due) and self.is_open and self.fill(chain)
+            return self.fill(chain) if self.due and self.is_open else 0
         size, ends_message = got
         self._tx_cnt += size
         self._message = 0 if ends_message else self._message + size
         flags = VIRTIO_VSOCK_SEQ_EOM if ends_message else 0
-        chain.write(self.header(VIRTIO_VSOCK_OP_RW, flags, size).to_bytes())
-        chain.wrote(size)
-        return True
+        return chain.write(self.header(VIRTIO_VSOCK_OP_RW, flags, size)) + size
+
+    def _fill_with_due(self, chain: "Chain") -> int:
+        op = next(op for op in _OPS if op in self.due)
+        self.due.discard(op)
+        flags = self._shut if op == VIRTIO_VSOCK_OP_SHUTDOWN else 0
+        size = chain.write(self.header(op, flags))
+        if flags == SHUTDOWN_BOTH:  # what the guest says to that is of no interest
+            self._device.forget(self)
+        return size
 
     def _may_send(self) -> bool:
         return (
@@ -281,7 +283,7 @@ class VsockConnection:
             and not self._guest_shut & VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE
         )
 
-    def _starve(self, chain: "Chain") -> bool:
+    def _starve(self, chain: "Chain") -> int:
         """There is no room for data: wait for some, and once ask for it."""
         self.end.hold_input()
         if (
@@ -290,9 +292,9 @@ class VsockConnection:
             and self._message >= self._buf_alloc
         ):  # of which it can't take anything out before it has all
             self._device.abort(self)
-            return False
+            return 0
         if self._is_starved:
-            return False
+            return 0
         self._is_starved = True
         self.due.add(VIRTIO_VSOCK_OP_CREDIT_REQUEST)
         return self.fill(chain)

@@ -33,8 +33,9 @@ VIRTIO_VSOCK_MAX_PKT_BUF_SIZE: Final = 64 << 10
 COUNT_MASK: Final = 0xFFFF_FFFF
 """Of `tx_cnt` and `fwd_cnt`."""
 
-_HEADER: Final = Struct("<QQIIIHHIII")
-HEADER_SIZE: Final = _HEADER.size
+HEADER: Final = Struct("<QQIIIHHIII")
+"""The fields of a Packet, in a buffer."""
+HEADER_SIZE: Final = HEADER.size
 
 
 class Packet(NamedTuple):
@@ -54,11 +55,11 @@ class Packet(NamedTuple):
     @classmethod
     def of(cls, header: bytes) -> Self:
         """What these `HEADER_SIZE` bytes say."""
-        return cls._make(_HEADER.unpack(header))
+        return cls._make(HEADER.unpack(header))
 
     def to_bytes(self) -> bytes:
         """As it stands in a buffer."""
-        return _HEADER.pack(*self)
+        return HEADER.pack(*self)
 
     def refusal(self) -> "Packet":
         """The RST that answers it."""

@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.guests import DEADLINE, kernel, process_status, wait_until, with_script
+from support.guests import (
+    DEADLINE,
+    built,
+    kernel,
+    process_status,
+    wait_until,
+    with_script,
+)
 from support.pci_example import build_program
 
 from vmm import ExitReason, Machine, MachineConfig, Snapshot
@@ -30,6 +37,13 @@ BOTH = [
     pytest.param(socket.SOCK_SEQPACKET, id="seqpacket"),
 ]
 ECHO, ECHO_MESSAGES = 7, 8
+# Of Debian's kernel, in an order in which insmod takes them.
+MODULES = (
+    *("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev"),
+    *("virtio_pci", "vsock", "vmw_vsock_virtio_transport_common"),
+    "vmw_vsock_virtio_transport",
+)
+LOAD = f"for module in {' '.join(MODULES)}; do insmod /$module.ko || exit; done"
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +55,21 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(**settings: Any) -> MachineConfig:  # noqa: ANN401
-    return MachineConfig(
-        kernel=kernel("full"), append="quiet", timeout=8 * DEADLINE, **settings
-    )
+    image = settings.pop("kernel", None) or kernel("full")
+    return MachineConfig(kernel=image, append="quiet", timeout=8 * DEADLINE, **settings)
 
 
-def begin(machine: Machine, program: Path) -> None:
-    """Have it run, with who echoes."""
-    machine.start()
+def debian(folder: Path) -> dict[str, Any]:
+    """What a machine with Debian's kernel, and its modules, takes."""
+    image = folder / "debian.cpio"
+    modules = [(f"{n}.ko", built(f"modules-debian/{n}.ko")) for n in MODULES]
+    more = cpio.write([cpio.file(name, path.read_bytes()) for name, path in modules])
+    image.write_bytes(built("initramfs-busybox.cpio").read_bytes() + more)
+    return {"kernel": built("vmlinux-debian"), "initrd": image}
+
+
+def prepare(machine: Machine, program: Path) -> None:
+    """Have somebody there who echoes."""
     machine.guest.put(program, "/bin/vsock_guest")
     for arguments in (f"{ECHO}", f"{ECHO_MESSAGES} seqpacket"):
         in_background(machine, f"vsock_guest echo {arguments}")
@@ -58,17 +79,24 @@ def in_background(machine: Machine, command: str) -> None:
     machine.guest.run(f"({command}) </dev/null >/dev/null 2>&1 &", check=True)
 
 
-@pytest.fixture(scope="module", params=["pci", "mmio"])
+@pytest.fixture(
+    scope="module",
+    params=["pci", "mmio", pytest.param("debian", marks=pytest.mark.hardware)],
+)
 def machine(
     request: pytest.FixtureRequest,
     program: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Machine]:
     """One whose guest echoes, and that programs meet at a path."""
-    path = tmp_path_factory.mktemp("vsock") / "v"
-    settings = {"agent": True, "vsock": path, "transport": request.param}
-    with Machine(config(**settings)) as machine:
-        begin(machine, program)
+    folder = tmp_path_factory.mktemp("vsock")
+    is_debian = request.param == "debian"
+    settings = debian(folder) if is_debian else {"transport": request.param}
+    with Machine(config(agent=True, vsock=folder / "v", **settings)) as machine:
+        machine.start()
+        if is_debian:
+            assert ask(machine, LOAD) == ""
+        prepare(machine, program)
         yield machine
         assert machine.warnings == []
 

@@ -59,7 +59,7 @@ class SocketEnd:
         self._watched = 0
         peer.setblocking(False)
         if self._has_messages:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * BUF_ALLOC)
+            make_room(peer)
 
     # The device's VsockEnd
 
@@ -86,7 +86,7 @@ class SocketEnd:
         if self._has_messages:
             return self._read_message(views)
         try:
-            size = self._peer.recvmsg_into(views, 0, _FLAGS)[0]
+            size = self._peer.recvmsg_into(views[:IOV_MAX], 0, _FLAGS)[0]
         except BlockingIOError:
             self._reads = True
             self._watch()
@@ -275,6 +275,11 @@ class SocketEnd:
         self._fd = -1
         self._loop.forget(self._peer.fileno(), self._peer.close)
         self._on_gone(self)
+
+
+def make_room(peer: socket.socket) -> None:
+    """Have it send messages of BUF_ALLOC bytes, if the host lets it."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * BUF_ALLOC)
 
 
 def is_hung_up(fd: int) -> bool:

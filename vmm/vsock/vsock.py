@@ -16,7 +16,7 @@ from ..result import RunResult
 from .config import VsockConfig
 from .hybrid import KINDS, HybridSockets
 from .listener import VsockListener, offer
-from .socket_end import SocketEnd, is_hung_up
+from .socket_end import SocketEnd, is_hung_up, make_room
 
 RETRY_S: Final = 0.05  # between two calls at a door that isn't opened yet
 ANSWER_NS: Final = 10_000_000_000
@@ -35,6 +35,9 @@ class Vsock:
     can be waited for, and go on to be of use when the machine is gone, as ones whose
     other end has hung up. A guest's reset, and going on from a snapshot, end all
     connections; those who listen go on.
+
+    There are CONNECTIONS_MAX connections at most, for each of which BUF_ALLOC bytes of
+    the guest's may wait here.
     """
 
     def __init__(self, loop: EventLoop, config: VsockConfig, mode: int = 0o600) -> None:
@@ -98,13 +101,12 @@ class Vsock:
         Raises ConfigError if somebody does so already, of this type, and VmmError if
         there is no descriptor left, or the machine is closed.
         """
-        key = port, _type_of_packets(port, kind)
+        packets = _type_of_packets(port, kind)
         own, ours = _pair(socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with self.device.lock:
-            before = self._listeners.get(key)
             trouble = ""
-            if before is not None and not is_hung_up(before.fileno()):
+            if self._channel(port, packets) is not None:
                 trouble = f"somebody listens at port {port} already"
             elif self._is_over:
                 trouble = "the guest has ended"
@@ -112,9 +114,7 @@ class Vsock:
                 own.close()
                 ours.close()
                 raise ConfigError(f"vsock: {trouble}")
-            if before is not None:
-                before.close()
-            self._listeners[key] = ours
+            self._listeners[port, packets] = ours
         return VsockListener(own, self.cid, port)
 
     # The device's VsockHost
@@ -126,9 +126,18 @@ class Vsock:
         peer = self._peer_of(connection)
         return None if peer is None else self._end(peer, connection)
 
+    def _channel(self, port: int, kind: int) -> socket.socket | None:
+        """To whoever listens there in Python, and has not closed that."""
+        channel = self._listeners.get((port, kind))
+        if channel is not None and is_hung_up(channel.fileno()):
+            channel.close()
+            del self._listeners[port, kind]
+            return None
+        return channel
+
     def _peer_of(self, connection: VsockConnection) -> socket.socket | None:
         port, kind = connection.host_port, connection.kind
-        channel = self._listeners.get((port, kind))
+        channel = self._channel(port, kind)
         if channel is None:
             return None if self._hybrid is None else self._hybrid.dial(port, kind)
         try:
@@ -282,9 +291,13 @@ def _give_up(connection: VsockConnection) -> None:
 
 def _pair(kind: int) -> tuple[socket.socket, socket.socket]:
     try:
-        return socket.socketpair(socket.AF_UNIX, kind)
+        pair = socket.socketpair(socket.AF_UNIX, kind)
     except OSError as error:
         raise VmmError(f"vsock: {error.strerror}") from None
+    for end in pair:
+        if kind == socket.SOCK_SEQPACKET:
+            make_room(end)
+    return pair
 
 
 def _type_of_packets(port: int, kind: int) -> int:
