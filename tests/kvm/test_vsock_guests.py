@@ -43,7 +43,6 @@ MODULES = (
     *("virtio_pci", "vsock", "vmw_vsock_virtio_transport_common"),
     "vmw_vsock_virtio_transport",
 )
-LOAD = f"for module in {' '.join(MODULES)}; do insmod /$module.ko || exit; done"
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +58,11 @@ def config(**settings: Any) -> MachineConfig:  # noqa: ANN401
     return MachineConfig(kernel=image, append="quiet", timeout=8 * DEADLINE, **settings)
 
 
-def debian(folder: Path) -> dict[str, Any]:
-    """What a machine with Debian's kernel, and its modules, takes."""
-    image = folder / "debian.cpio"
-    modules = [(f"{n}.ko", built(f"modules-debian/{n}.ko")) for n in MODULES]
-    more = cpio.write([cpio.file(name, path.read_bytes()) for name, path in modules])
-    image.write_bytes(built("initramfs-busybox.cpio").read_bytes() + more)
-    return {"kernel": built("vmlinux-debian"), "initrd": image}
+def load_modules(machine: Machine) -> None:
+    """Of Debian's kernel."""
+    for name in MODULES:
+        machine.guest.put(built(f"modules-debian/{name}.ko"), "/module.ko")
+        assert ask(machine, "insmod /module.ko") == ""
 
 
 def prepare(machine: Machine, program: Path) -> None:
@@ -91,11 +88,13 @@ def machine(
     """One whose guest echoes, and that programs meet at a path."""
     folder = tmp_path_factory.mktemp("vsock")
     is_debian = request.param == "debian"
-    settings = debian(folder) if is_debian else {"transport": request.param}
+    settings: dict[str, Any] = {"transport": request.param}
+    if is_debian:
+        settings = {"kernel": built("vmlinux-debian")}
     with Machine(config(agent=True, vsock=folder / "v", **settings)) as machine:
         machine.start()
         if is_debian:
-            assert ask(machine, LOAD) == ""
+            load_modules(machine)
         prepare(machine, program)
         yield machine
         assert machine.warnings == []
