@@ -241,6 +241,7 @@ class VirtioBalloon(VirtioDevice):
     def reset_queue(self, queue: "Virtqueue") -> None:
         if queue.index == _STATS_QUEUE:
             self._kept = None
+            self._are_old = False
 
     def reset(self) -> None:
         self._power_on()

@@ -32,6 +32,7 @@ VIRTIO_CONSOLE_PORT_NAME: Final = 7
 
 PORTS_MAX: Final = 31
 NAME_MAX: Final = 128
+SIZE_MAX: Final = 0xFFFF
 WRITE_MAX: Final = 1 << 20
 """Bytes of one buffer that a port takes: no more than a guest's pipe has, which is what
 splice(2) sends at once. What is beyond them is lost."""
@@ -275,8 +276,10 @@ class VirtioConsole(VirtioDevice):
     def resize(self, cols: int, rows: int) -> None:
         """Tell the driver the size of its terminal, now or when it is there.
 
-        Both are 0..65535. Callable from any thread.
+        Callable from any thread. Raises ValueError unless both are 0..65535.
         """
+        if not (0 <= cols <= SIZE_MAX and 0 <= rows <= SIZE_MAX):
+            raise ValueError(f"{cols} columns and {rows} rows: each is 0..{SIZE_MAX}")
         with self.working():
             if (cols, rows) == (self._cols, self._rows):
                 return

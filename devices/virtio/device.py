@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
-from ..errors import BrokenRing, DeviceError
+from ..errors import BrokenRing, DeviceError, InvalidDevice
 from ..state import refuse_state
+from .chain import MAX_QUEUE_SIZE
 from .features import (
     VIRTIO_F_EVENT_IDX,
     VIRTIO_F_INDIRECT_DESC,
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 MOST_TOLD: Final = 200
 """Characters of why a device needs a reset."""
+TYPE_MAX: Final = 63
+"""So that PCI's device IDs are those that are set aside: VIRTIO 1.3, 4.1.2."""
+_ITS_OWN: Final = (1 << 24) - 1 | 1 << 42 | (1 << 64) - (1 << 50)
 _OFFERED: Final = (
     1 << VIRTIO_F_INDIRECT_DESC
     | 1 << VIRTIO_F_EVENT_IDX
@@ -81,7 +85,8 @@ class VirtioDevice:
     interrupts are sent from, once for all that was pushed, and where a ring that the
     driver has broken ends: the device stops there and NEEDS_RESET tells so.
 
-    What `handle` raises otherwise is a bug, and ends the run.
+    What `handle` raises otherwise is a bug, and ends the run. Making one raises
+    InvalidDevice for attributes that can't be.
     """
 
     device_type: ClassVar[int]
@@ -96,6 +101,7 @@ class VirtioDevice:
     """Whether its queues are served on a thread of its own, not the event loop's."""
 
     def __init__(self) -> None:
+        self._check()
         self.lock: Final = threading.RLock()
         """Held in each call of a method below, and by whoever uses a queue."""
         self.queues: Final = [
@@ -111,6 +117,25 @@ class VirtioDevice:
         self.on_trouble: Callable[[str], None] | None = None
         """Told why it doesn't work as its driver wants, each time; by its host."""
         self._work = _Work(self)
+
+    def _check(self) -> None:
+        name = type(self).__name__
+        kind = getattr(self, "device_type", None)
+        if not isinstance(kind, int) or not 1 <= kind <= TYPE_MAX:
+            raise InvalidDevice(
+                f"{name}.device_type is {kind}: it must be 1..{TYPE_MAX}"
+            )
+        for size in self.queue_sizes:
+            if not 1 <= size <= MAX_QUEUE_SIZE or size & (size - 1):
+                raise InvalidDevice(
+                    f"{name}.queue_sizes has {size}: powers of two up to "
+                    f"{MAX_QUEUE_SIZE} are possible"
+                )
+        if self.features & ~_ITS_OWN:
+            raise InvalidDevice(
+                f"{name}.features is {self.features:#x}: bits of a device's own are "
+                "0..23, 42 and 50..63"
+            )
 
     @property
     def name(self) -> str:
@@ -265,9 +290,11 @@ class VirtioDevice:
             self.trouble = ""
 
     def notify_all(self) -> None:
-        """`notify` for each queue."""
-        for queue in self.queues:
-            self.notify(queue)
+        """`notify` for each queue, with `lock` held."""
+        if self.is_active:
+            for queue in self.queues:
+                if queue.needs_interrupt():
+                    self.transport.interrupt_queue(queue)
 
 
 class _Work:

@@ -8,6 +8,7 @@ from functools import partial
 from struct import pack
 from typing import TYPE_CHECKING, Annotated, Final
 
+from ..errors import InvalidDevice
 from ..pci.bar import Bar
 from ..pci.config_space import Capability
 from ..pci.device import BarDoorbell, PciDevice
@@ -149,6 +150,11 @@ class VirtioPci(PciDevice):
         self.slot = slot
         self.device_id = FIRST_DEVICE + device.device_type
         self.class_code = _CLASSES.get(device.device_type, _OTHER)
+        if len(device.config()) > _DEVICE_MOST:
+            raise InvalidDevice(
+                f"{device.name} has {len(device.config())} bytes of configuration, of "
+                f"{_DEVICE_MOST} at most"
+            )
         notify_size = NOTIFY_OFF_MULTIPLIER * len(device.queues)
         self.bars = [Bar(_BAR, 1 << (NOTIFY + notify_size - 1).bit_length())]
         self.msix_vectors = 1 + len(device.queues)

@@ -68,7 +68,7 @@ class Virtqueue:
         if not 1 <= max_size <= MAX_QUEUE_SIZE:
             raise InvalidRange(f"a virtqueue has 1..{MAX_QUEUE_SIZE}, not {max_size}")
         self.index: Final = index
-        self.max_size: Final = max_size
+        self.max_size = max_size
         self._in_flight: Final[dict[int, Chain]] = {}
         self._returned: Final[deque[Chain]] = deque()
         self.reset()

@@ -46,8 +46,7 @@ _Word = Annotated[int, range(1 << 32)]
 class RegistersState(State, kw_only=True):
     """What a driver has written, and what has become of it, but for the device's own.
 
-    `config` is the configuration space as it was looked at last; `trouble` is why the
-    device needs a reset.
+    `config` is the configuration space; `trouble` is why the device needs a reset.
     """
 
     device_feature_select: _Word
@@ -335,6 +334,7 @@ class Registers:
 
     def state(self) -> RegistersState:
         """All that isn't the device's own."""
+        self._look_at_config()  # what was changed before isn't news afterwards
         queues = self.device.queues
         return RegistersState(
             device_feature_select=self.device_feature_select,
@@ -404,6 +404,8 @@ class Registers:
         self.queue_select = state.queue_select
         self._driver_features = state.driver_features
         self._status = state.status
+        self.was_found = self.was_found or state.status != 0
+        self.was_found |= state.status > 0
         self._generation = state.generation
         self._config = state.config
         self._config_was_read = state.config_was_read

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from scripts.with_kvm.host_kvm import Kind, host_kvm
 from vmm.errors import VmmError
 
-from . import boot, clone, exits, plot, startup
+from . import boot, clone, exits, plot, startup, virtio
 from .errors import BenchError
 from .host import this_host
 from .report import as_json, as_markdown, as_text
@@ -24,10 +24,11 @@ from .tools import ROOT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MEASURES: Final = ("exits", "boot", "startup", "clone")
+MEASURES: Final = ("exits", "boot", "startup", "clone", "virtio")
 TITLES: Final = (
     exits.MEASURES
     | clone.MEASURES
+    | virtio.MEASURES
     | {
         "boot-verbose": "process start to init, all messages on ttyS0",
         "boot-quiet": "process start to init, with `quiet`",
@@ -52,6 +53,8 @@ measures:
   clone     snapshots: what one takes, and a clone of it in this process, with 128 and
             512 MiB of RAM: to its first exit, to the agent's answer, put back; and
             restored by a new process, to the answer of a shell
+  virtio    a doorbell's ring, and with the interrupt that answers it; Linux: a read of
+            64 bytes from a virtio device, bytes written to hvc0 and ttyS0
   (none)    all of these
 
 variants:
@@ -140,6 +143,7 @@ def build_guests(measures: Sequence[str], kind: Kind) -> None:
     names = ["bare"]
     names += [boot.needed(kind)] if "boot" in measures else []
     names += clone.needed(kind) if "clone" in measures else []
+    names += virtio.needed(kind) if "virtio" in measures else []
     done = subprocess.run([ROOT / "scripts/build-guest", "--quiet", *names])
     if done.returncode:
         raise BenchError(
@@ -159,6 +163,8 @@ def jobs(measures: Sequence[str], kind: Kind) -> list[Job]:
         result += startup.jobs()
     if "clone" in measures:
         result += clone.jobs(kind)
+    if "virtio" in measures:
+        result += virtio.jobs(kind)
     return result
 
 

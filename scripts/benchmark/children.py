@@ -114,10 +114,33 @@ def wait_for(
 
     Raises NotMeasured if it doesn't come.
     """
+    _, now = _read_until(process, marker, folder, deadline_s)
+    return now
+
+
+def read_until(
+    process: subprocess.Popen[bytes], marker: bytes, folder: Path, deadline_s: float
+) -> bytes:
+    """Return what came on the child's stdout up to the line's end after `marker`.
+
+    Raises NotMeasured if that doesn't come.
+    """
+    output, _ = _read_until(process, marker, folder, deadline_s)
+    while b"\n" not in output[output.index(marker) :]:
+        more, _ = _read_until(process, b"\n", folder, deadline_s)
+        output += more
+    return output
+
+
+def _read_until(
+    process: subprocess.Popen[bytes], marker: bytes, folder: Path, deadline_s: float
+) -> tuple[bytes, int]:
+    """Return what came, `marker` in it, and when: CLOCK_MONOTONIC in ns."""
     assert process.stdout is not None
     end = time.monotonic() + deadline_s
-    tail = b""
-    while marker not in tail:
+    output = bytearray()
+    now = 0
+    while marker not in output[-CHUNK - len(marker) :]:
         left = max(0.0, end - time.monotonic())
         ready, _, _ = select.select([process.stdout], [], [], left)
         now = time.monotonic_ns()
@@ -126,8 +149,8 @@ def wait_for(
         data = os.read(process.stdout.fileno(), CHUNK)
         if not data:
             raise NotMeasured(complaint(process, folder))
-        tail = tail[-len(marker) :] + data
-    return now
+        output += data
+    return bytes(output), now
 
 
 def end_in_good_order(process: subprocess.Popen[bytes]) -> None:

@@ -16,7 +16,7 @@ from .children import NotMeasured
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[1]
 TOOLS: Final = ROOT / "guest/build/bench"
-FLAGS: Final = ("-O2", "-Wall")
+FLAGS: Final = ("-O2", "-Wall", "-pthread")
 
 
 def limit() -> Path:

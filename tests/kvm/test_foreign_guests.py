@@ -15,6 +15,7 @@ from support.guests import (
     kernel,
     with_script,
 )
+from support.lengths import EMULATED
 
 import vmm
 from scripts.benchmark.host import SOFTWARE_MACHINE
@@ -27,14 +28,12 @@ pytestmark = pytest.mark.linux
 INSTALLER_S = 4 * DEADLINE  # it unpacks 40 MB, and starts udev
 # Its 140 MB and all its processes take half a minute where a kernel is emulated, and
 # three seconds of ours. The kernel alone, the others boot.
-INSTALLERS_KERNEL = [pytest.param(None, id="its-own", marks=pytest.mark.hardware)]
+RARELY = [pytest.mark.long] if SUFFIX or EMULATED else []
+INSTALLERS_KERNEL = [
+    pytest.param(None, id="its-own", marks=[pytest.mark.hardware, *RARELY]),
+]
 if SUFFIX:
-    INSTALLERS_KERNEL = [
-        pytest.param("full", id="ours"),
-        pytest.param(
-            None, id="its-own", marks=[pytest.mark.hardware, pytest.mark.long]
-        ),
-    ]
+    INSTALLERS_KERNEL.append(pytest.param("full", id="ours"))
 
 
 @pytest.fixture
@@ -99,9 +98,10 @@ def test_without_acpi_a_kernel_that_has_it_finds_cpus_by_the_mp_table(
     foreign: Path,
 ) -> None:
     """The installer's is Debian's generic kernel, which knows both."""
+    script = "nproc; dmesg | grep -E 'MPTABLE|ACPI'; grep ttyS0 /proc/interrupts"
     result = vmm.run(
         kernel=quickest(foreign / "linux"),
-        command="sh -c 'nproc; dmesg | grep -E \"MPTABLE|ACPI\"; cat /proc/interrupts'",
+        command=["sh", "-c", script],
         append="quiet acpi=off",
         cpus=2,
         memory="512M",

@@ -271,6 +271,4 @@ def test_no_time_passes_for_a_linux_that_is_paused(clock: str) -> None:
         after = numbers(shell)
         assert after[0] >= before[0]
         assert after[0] - before[0] <= time.monotonic() - began + 0.1
-        log = shell.ask("dmesg")
-        assert "lockup" not in log
-        assert "stall" not in log
+        assert shell.ask("dmesg | grep -E 'lockup|stall'") == ""

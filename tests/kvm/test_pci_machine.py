@@ -117,6 +117,16 @@ def test_a_doorbell_follows_its_bar_and_rings_without_an_exit(
     assert device.writes == 0
 
 
+@pytest.mark.parametrize("cpus", [2, 4])
+def test_ports_move_while_other_cpus_are_in_them(cpus: int) -> None:
+    device = Ringer()
+    with bare_machine("pci-move", cpus=cpus, timeout=DEADLINE) as machine:
+        machine.plug(device)
+        assert machine.run().reason is ExitReason.RESET
+        assert machine.console.read() == b"moved\n"
+    assert device.rings
+
+
 def test_a_guest_that_boots_again_routes_again() -> None:
     device = Ringer()
     with bare_machine("msi", on_reset="restart") as machine:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.guests import DEADLINE, bare, bare_machine, built, with_script
+from support.guests import DEADLINE, bare, bare_machine
 
 from vmm import ExitReason, Machine, MachineConfig, RunResult
 from vmm.errors import ConfigError
@@ -204,23 +204,3 @@ def test_linux_resets_by_port_0xcf9(mode: str) -> None:
     with Machine(config) as machine:
         result = machine.run()
     assert result.reason is ExitReason.RESET
-
-
-@pytest.mark.hardware
-@pytest.mark.linux
-def test_debians_kernel_finds_no_pci_bus_and_touches_little_else(
-    tmp_path: Path,
-) -> None:
-    config = MachineConfig(
-        kernel=built("vmlinux-debian"),
-        initrd=with_script(tmp_path, "dmesg | grep PCI"),
-        memory="512M",
-        append="quiet",
-        timeout=DEADLINE,
-    )
-    with Machine(config) as machine:
-        result = machine.run()
-        output = machine.console.read().decode()
-    assert result.reason is ExitReason.RESET
-    assert "System does not support PCI" in output
-    assert result.unclaimed_accesses <= 20  # probes for COM2 to COM4

@@ -229,7 +229,7 @@ def shell() -> Iterator[Shell]:
     config = MachineConfig(
         kernel=kernel("tiny"),
         initrd=built("initramfs-busybox.cpio"),
-        append="guest.shell",
+        append="quiet guest.shell",
         serial="capture",
     )
     with Machine(config) as machine:
@@ -336,7 +336,7 @@ def test_an_uart_in_mid_transmission_goes_on(shell: Shell) -> None:
             assert follow(clone).ask("echo yes").split() == ["yes"]
 
 
-LINES = 200 if EMULATED else 600
+LINES = 60 if EMULATED else 600
 COUNT = f"i=0; while [ $i -lt {LINES} ]; do echo line $i; i=$((i+1)); done"
 
 
@@ -387,7 +387,8 @@ def test_a_clone_ends_as_its_machine_would(snapshot: Snapshot) -> None:
 
 @pytest.fixture(scope="module")
 def agent_snapshot() -> Iterator[Snapshot]:
-    with Machine(MachineConfig(kernel=kernel("tiny"), agent=True)) as machine:
+    config = MachineConfig(kernel=kernel("tiny"), agent=True, append="quiet")
+    with Machine(config) as machine:
         machine.start()
         machine.guest.wait_ready(DEADLINE)
         yield machine.snapshot()

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def disk() -> Any:  # noqa: ANN401, a class of the example's
 
 
 @pytest.fixture(
-    scope="class", params=["ours", pytest.param("debian", marks=pytest.mark.hardware)]
+    scope="class",
+    params=["pci", "mmio", pytest.param("debian", marks=pytest.mark.hardware)],
 )
 def shell(
     request: pytest.FixtureRequest,
@@ -66,13 +68,14 @@ def shell(
     disk: Any,  # noqa: ANN401, a class of the example's
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Shell:
-    """A shell in a guest with all drivers, our full kernel or Debian's."""
-    if request.param == "ours":
-        image, initrd = kernel("full"), built("initramfs-busybox.cpio")
+    """A shell in a guest with all drivers: ours, by each transport, and Debian's."""
+    settings: Any = {"initrd": built("initramfs-busybox.cpio")}
+    if request.param == "debian":
+        settings["kernel"] = built("vmlinux-debian")
+        settings["initrd"] = debian_initramfs(tmp_path_factory.mktemp("debian"))
     else:
-        image = built("vmlinux-debian")
-        initrd = debian_initramfs(tmp_path_factory.mktemp("debian"))
-    machine = vm_class(kernel=image, initrd=initrd, devices=[disk])
+        settings |= {"kernel": kernel("full"), "transport": request.param}
+    machine = vm_class(devices=[disk], **settings)
     machine.start()
     shell = Shell(machine)
     if request.param == "debian":
@@ -161,7 +164,7 @@ class TestDevices:
 
     def test_a_guest_in_want_of_memory_takes_some_back(self, shell: Shell) -> None:
         balloon = shell.machine.balloon
-        balloon.target = 128 * MIB
+        balloon.target = 180 * MIB
         balloon.wait(DEADLINE)
         # A little more than it has.
         size = balloon.statistics(DEADLINE)["free_memory"] + 4 * MIB
@@ -171,7 +174,7 @@ class TestDevices:
         def note() -> None:
             told.append(balloon.actual)
             balloon._tell()
-            if balloon.actual < 128 * MIB:
+            if balloon.actual < 180 * MIB:
                 balloon.target = 0  # or its driver would take as much again
 
         balloon._device.on_actual = note
@@ -204,6 +207,11 @@ class TestDevices:
             lambda: process_status("VmRSS") < max(before, used - (60 << 10)),
             "memory that comes back",
         )
+
+    def test_no_driver_has_complained(self, shell: Shell) -> None:
+        names = "virt|vport|hvc|balloon|hwrng|vda"
+        warnings = f"dmesg -r | grep '^<[0-4]>' | grep -iE '{names}'"
+        assert shell.ask(warnings) == ""
 
 
 def use_memory(shell: Shell, mib: int) -> None:
@@ -328,6 +336,17 @@ def test_a_port_without_a_reader_holds_its_writer_and_nobody_else(
     assert machine.wait(DEADLINE).reason is ExitReason.RESET
 
 
+def test_a_panic_is_seen_on_hvc0(vm: VmFactory, tmp_path: Path) -> None:
+    machine = vm(
+        kernel=kernel("full"),
+        initrd=with_script(tmp_path, "echo c >/proc/sysrq-trigger"),
+        console_device="virtio",
+    )
+    result = machine.run()
+    assert result.reason is ExitReason.PANIC
+    assert "sysrq triggered crash" in result.detail
+
+
 @pytest.mark.hardware
 def test_debians_kernel_has_hvc0_once_its_module_is_loaded(
     vm: VmFactory, tmp_path: Path
@@ -414,6 +433,37 @@ def test_the_guests_terminal_is_as_large_as_ours() -> None:
         assert terminal.process.wait(DEADLINE) == 0
 
 
+def test_a_restored_machine_has_its_console_and_ports(tmp_path: Path) -> None:
+    saved, log = tmp_path / "saved", tmp_path / "log"
+    run = [
+        *(*VMM, "run", "--kernel", kernel("full"), "--append", "quiet guest.shell"),
+        *("--initrd", built("initramfs-busybox.cpio"), "--console", "virtio"),
+        *("--port", f"log=file:{log}", "--save", saved, "--save-when", "# "),
+    ]
+    with on_terminal([str(word) for word in run]) as terminal:
+        terminal.read_until(b"goes on from here")
+        terminal.type(b"echo from the first >/dev/vport1p0; reboot -f\n")
+        assert terminal.process.wait(DEADLINE) == 0
+    assert log.read_text() == "from the first\n"
+    restore = [*VMM, "restore", saved, "--port", f"log=file:{tmp_path}/other"]
+    done = conversation(restore, b"echo again >/dev/vport1p0; echo o''n; reboot -f\n")
+    assert done.returncode == 0
+    assert b"\non\r\n" in done.stdout
+    assert log.read_text() == "from the first\n"
+    assert (tmp_path / "other").read_text() == "again\n"
+    assert b"no driver" not in done.stderr  # one has found it before
+    done = conversation([*VMM, "restore", saved, "--quiet"], b"reboot -f\n")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def conversation(
+    command: Sequence[object], typed: bytes
+) -> subprocess.CompletedProcess[bytes]:
+    """What a command does with that on its standard input."""
+    words = [str(word) for word in command]
+    return subprocess.run(words, input=typed, capture_output=True, timeout=DEADLINE)
+
+
 def test_options_give_the_guest_its_devices(tmp_path: Path) -> None:
     script = "dd if=/dev/hwrng bs=16 count=1 2>/dev/null >/dev/vport0p0"
     command = [
@@ -421,7 +471,6 @@ def test_options_give_the_guest_its_devices(tmp_path: Path) -> None:
         *("--balloon", "16M", "--port", f"random=file:{tmp_path}/random"),
         *("--serial", "null", "--initrd", with_script(tmp_path, script)),
     ]
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, timeout=DEADLINE, check=True)
-    assert done.stderr == b""
+    done = conversation(command, b"")
+    assert (done.returncode, done.stderr) == (0, b"")
     assert len((tmp_path / "random").read_bytes()) == 16

@@ -13,7 +13,7 @@ from vmm import ExitReason, Machine, MachineConfig
 from vmm.devices.state import State, Uint64
 from vmm.devices.virtio.device import VirtioDevice
 from vmm.devices.virtio.queue import Virtqueue
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, VmmError
 
 pytestmark = pytest.mark.linux
 
@@ -148,6 +148,28 @@ def test_clones_and_resets_go_on_from_the_snapshot(machine: Machine) -> None:
         assert read(machine)[0] <= first[-1]
 
 
+def test_a_clone_that_boots_again_finds_it(machine: Machine) -> None:
+    """Its kernel is told of it as the machine's was."""
+    read(machine)
+    lines = Lines()
+
+    def reads() -> bool:
+        try:
+            return len(read(clone)) >= 8
+        except VmmError:  # it boots
+            return False
+
+    with (
+        machine.snapshot() as snapshot,
+        snapshot.clone(devices=[lines], on_reset="restart") as clone,
+    ):
+        read(clone)
+        before = lines.resets
+        clone.guest.popen("echo b > /proc/sysrq-trigger")
+        wait_until(lambda: lines.resets > before, "it is reset")
+        wait_until(reads, "it is found again")
+
+
 def test_a_saved_snapshot_goes_on_with_the_device(
     machine: Machine, tmp_path: Path
 ) -> None:
@@ -240,3 +262,21 @@ def test_there_is_no_hotplug(machine: Machine) -> None:
     with pytest.raises(ConfigError, match=r"Lines is a virtio device.*no hotplug"):
         machine.plug(Lines())
     wait_until(lambda: len(read(machine)) > 0, "the first one works")
+
+
+@pytest.mark.parametrize("kind", [Lines, LinesOfItsOwn])
+def test_snapshots_of_a_busy_device_lose_nothing(
+    way: dict[str, Any], kind: type[Lines]
+) -> None:
+    """Neither a kick nor an interrupt: the reader in each clone comes to its end."""
+    with Machine(config(agent=True, **way)) as machine:
+        machine.plug(kind())
+        machine.start()
+        with machine.guest.popen("dd if=/dev/hwrng of=/dev/null bs=64 2>/dev/null"):
+            for _ in range(5):
+                with machine.snapshot() as snapshot, snapshot.clone() as clone:
+                    for _ in range(2):
+                        clone.guest.run("killall dd", timeout=DEADLINE)
+                        assert len(read(clone)) >= 8
+                        clone.reset()
+        read(machine)

@@ -7,7 +7,7 @@ which chance seldom does.
 
 from typing import Final
 
-from support.device_worlds import MSIX_TABLE, NOW, Step
+from support.device_worlds import MSIX_TABLE, MSIX_VIRTIO, NOW, VIRTIO_QUEUE, Step
 from vmm.devices.arm.pl031 import RTCDR, RTCIMSC, RTCLR, RTCMR, RTCRIS
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.device_io import DeviceIo, Locked
@@ -24,6 +24,8 @@ from vmm.devices.pc.platform import (
 from vmm.devices.pc.post_code import PostCode
 from vmm.devices.pci.device import PciDevice
 from vmm.devices.pci.host_bridge import PciHostBridge
+from vmm.devices.virtio.mmio import VirtioMmio
+from vmm.devices.virtio.pci import VirtioPci
 
 Example = tuple[list[Step], list[Step]]
 
@@ -131,6 +133,80 @@ _RTC: Final[dict[str, Example]] = {
     "counter_ns": ([_wait(3 * 10**9)], [_read(RTCDR, 4)]),
 }
 
+_NEGOTIATE: Final = ((0x70, 1), (0x70, 3), (0x24, 1), (0x20, 0x101), (0x70, 11))
+_VIRTIO_MMIO: Final[dict[str, Example]] = {
+    "registers.device_feature_select": (
+        [_write((0x14, 1), size=4)],
+        [_read(0x10, 4)],
+    ),
+    "registers.driver_feature_select": (
+        [_write((0x70, 1), (0x70, 3), (0x24, 1), size=4)],
+        [_write((0x20, 1), (0x70, 11), size=4), _read(0x70, 4)],
+    ),
+    "registers.driver_features": (
+        [_write((0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), size=4)],
+        [_write((0x70, 11), size=4), _read(0x70, 4)],
+    ),
+    "registers.queue_select": ([_write((0x30, 1), size=4)], [_read(0x34, 4)]),
+    "registers.status": ([_write((0x70, 1), size=4)], [_read(0x70, 4)]),
+    "registers.generation": (
+        [_read(0x100, 4), _tell("grow"), _read(0xFC, 4)],
+        [_read(0xFC, 4)],
+    ),
+    "registers.config": ([_tell("grow"), _read(0x100, 4)], [_read(0xFC, 4)]),
+    "registers.config_was_read": (
+        [_read(0x100, 4)],
+        [_tell("grow"), _read(0xFC, 4)],
+    ),
+    "registers.is_active": (
+        [_write(*_NEGOTIATE, (0x70, 15), size=4)],
+        [_tell("grow")],
+    ),
+    "registers.trouble": ([_tell("fail", b"x")], [_read(0x70, 4)]),
+    "registers.queues": (
+        [_write(*_NEGOTIATE, *VIRTIO_QUEUE, size=4)],
+        [_read(0x44, 4)],
+    ),
+    "registers.reset_queues": (
+        [_write(*_NEGOTIATE, *VIRTIO_QUEUE, (0x70, 15), (0xC0, 1), size=4)],
+        [_write(*VIRTIO_QUEUE, size=4), _read(0x44, 4)],
+    ),
+    "interrupt_status": (
+        [_write(*_NEGOTIATE, (0x70, 15), size=4), _tell("grow")],
+        [_read(0x60, 4)],
+    ),
+    "device.capacity": ([_tell("grow")], [_read(0x100, 4)]),
+    "device.tag": ([_write((0x108, 0x61626364), size=4)], [_read(0x108, 4)]),
+}
+_START_PCI: Final = [
+    _tell("command"),
+    _write((0x14, 1), (0x14, 3), size=1),
+    _write((0x08, 1), (0x0C, 1), size=4),
+    _write((0x14, 11), (0x14, 15), size=1),
+]
+_VIRTIO_PCI: Final[dict[str, Example]] = {
+    "config": ([_tell("command")], [_read(0x12, 2)]),
+    "msix.table": (
+        [_tell("command"), _write((MSIX_VIRTIO, 0xFEE0_0000), size=4)],
+        [_read(MSIX_VIRTIO, 4)],
+    ),
+    "msix.pending": (
+        [*_START_PCI, _tell("msix"), _write((0x10, 0), size=2), _tell("grow")],
+        [_write((MSIX_VIRTIO, 0xFEE0_0000), (MSIX_VIRTIO + 12, 0), size=4)],
+    ),
+    "device.registers": (_START_PCI, [_read(0x14, 1)]),
+    "device.config_vector": (
+        [_tell("command"), _write((0x10, 1), size=2)],
+        [_read(0x10, 2)],
+    ),
+    "device.queue_vectors": (
+        [_tell("command"), _write((0x1A, 1), size=2)],
+        [_read(0x1A, 2)],
+    ),
+    "device.isr": ([*_START_PCI, _tell("grow")], [_read(0x1000, 1)]),
+    "device.device": ([_tell("grow")], [_tell("command"), _read(0x2000, 4)]),
+}
+
 EXAMPLES: Final[dict[type[DeviceIo], dict[str, Example]]] = {
     SerialPio: _SERIAL,
     I8042Pio: _I8042,
@@ -147,6 +223,8 @@ EXAMPLES: Final[dict[type[DeviceIo], dict[str, Example]]] = {
         "device.address": ([_write((0, 0x8000_0004), size=4)], [_read(0, 4)]),
         "device.reset_control": ([_write((1, 2))], [_read(1)]),
     },
+    VirtioMmio: _VIRTIO_MMIO,
+    VirtioPci: _VIRTIO_PCI,
     PciDevice: {
         "config": ([_tell("command")], [_read(0)]),
         "msix.table": (

@@ -1,11 +1,13 @@
 """Every device of ours in a world of its own, driven by steps that can be repeated."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from support.pci_rig import RAM_SIZE, WINDOWS, MessageLine, Scratch
 from support.plain_ram import PlainRam
 from support.serial_rig import StallSink
+from support.virtio_echo import Echo
 from vmm.devices.arm.pl031 import RTCIMSC, RTCLR, RTCMR, Rtc
 from vmm.devices.arm.platform import RtcMmio
 from vmm.devices.bus.resource_manager import ResourceManager
@@ -55,6 +57,8 @@ from vmm.devices.resources import (
 from vmm.devices.serial import Serial
 from vmm.devices.state import Byte, State
 from vmm.devices.trigger import InterruptLine
+from vmm.devices.virtio.mmio import VirtioMmio
+from vmm.devices.virtio.pci import VirtioPci
 
 # A name of a method of World, and its arguments.
 Step = tuple[object, ...]
@@ -272,6 +276,14 @@ def _pci_host_bridge(world: World) -> DeviceIo:
     return PciHostBridge(_pci_bus(), world.line("reset"), 0xE000_0000)
 
 
+def _configure(device: PciDevice, at: int, value: int, size: int) -> bytes:
+    """A write to its configuration space; what is there then."""
+    device.write_config(at, memoryview(bytearray(value.to_bytes(size, "little"))))
+    data = bytearray(4)
+    device.read_config(at & ~3, memoryview(data))
+    return bytes(data)
+
+
 def _pci_device(world: World) -> DeviceIo:
     """Accesses go where its BARs are at power-on, to be seen while they are decoded."""
     device = Scratch()
@@ -279,11 +291,7 @@ def _pci_device(world: World) -> DeviceIo:
     found = {each.id: each.offset for each in device.config.capabilities}
     msi, msix = found[PCI_CAP_ID_MSI], found[PCI_CAP_ID_MSIX]
 
-    def config(at: int, value: int, size: int) -> bytes:
-        device.write_config(at, memoryview(bytearray(value.to_bytes(size, "little"))))
-        data = bytearray(4)
-        device.read_config(at & ~3, memoryview(data))
-        return bytes(data)
+    config = partial(_configure, device)
 
     def msi_on(data: bytes) -> bytes:
         config(msi + 4, 0xFEE0_0000, 4)
@@ -312,6 +320,42 @@ def _pci_device(world: World) -> DeviceIo:
     return device
 
 
+def _echo(world: World) -> Echo:
+    echo = Echo()
+
+    def grow(_: bytes) -> None:
+        echo.capacity += 1
+        echo.config_changed()
+
+    world.host |= {
+        "grow": grow,
+        "fail": lambda data: echo.fail(data.hex()),
+        "negotiated": lambda _: echo.negotiated,
+    }
+    return echo
+
+
+def _virtio_mmio(world: World) -> DeviceIo:
+    return VirtioMmio(_echo(world), PlainRam(RAM_SIZE), world.clock)
+
+
+def _virtio_pci(world: World) -> DeviceIo:
+    device = VirtioPci(_echo(world), PlainRam(RAM_SIZE), world.clock)
+    _pci_bus().attach(device)
+    found = {each.id: each.offset for each in device.config.capabilities}
+    world.host |= {
+        "command": lambda _: _configure(device, PCI_COMMAND, 0x6, 2),
+        "command off": lambda _: _configure(device, PCI_COMMAND, 0, 2),
+        "msix": lambda data: _configure(
+            device,
+            found[PCI_CAP_ID_MSIX] + PCI_MSIX_FLAGS,
+            0x8000 | len(data) % 2 << 14,
+            2,
+        ),
+    }
+    return device
+
+
 DEVICES: Final[dict[type[DeviceIo], Callable[[World], DeviceIo]]] = {
     SerialPio: _serial,
     I8042Pio: _i8042,
@@ -324,6 +368,8 @@ DEVICES: Final[dict[type[DeviceIo], Callable[[World], DeviceIo]]] = {
     PciConfigPorts: lambda world: PciConfigPorts(world.line("reset")),
     PciHostBridge: _pci_host_bridge,
     PciDevice: _pci_device,
+    VirtioMmio: _virtio_mmio,
+    VirtioPci: _virtio_pci,
     CrtcPio: lambda _: CrtcPio(Crtc()),
     PvpanicPio: _pvpanic,
     PostCode: lambda _: PostCode(),
@@ -336,6 +382,13 @@ DEVICES: Final[dict[type[DeviceIo], Callable[[World], DeviceIo]]] = {
 
 # The MSI-X table of the PCI device, seen from its first BAR.
 MSIX_TABLE: Final = 0xE020_0000 - WINDOWS.mem64[0]
+
+VIRTIO_QUEUE: Final = (
+    *((0x30, 0), (0x38, 8), (0x80, 0x1000), (0x90, 0x2000), (0xA0, 0x3000)),
+    (0x44, 1),
+)
+"""How a ring is set up by MMIO."""
+MSIX_VIRTIO: Final = 0x4000  # of VirtioPci, whose other BAR is before it
 
 # What drivers write, which chance would hardly find: (offset, value)s in a row.
 DRIVERS: Final[dict[type[DeviceIo], tuple[tuple[tuple[int, int], ...], ...]]] = {
@@ -380,6 +433,22 @@ DRIVERS: Final[dict[type[DeviceIo], tuple[tuple[tuple[int, int], ...], ...]]] = 
         ((MSIX_TABLE + 16, 0xFEE0_0000), (MSIX_TABLE + 24, 0x42)),
         ((MSIX_TABLE + 28, 0),),
         ((0x20, 5),),
+    ),
+    VirtioMmio: (
+        ((0x70, 1), (0x70, 3), (0x24, 1), (0x20, 0x101), (0x70, 11)),
+        VIRTIO_QUEUE,
+        ((0x70, 15),),
+        ((0x30, 1),),
+        ((0xC0, 1),),
+        ((0x64, 3),),
+        ((0x70, 0),),
+        ((0x108, 0x61626364),),
+    ),
+    VirtioPci: (
+        ((MSIX_VIRTIO, 0xFEE0_0000), (MSIX_VIRTIO + 8, 0x41), (MSIX_VIRTIO + 12, 0)),
+        ((MSIX_VIRTIO + 12, 1),),
+        ((0x08, 1), (0x0C, 0x101)),
+        ((0x2008, 0x61626364),),
     ),
     AcpiPmPio: (((4, 0x05), (5, 0x34)), ((2, 0xFF), (3, 0xFF))),
     CrtcPio: (((0, 0x11), (1, 0x80)), ((0, 0x07), (1, 0xFF)), ((0, 0x0E), (1, 3))),

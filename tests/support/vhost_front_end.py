@@ -148,7 +148,13 @@ class FrontEnd:
         region = range(0x10000 * index, 0x10000 * (index + 1))
         return VirtioDriver.make(self.ram, region, size, self.features)
 
-    def start(self, index: int, driver: VirtioDriver, base: int | None = None) -> None:
+    def start(
+        self,
+        index: int,
+        driver: VirtioDriver,
+        base: int | None = None,
+        enable: bool = True,
+    ) -> None:
         """Start and enable a ring; `base` None is where a new driver begins."""
         desc, available, used = (USER_ADDR + area for area in driver.areas)
         if base is None:
@@ -166,7 +172,8 @@ class FrontEnd:
             if index not in fds:
                 fds[index] = os.eventfd(0, os.EFD_NONBLOCK)
             self.tell(request, u64, index, fd=fds[index])
-        self.tell(protocol.SET_VRING_ENABLE, state, index, 1)
+        if enable:
+            self.tell(protocol.SET_VRING_ENABLE, state, index, 1)
 
     def stop(self, index: int) -> int:
         """Stop a ring; returns its base."""

@@ -388,7 +388,8 @@ class PackedDriver(VirtioDriver):
         ago = self.next_avail - (place & 0x7FFF)
         if place >> 15 != self.avail_wrap:
             ago += self.size
-        return 0 < ago <= added
+        # Behind a whole round, the device may have wanted one in the last.
+        return 0 < ago <= added or added >= self.size
 
     def _put_event(self, place: int, flags: int) -> None:
         self.put_word(self.areas[1], place)

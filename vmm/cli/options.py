@@ -375,6 +375,7 @@ RESTORE_OPTIONS: Final = {
 # And what they are made of, for who only wants to know.
 _NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {
     "--debugcon",
+    "--port",
     "--vsock",
 }
 MACHINE_OPTIONS: Final = {

@@ -1,4 +1,4 @@
-"""ConsoleConfig: what a user may choose for ttyS0's host side."""
+"""ConsoleConfig: what a user may choose for the host side of ttyS0, or hvc0."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, get_args
@@ -33,10 +33,13 @@ def _mode(field: str, mode: int) -> int:
 
 
 class ConsoleConfig(Checked):
-    """Where the output of a machine's ttyS0 goes, and how long it waits for readers."""
+    """Where the output of a machine's console goes, and how long it waits for readers.
+
+    That is ttyS0 or, by `console_device`, hvc0.
+    """
 
     serial: Place = setting(Place("capture"), str | Place, serial_place)
-    """Where ttyS0 goes: "capture" (for `console.expect`), "stdio", "stdout", "null",
+    """Where it goes: "capture" (for `console.expect`), "stdio", "stdout", "null",
     "file:PATH", or "unix:PATH", on which we listen."""
     tee: tuple[Place, ...] = setting((), str | Place | Sequence[str | Place], _tees)
     """More files and sockets, each of which gets a copy of the output; "capture":

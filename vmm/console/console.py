@@ -314,7 +314,8 @@ class Console:
     def resize(self, rows: int, columns: int) -> None:
         """Tell the guest the size of its terminal, where that is hvc0.
 
-        Each is 0..65535. ttyS0 knows of none: there it does nothing.
+        ttyS0 knows of none: there it does nothing. Raises ValueError unless both are
+        0..65535.
         """
         if self._terminal is not None:
             self._terminal(columns, rows)

@@ -365,10 +365,20 @@ class Lifecycle:
             console.flush()
         self.power_off()
         self._parts = self._parts.with_images()
-        self._parts.memory.clear()
-        self._parts.devices.reset()
+        self._reset_devices()
         self._state.rearm()
         self.instance = self._power_on()
+
+    def _reset_devices(self) -> None:
+        """And RAM, in which no device may still be at work for the guest that was."""
+        clock = self._host_side.clock
+        self._host_side.loop.settle(clock.stop)
+        self._parts.devices.settle()
+        try:
+            self._parts.memory.clear()
+            self._parts.devices.reset()
+        finally:
+            clock.start()
 
     def _totals(self) -> tuple[dict[str, int], int]:
         """Exits by kind and emulated instructions, over all boots."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..event_loop import EventLoop
     from .shared_ram import SharedRam
 
+MOST_ENTRIES: Final = 1024  # of a ring whose device has fewer; as QEMU's own backends
 _ONE: Final = (1).to_bytes(8, "little")
 _NONE: Final = -1
 
@@ -30,6 +31,8 @@ class Vring:
         self, queue: Virtqueue, loop: "EventLoop", on_kick: Callable[[], None]
     ) -> None:
         self.queue: Final = queue
+        # No message tells a front end what we have: QEMU's disk comes with 128 entries.
+        queue.max_size = max(queue.max_size, MOST_ENTRIES)
         self.is_enabled = False
         self.goes_on = False
         """Whether it was started where it had stopped."""

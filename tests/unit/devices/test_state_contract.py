@@ -36,6 +36,8 @@ from vmm.devices.pc.platform import (
 from vmm.devices.pci.device import PciDevice
 from vmm.devices.pci.host_bridge import PciHostBridge
 from vmm.devices.state import State
+from vmm.devices.virtio.mmio import VirtioMmio
+from vmm.devices.virtio.pci import VirtioPci
 
 README = Path(__file__).parents[3] / "README.md"
 STATELESS = {"PvpanicPio", "IsaDebugExit", "Debugcon", "VmGenerationId"}
@@ -63,7 +65,8 @@ def steps(kind: type[DeviceIo]) -> st.SearchStrategy[Step]:
         for offset in range(min(place.size, 0x20))
     ]
     at = st.sampled_from(registers)
-    size = 4 if kind in (RtcMmio, PciHostBridge, PciDevice) else 1
+    words = RtcMmio, PciHostBridge, PciDevice, VirtioMmio, VirtioPci
+    size = 4 if kind in words else 1
     sizes = st.sampled_from([size] * 6 + [1, 2, 4, 8])
     values = st.integers(0, 0xFF) | st.integers(0, (1 << 64) - 1)
     times = [300_000, 3_000_000, 3 * 10**9, 10**14]

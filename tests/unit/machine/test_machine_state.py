@@ -194,6 +194,27 @@ def test_a_pause_that_waits_survives_a_reset_and_raises_at_the_end() -> None:
         machine.stop()
 
 
+def test_no_device_is_at_work_while_its_guests_ram_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It would find none of what that has put there, or write to the next one's."""
+    machine, state = fake_machine(on_reset="restart")
+    worked = threading.Event()
+    early: list[bool] = []
+
+    def clear() -> None:
+        machine.clock.call_at(0, worked.set)
+        machine._loop.settle(lambda: None)
+        early.append(worked.is_set())
+
+    monkeypatch.setattr(machine._ram, "clear", clear)
+    with machine:
+        machine.start()
+        state.finish(End(ExitReason.RESET))
+        assert worked.wait(DEADLINE)
+        assert early == [False]
+
+
 def test_a_pause_while_it_ends_says_so(running: Machine) -> None:
     running.stop()
     with pytest.raises(VmmError, match="the run has ended"):

@@ -195,5 +195,13 @@ def test_a_device_that_nobody_has_looked_for_is_a_hint(machine: Machine) -> None
         (hint,) = machine.hints()
         assert hint.startswith("Echo: no driver has looked for it by MMIO")
         transport = machine._devices.plugged()[-1]
+        before = transport.state()
         transport.write(0, 0x70, memoryview(b"\1\0\0\0"))
+        assert machine.hints() == []
+        found, other = transport.state(), Echo()
+        machine.plug(other)
+        restored = machine._devices.plugged()[-1]
+        restored.restore(before)
+        assert len(machine.hints()) == 1
+        restored.restore(found)  # in a clone
         assert machine.hints() == []

@@ -85,7 +85,7 @@ def test_without_kvm_the_remedy_is_with_kvm(
 
 
 def test_without_a_measure_all_are_measured() -> None:
-    assert parse([]).measures == ["exits", "boot", "startup", "clone"]
+    assert parse([]).measures == ["exits", "boot", "startup", "clone", "virtio"]
 
 
 @pytest.mark.parametrize("kind", ["pvm", "full"])

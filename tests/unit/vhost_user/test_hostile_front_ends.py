@@ -265,8 +265,8 @@ def tell_ring(request_id: int, payload: bytes) -> Change:
 @pytest.mark.parametrize(
     ("num", "areas", "why"),
     [
-        (0, (0, 0x1000, 0x2000), "a ring of 0 entries, of 1..64"),
-        (128, (0, 0x1000, 0x2000), "a ring of 128 entries, of 1..64"),
+        (0, (0, 0x1000, 0x2000), "a ring of 0 entries, of 1..1024"),
+        (2048, (0, 0x1000, 0x2000), "a ring of 2048 entries, of 1..1024"),
         (6, (0, 0x1000, 0x2000), "a split ring of 6 entries: no power of two"),
         (8, (8, 0x1000, 0x2000), "isn't aligned to 16 bytes"),
         (8, (0, 0x1000, (1 << 20) - 4), "isn't in one piece of RAM"),

@@ -45,6 +45,13 @@ def test_read_takes_from_the_front_and_leaves_the_rest(rig: QueueRig) -> None:
     assert chain.readable == []
 
 
+def test_read_of_a_whole_buffer_leaves_nothing_of_it(rig: QueueRig) -> None:
+    rig.driver.send([b"header", b"data"])
+    chain = rig.pop()
+    assert chain.read(6) == b"header"
+    assert texts(chain.readable) == [b"data"]
+
+
 def test_read_of_nothing_reads_nothing(rig: QueueRig) -> None:
     rig.driver.send([b"data"])
     chain = rig.pop()

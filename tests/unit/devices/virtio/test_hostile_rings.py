@@ -290,7 +290,8 @@ def test_case_8_more_before_and_in_an_indirect_table_than_a_chain_may_have(
     split: tuple[QueueRig, SplitDriver],
 ) -> None:
     rig, driver = split
-    entries = (pack("<QIHH", 0, 1, NEXT, at + 1) for at in range(1024))
+    flags = [NEXT] * 1023 + [0]
+    entries = (pack("<QIHH", 0, 1, flags[at], at + 1) for at in range(1024))
     table = driver.allocate(b"".join(entries))
     driver.put_descriptor(0, 0x1000, 1, NEXT, 1)
     driver.put_descriptor(1, table, 16 * 1024, INDIRECT, 0)

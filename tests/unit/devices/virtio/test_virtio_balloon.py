@@ -364,11 +364,13 @@ def test_case_67_the_drivers_statistics_buffer_comes_along() -> None:
 def test_case_67_who_asks_before_that_is_answered_too() -> None:
     rig = BalloonRig()
     kept = rig.send(STATS, pack("<HQ", 4, 1))
-    queue = rig.device.queues[STATS]
+    saved, queue = rig.device.state(), rig.device.queues[STATS]
     queue.restore(queue.state(), rig.ram, 0)
-    rig.device.restore(rig.device.state())
+    rig.device.restore(saved)
+    assert rig.device.state() == saved
     assert rig.ask()
     rig.kick(STATS)
     assert kept.is_done
+    assert rig.statistics == []  # those were of before
     rig.send(STATS, pack("<HQ", 4, 2))
     assert rig.statistics == [{"free_memory": 2}]

@@ -216,6 +216,12 @@ def test_a_new_size_is_told_once_and_read_as_columns_and_rows() -> None:
     assert rig.device.config() == pack("<HHII", 132, 50, 1, 0)
 
 
+@pytest.mark.parametrize("size", [(-1, 24), (80, 1 << 16)])
+def test_a_size_that_can_not_be_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"each is 0\.\.65535"):
+        ConsoleRig().device.resize(*size)
+
+
 def test_case_57_a_size_before_the_driver_is_ready_is_kept() -> None:
     rig = ConsoleRig()
     rig.device.stop()

@@ -15,6 +15,7 @@ from support.virtio_transports import (
     PciDriver,
 )
 
+from vmm.devices.errors import InvalidDevice
 from vmm.devices.pci.reg import (
     PCI_CAP_ID_MSIX,
     PCI_CAP_ID_VNDR,
@@ -368,6 +369,15 @@ def test_many_queues_have_room() -> None:
     driver.status |= DRIVER_OK
     driver.kick(2046)
     assert wide.served == 2046
+
+
+def test_configuration_that_has_no_room() -> None:
+    class Large(Echo):
+        def config(self) -> bytes:
+            return bytes(0x1001)
+
+    with pytest.raises(InvalidDevice, match="Large has 4097 bytes of configuration"):
+        PciDriver(Large())
 
 
 def test_it_goes_by_its_authors_name(driver: PciDriver, echo: Echo) -> None:
