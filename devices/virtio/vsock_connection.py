@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 BUF_ALLOC: Final = 256 << 10
 """Bytes that a guest may be ahead of a host's program; Linux' own default, too."""
 _UPDATE: Final = BUF_ALLOC // 4
-"""After so many bytes that are taken out of it the guest is told, if not before."""
+"""After so many bytes that are taken out of it the guest is told, and of less where it
+has little left: it might be in the middle of a message as large as all of it."""
 
 # What a guest may be due to be told, in this order; data comes before the last.
 _OPS: Final = (
@@ -235,7 +236,9 @@ class VsockConnection:
 
     def _count(self, size: int) -> None:
         self._fwd_cnt += size
-        if self._fwd_cnt - self._told_fwd_cnt >= _UPDATE:
+        news = self._fwd_cnt - self._told_fwd_cnt
+        room = BUF_ALLOC - (self._rx_cnt - self._told_fwd_cnt)  # as the guest knows it
+        if news >= _UPDATE or (news and room < VIRTIO_VSOCK_MAX_PKT_BUF_SIZE):
             self.due.add(VIRTIO_VSOCK_OP_CREDIT_UPDATE)
             self._device.wait(self)
 

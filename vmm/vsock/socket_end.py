@@ -66,7 +66,7 @@ class SocketEnd:
     def established(self) -> None:
         """Both sides may send."""
         if self._greeting:
-            self._pass_on([memoryview(self._greeting)])
+            self._send([memoryview(self._greeting)])
         self._reads = True
         self._watch()
         self._on_established()

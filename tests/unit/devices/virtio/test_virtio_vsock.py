@@ -177,6 +177,21 @@ def test_a_reset_of_the_hosts_ends_it(rig: VsockRig) -> None:
     assert rig.hears() == []
 
 
+def test_case_13_packets_come_in_whatever_buffers(rig: VsockRig) -> None:
+    rig.begin(rx=0)
+    pieces = [1, HEADER_SIZE - 2, 3, 0, 5, 100]
+    for _ in range(2):
+        rig.rx.append(rig.drivers[RX].send([], pieces))
+    rig.kick(RX)
+    end = rig.dial()
+    end.send(b"hello and goodbye")
+    assert rig.hears() == ["RW"]
+    assert rig.data == b"hello and goodbye"
+    header = rig.packet(VIRTIO_VSOCK_OP_RW, size=5).to_bytes()
+    rig.send(TX, header[:7], header[7:] + b"he", b"", b"ll", b"o")
+    assert end.received == b"hello"
+
+
 # Messages
 
 
@@ -253,6 +268,25 @@ def test_the_guest_is_told_of_room_before_it_has_none(rig: VsockRig) -> None:
     assert len(heard) == 8
     assert rig.last is not None
     assert rig.last.fwd_cnt == 2 * BUF_ALLOC
+
+
+def test_a_guest_in_the_middle_of_a_message_is_told_of_little_room(
+    rig: VsockRig,
+) -> None:
+    """That takes all there is, and isn't passed on before it is whole."""
+    end = rig.dial(**SEQPACKET)
+    rig.say(VIRTIO_VSOCK_OP_RW, bytes(1000), flags=VIRTIO_VSOCK_SEQ_EOM, **SEQPACKET)
+    end.passes_on = False
+    left = BUF_ALLOC - 1000  # of its credit
+    while left:
+        size = min(left, 32 << 10)
+        rig.say(VIRTIO_VSOCK_OP_RW, bytes(size), **SEQPACKET)
+        left -= size
+    assert rig.hears() == ["CREDIT_UPDATE"]
+    assert rig.last is not None
+    assert rig.last.fwd_cnt == 1000
+    rig.say(VIRTIO_VSOCK_OP_RW, bytes(1000), flags=VIRTIO_VSOCK_SEQ_EOM, **SEQPACKET)
+    assert (end.ends, end.is_closed) == ([1000, 1000 + BUF_ALLOC], False)
 
 
 def test_room_that_is_asked_for_is_told_of(rig: VsockRig) -> None:
