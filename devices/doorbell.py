@@ -15,7 +15,9 @@ class Doorbell(Record, kw_only=True):
     KVM (ioeventfd), such a write makes no exit and reaches the device as a call of
     `on_ring`, on a thread of the host's; several may come as one. Elsewhere, and
     for any other write, the device's `write` or `pio_write` is called as ever, so
-    it rings there, too. Raises InvalidRange for a size or value that can't be.
+    it rings there, too. With an `eventfd` of the device's own KVM signals that, and
+    `on_ring` isn't called: somebody else waits for it.
+    Raises InvalidRange for a size or value that can't be.
     """
 
     base: int
@@ -23,6 +25,7 @@ class Doorbell(Record, kw_only=True):
     on_ring: Callable[[], None]
     is_pio: bool = False
     value: int | None = None
+    eventfd: int | None = None
 
     def __post_init__(self) -> None:
         if self.size not in SIZES or (self.is_pio and self.size == 8):

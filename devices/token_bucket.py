@@ -34,6 +34,11 @@ class TokenBucket:
         self._credit -= count * _NS_PER_S
         return count
 
+    def spend(self, count: int) -> None:
+        """Let `count` bytes go, and if there aren't so many, the next ones wait."""
+        self.tokens()
+        self._credit -= count * _NS_PER_S
+
     def call_when_worthwhile(self, callback: Callable[[], None]) -> None:
         """Call when there are tokens again: rather a few seldom than one often."""
         wanted = max(_NS_PER_S, self._rate * _NS_PER_S // _WAKEUPS_PER_S)

@@ -47,6 +47,29 @@ class MsiInterrupt(Interrupt, Protocol):
         it was. Raises TriggerError if it can't be sent there.
         """
 
+    def listen(self, eventfd: int) -> None:
+        """Have signals of `eventfd`, too, send the message, by the host's kernel.
+
+        One that it has is sent at once. May take milliseconds. Raises TriggerError.
+        """
+
+    def unlisten(self, eventfd: int) -> None:
+        """Undo it; from then on its signals stay in it. Idempotent."""
+
+
+class Signal(Protocol):
+    """An eventfd by which somebody outside of the VMM raises a device's interrupt."""
+
+    @property
+    def fd(self) -> int:
+        """Its number."""
+
+    def relay(self, is_wanted: bool, /) -> None:
+        """Whether to wait for it, and call the device: nobody else listens then.
+
+        Never blocks.
+        """
+
 
 class InterruptLine:
     """An Interrupt that is wired after the device was made; unwired it does nothing.

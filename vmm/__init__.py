@@ -17,6 +17,7 @@ TYPE_CHECKING = False  # typing's, which takes longer to import than all of this
 if TYPE_CHECKING:
     from .config import MachineConfig
     from .console.config import ConsoleConfig
+    from .disk.config import DiskConfig
     from .errors import (
         ConfigError,
         ExpectTimeout,
@@ -40,6 +41,7 @@ __all__ = [
     "CommandConfig",
     "ConfigError",
     "ConsoleConfig",
+    "DiskConfig",
     "ExitReason",
     "ExpectTimeout",
     "GuestEnded",
@@ -62,6 +64,7 @@ _HOMES = {
     "MachineConfig": "config",
     "ConsoleConfig": "console.config",
     "CommandConfig": "guest.config",
+    "DiskConfig": "disk.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
     "Place": "place",

@@ -32,6 +32,7 @@ from .result import told_apart
 if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from typing import Unpack
 
+    from .disk.config import DiskConfig
     from .guest.config import CommandConfig
     from .settings import MachineSettings
     from .vsock.config import VsockConfig
@@ -114,6 +115,12 @@ def _balloon(field: str, size: int | str) -> int:
     if bytes_ < 0:
         raise ConfigError(f"{field}: {bytes_} is less than 0")
     return bytes_
+
+
+def _disks(field: str, given: object) -> "tuple[DiskConfig, ...]":
+    from .disk.config import disks  # most runs have none
+
+    return disks(field, given)
 
 
 def _vsock(field: str, given: object) -> "VsockConfig | None":
@@ -200,6 +207,11 @@ class MachineConfig(Checked):
     "NAME=PLACE" texts. The guest finds them by virtio, as /dev/virtio-ports/NAME where
     it has udev, and by /sys/class/virtio-ports/*/name; `machine.port(NAME)` has the
     other end."""
+    disks: "tuple[DiskConfig, ...]" = setting(
+        (), StrPath | Checked | Sequence[StrPath | Checked], _disks
+    )
+    """vda, vdb and so on, by virtio: DiskConfigs, or what DiskConfig says of texts,
+    "PATH,cow", as which they are kept; see `machine.disks`."""
     rng: bool = False
     """Give the guest the host's random bytes, by virtio: its /dev/hwrng."""
     balloon: int | None = setting(None, int | str | None, _balloon)

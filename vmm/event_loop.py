@@ -190,6 +190,8 @@ class EventLoop:
         """
         with self._lock:
             self._stopping = True
+        if self._wake.fd < 0:  # it is closed
+            return
         self._wake.signal()
         if self._thread.ident is not None:
             self._thread.join()

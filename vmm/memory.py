@@ -1,6 +1,7 @@
 """GuestMemory: the guest's RAM, mapped once into our address space."""
 
 import ctypes
+import fcntl
 import mmap
 import os
 from collections.abc import Iterable
@@ -8,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import GuestAddressError, VmmError
-from .kvm._libc import address_of, give_back, map_over, populate
+from .kvm._libc import address_of, give_back, give_back_shared, map_over, populate
 
 if TYPE_CHECKING:  # most runs have none
     from .page_runs import Run
@@ -43,7 +44,8 @@ class GuestMemory:
     """Zeroed RAM at the given ranges, each a multiple of 4096 bytes; or an image's.
 
     The host commits pages only as they are touched, huge ones where it has them; those
-    of an image are shared until they are written to.
+    of an image are shared until they are written to. It is this process's alone until
+    `share` was called.
     To users it is a GuestRam: `view`, `read`, `write` and `discard`.
     Raises VmmError if the host doesn't give the address space.
     """
@@ -52,6 +54,8 @@ class GuestMemory:
         self, ranges: Iterable[Range], image: "RamImage | None" = None
     ) -> None:
         self._is_closed = False
+        self.shared_fd: int | None = None
+        """What `share` gives, once somebody has called it."""
         self._image: RamImage | None = None
         self._is_its_life = False  # all of it since `image`: not that which froze
         self._zeroed: list[Run] = []  # where the image's pages are mapped over
@@ -129,7 +133,9 @@ class GuestMemory:
         end = (at + size) // mmap.PAGESIZE * mmap.PAGESIZE
         if start >= end:
             return
-        if self._image is None or not self._image.has_data(start, end):
+        if self.shared_fd is not None:
+            give_back_shared(self._host_addr + start, end - start)
+        elif self._image is None or not self._image.has_data(start, end):
             give_back(self._host_addr + start, end - start)
         else:  # whose pages would come back
             self._map_zeros(start, end)
@@ -163,11 +169,43 @@ class GuestMemory:
                     )
                 done += count
 
+    def share(self) -> int:
+        """Have RAM in a file that other processes can map, a memfd; its descriptor.
+
+        Each region is at its offset there. Before the machine starts: it is zero then.
+        A machine that goes on from an image has that in private. Raises VmmError.
+        """
+        if self.shared_fd is not None:
+            return self.shared_fd
+        if self._image is not None:
+            raise VmmError(
+                "memory: a machine that goes on from a snapshot has RAM of its own, "
+                "which no other process can serve"
+            )
+        from .ram_image import new_memfd
+
+        fd = new_memfd("guest-ram", self.size)
+        try:
+            # Nobody may shorten it: touching what is missing then is a SIGBUS.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            map_over(self._host_addr, self.size, mmap.MAP_SHARED | MAP_NORESERVE, fd)
+        except OSError as error:
+            os.close(fd)
+            raise VmmError(
+                f"memory: {self.size >> 20} MiB can't be shared: {error.strerror}"
+            ) from None
+        with suppress(OSError):  # as the host's shmem_enabled says
+            self._mmap.madvise(mmap.MADV_HUGEPAGE)
+        self.shared_fd = fd
+        return fd
+
     def freeze(self) -> "RamImage":
         """An image of what it has now; it goes on from there as one more clone.
 
         No vCPU may run. Raises VmmError where there is no memory for it.
         """
+        if self.shared_fd is not None:
+            raise VmmError("memory: it is shared with another process: no snapshot")
         from .ram_image import RamImage  # most runs never do
 
         image = RamImage.of(self._view, self._host_addr, self._image, self._zeroed)
@@ -213,7 +251,9 @@ class GuestMemory:
 
     def clear(self) -> None:
         """Give every page back to the host; all of RAM reads as zero again."""
-        if self._image is None:
+        if self.shared_fd is not None:
+            give_back_shared(self._host_addr, self.size)
+        elif self._image is None:
             self._mmap.madvise(mmap.MADV_DONTNEED)
         else:  # whose pages would come back
             self._map(-1, mmap.MAP_ANONYMOUS)
@@ -234,4 +274,8 @@ class GuestMemory:
         try:
             self._mmap.close()
         except BufferError:  # it is unmapped with the last view
+            if self.shared_fd is not None:
+                map_over(self._host_addr, self.size, mmap.MAP_ANONYMOUS | _PRIVATE)
             self._mmap.madvise(mmap.MADV_DONTNEED)
+        if self.shared_fd is not None:
+            os.close(self.shared_fd)

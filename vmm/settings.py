@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from .console.config import ConsoleConfig
 from .console.settings import ConsoleSettings
+from .disk.config import DiskConfig
 from .field_types import (
     BootProtocol,
     ConsoleDevice,
@@ -43,6 +44,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     command: CommandConfig | str | Sequence[str] | None
     console_device: ConsoleDevice
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
+    disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
     rng: bool
     balloon: int | str | None
     vsock: bool | StrPath | VsockConfig | None

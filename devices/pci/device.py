@@ -36,7 +36,7 @@ from .windows import PciWindows, Remap
 
 if TYPE_CHECKING:
     from ..guest_ram import GuestRam
-    from ..trigger import Interrupt, MsiInterrupt
+    from ..trigger import Interrupt, MsiInterrupt, Signal
 
 
 class PciState(State):
@@ -69,6 +69,7 @@ class BarDoorbell(Record):
     size: int
     on_ring: Callable[[], None]
     value: int | None = None
+    eventfd: int | None = None
 
 
 class PciDevice(DeviceIo):
@@ -173,6 +174,16 @@ class PciDevice(DeviceIo):
             status = self.config.get(PCI_STATUS, 2) & ~PCI_STATUS_INTERRUPT
             self.config.set(PCI_STATUS, 2, status | (high and PCI_STATUS_INTERRUPT))
             self._drive_line()
+
+    def take_signal(self, signal: "Signal", vector: int | None) -> None:
+        """Have an eventfd that another process signals raise a vector of MSI-X's.
+
+        Without a word to us where that can be; else, as while the vector is masked, it
+        is to be relayed, to `interrupt`. None: to be relayed always.
+        """
+        with self.lock:
+            if self._msix is not None:
+                self._msix.messages.take(signal, vector)
 
     def drop_interrupts(self) -> None:
         """Forget what is pending, and let go of INTx: the device was reset."""
@@ -294,6 +305,7 @@ class PciDevice(DeviceIo):
                 on_ring=bell.on_ring,
                 is_pio=is_pio,
                 value=bell.value,
+                eventfd=bell.eventfd,
             )
             for bell in self.get_bar_doorbells()
             for is_pio, base in self._decoder.places_of(bell.bar)

@@ -1,10 +1,11 @@
 """Messages: a function's MSIs or MSI-Xs on their way out; the same for both."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from ..errors import TriggerError
-from ..trigger import MsiInterrupt
+from ..trigger import MsiInterrupt, Signal
 
 Message: TypeAlias = tuple[int, int]
 """A 64-bit address, and 32 bits of data."""
@@ -26,6 +27,8 @@ class Messages:
         self._targets: Sequence[MsiInterrupt] = ()
         self._routed: list[Message | None] = [None] * count
         self._sends: list[Callable[[], None] | None] = [None] * count
+        self._vectors: dict[Signal, int] = {}
+        self._heard_by: dict[Signal, MsiInterrupt] = {}
 
     def connect(self, targets: Sequence[MsiInterrupt]) -> None:
         """Send by these, of which none has been told a message; or, by none, nothing.
@@ -39,6 +42,7 @@ class Messages:
         """Mask all, and tell each target anew where its message goes."""
         self._routed = [None] * len(self._routed)
         self._sends = [None] * len(self._sends)
+        self._settle()
 
     def fire(self, vector: int) -> None:
         """Raise one. Raises TriggerError if the host can't deliver it."""
@@ -52,13 +56,46 @@ class Messages:
     def set(self, vector: int, message: Message | None) -> None:
         """From now on `vector` is `message`, or masked: None. Sends what is pending."""
         self._sends[vector] = None
-        if message is None or vector >= len(self._targets):
-            return
-        self._sends[vector] = send = self._route(vector, message)
-        if self.pending[vector]:
-            self.pending[vector] = False
-            self._on_pending()
-            send()
+        if message is not None and vector < len(self._targets):
+            self._sends[vector] = send = self._route(vector, message)
+            if self.pending[vector]:
+                self.pending[vector] = False
+                self._on_pending()
+                send()
+        self._settle()
+
+    def take(self, signal: Signal, vector: int | None) -> None:
+        """From now on `signal` raises `vector`, or none that there is here.
+
+        With no call of `fire` as long as that can be sent; else it is to be relayed.
+        """
+        if vector is None or vector >= len(self.pending):
+            self._vectors.pop(signal, None)
+        else:
+            self._vectors[signal] = vector
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have each signal heard by the target that sends its vector now, if any."""
+        for signal in self._vectors.keys() | self._heard_by.keys():
+            target = self._target_of(signal)
+            heard_by = self._heard_by.get(signal)
+            if target is heard_by:
+                continue
+            if heard_by is not None:
+                del self._heard_by[signal]
+                heard_by.unlisten(signal.fd)
+            if target is not None:
+                with suppress(TriggerError):
+                    target.listen(signal.fd)
+                    self._heard_by[signal] = target
+            signal.relay(signal not in self._heard_by)
+
+    def _target_of(self, signal: Signal) -> MsiInterrupt | None:
+        vector = self._vectors.get(signal)
+        if vector is None or self._sends[vector] in (None, _nothing):
+            return None
+        return self._targets[vector]
 
     def _route(self, vector: int, message: Message) -> Callable[[], None]:
         """What sends it: nothing, where the guest's own message leads nowhere."""

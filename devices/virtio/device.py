@@ -24,6 +24,7 @@ from .queue import Virtqueue
 
 if TYPE_CHECKING:
     from ..state import State
+    from ..trigger import Signal
 
 MOST_TOLD: Final = 200
 """Characters of why a device needs a reset."""
@@ -48,7 +49,10 @@ class Transport(Protocol):
         """Send a configuration change notification."""
 
     def serve_again(self, queue: Virtqueue, /) -> None:
-        """Have `VirtioDevice.serve` called soon, when others had their turn."""
+        """Have `VirtioDevice.serve` called soon, when others had their turn.
+
+        On the device's own thread, if it has one.
+        """
 
 
 class NoTransport:
@@ -99,6 +103,8 @@ class VirtioDevice:
     """Whether it offers packed rings, which Linux then takes."""
     own_thread: bool = False
     """Whether its queues are served on a thread of its own, not the event loop's."""
+    is_elsewhere: bool = False
+    """Whether another process serves its queues, by `kick_fd` and `call_signal`."""
 
     def __init__(self) -> None:
         self._check()
@@ -175,6 +181,16 @@ class VirtioDevice:
     def handle(self, queue: Virtqueue) -> None:
         """Look at `queue`, in which there may be new chains, or not."""
         raise NotImplementedError
+
+    def kick_fd(self, queue: Virtqueue) -> int | None:
+        """An eventfd of its own that kicks of `queue` are to signal.
+
+        For one that `is_elsewhere`. Those that come otherwise are for `handle`, as
+        ever. Default, None: all are.
+        """
+
+    def call_signal(self, queue: Virtqueue) -> "Signal | None":
+        """What whoever serves `queue` interrupts the driver by. Default: None."""
 
     def reset_queue(self, queue: Virtqueue) -> None:
         """Let go of what you have of this queue; it is about to be empty.

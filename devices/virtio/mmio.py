@@ -146,6 +146,7 @@ class VirtioMmio(DeviceIo):
                 size=4,
                 value=queue.index,
                 on_ring=partial(self.device.serve, queue),
+                eventfd=self.device.kick_fd(queue),
             )
             for queue in self.device.queues
         ]

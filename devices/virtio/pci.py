@@ -186,6 +186,7 @@ class VirtioPci(PciDevice):
                 offset=NOTIFY + NOTIFY_OFF_MULTIPLIER * queue.index,
                 size=2,
                 on_ring=partial(self.device.serve, queue),
+                eventfd=self.device.kick_fd(queue),
             )
             for queue in self.device.queues
         ]
@@ -318,6 +319,16 @@ class VirtioPci(PciDevice):
         queue = self.registers.queue
         if queue is not None:
             self._queue_vectors[queue.index] = self._usable(vector)
+            self._connect_calls()
+
+    def _connect_calls(self) -> None:
+        """Have those of queues that are served elsewhere raise the right vectors."""
+        if not self.device.is_elsewhere:
+            return
+        for queue, vector in zip(self.device.queues, self._queue_vectors, strict=True):
+            signal = self.device.call_signal(queue)
+            if signal is not None:
+                self.take_signal(signal, None if vector == NO_VECTOR else vector)
 
     def _usable(self, vector: int) -> int:
         return vector if vector < self.msix_vectors else NO_VECTOR
@@ -333,6 +344,7 @@ class VirtioPci(PciDevice):
     def reset_device(self) -> None:
         self.registers.reset()
         self._forget_vectors()
+        self._connect_calls()
         self.drop_interrupts()
 
     def device_state(self) -> VirtioPciState:

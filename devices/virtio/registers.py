@@ -115,6 +115,7 @@ class Registers:
         """Those of queues that there aren't."""
         self._ram = ram
         self._clock = clock
+        self._due: set[Virtqueue] = set()  # to be served, and not yet
         self._clear()
 
     def _clear(self) -> None:
@@ -277,7 +278,11 @@ class Registers:
     def kick(self, index: int) -> None:
         """The driver says that it has put something into queue `index`."""
         if index < len(self.device.queues):
-            self.device.serve(self.device.queues[index])
+            queue = self.device.queues[index]
+            if self.device.own_thread:  # and not on a vCPU's, which that would hold up
+                self.device.transport.serve_again(queue)
+            else:
+                self.device.serve(queue)
         else:
             self.stray_kicks += 1
 
@@ -287,6 +292,9 @@ class Registers:
         But not while the guest stands still, when a device that is asked for its state
         has to do so, too.
         """
+        if queue in self._due:  # or a guest that kicks could have ever more called
+            return
+        self._due.add(queue)
         serve: Callable[[], None] = partial(self._serve, queue)
         if call_soon is not None:
             serve = partial(call_soon, serve)
@@ -294,6 +302,7 @@ class Registers:
         self._clock.call_at(soon, serve)
 
     def _serve(self, queue: Virtqueue) -> None:
+        self._due.discard(queue)
         try:
             self.device.serve(queue)
         except Exception as error:

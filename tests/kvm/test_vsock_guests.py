@@ -6,6 +6,8 @@ import random
 import re
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ from vmm.vsock.config import VsockConfig
 pytestmark = pytest.mark.linux
 
 SOURCE = Path(__file__).parents[1] / "support/vsock_guest.c"
+VMM = (sys.executable, "-m", "vmm")
 MIB = 1 << 20
 BOTH = [
     pytest.param(socket.SOCK_STREAM, id="stream"),
@@ -419,6 +422,26 @@ def test_what_a_guest_says_last_is_heard(program: Path, tmp_path: Path) -> None:
             peer.shutdown(socket.SHUT_WR)
             assert machine.wait(DEADLINE).reason is ExitReason.RESET
             assert len(all_of(peer)) == 100_000
+
+
+def test_the_command_has_it_and_leaves_no_file(program: Path, tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{path}_90")
+        listener.listen()
+        listener.settimeout(DEADLINE)
+        command = [*VMM, "run", "--kernel", kernel("full"), "--vsock", path]
+        command += ["--add", f"{program}:/bin/vsock_guest", "--capture", "--quiet"]
+        command += ["--exec", "vsock_guest call 90", "--timeout", str(DEADLINE)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        with process, listener.accept()[0] as peer:
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+            peer.sendall(b"from the host\n")
+            peer.shutdown(socket.SHUT_WR)
+            assert all_of(peer) == b""
+            output, _ = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, output) == (0, b"from the host\n")
+    assert os.listdir(tmp_path) == ["v_90"]
 
 
 @pytest.mark.hardware

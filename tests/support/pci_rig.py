@@ -46,6 +46,13 @@ class MessageLine(CountingTrigger):
     def __init__(self) -> None:
         super().__init__()
         self.routes: list[tuple[int, int]] = []
+        self.heard: set[int] = set()
+
+    def listen(self, eventfd: int) -> None:
+        self.heard.add(eventfd)
+
+    def unlisten(self, eventfd: int) -> None:
+        self.heard.discard(eventfd)
 
     def route(self, address: int, data: int) -> None:
         if not address:

@@ -10,6 +10,7 @@ from support.virtio_driver import Request, VirtioDriver
 from vmm.devices.bus.resource_manager import ResourceManager
 from vmm.devices.clock import VirtualClock
 from vmm.devices.device_io import DeviceIo
+from vmm.devices.guest_ram import GuestRam
 from vmm.devices.pci.reg import (
     PCI_BASE_ADDRESS_0,
     PCI_CAP_ID_MSIX,
@@ -62,9 +63,9 @@ class TransportDriver:
     registers: ClassVar[dict[str, tuple[int, int]]]
     transport: DeviceIo
 
-    def __init__(self, device: VirtioDevice) -> None:
+    def __init__(self, device: VirtioDevice, ram: GuestRam | None = None) -> None:
         self.device = device
-        self.ram = PlainRam(RAM_SIZE)
+        self.ram: GuestRam = ram or PlainRam(RAM_SIZE)
         self.clock = VirtualClock()
         self.told: list[str] = []
         self.features = VERSION_1
@@ -207,8 +208,8 @@ class MmioDriver(TransportDriver):
         "queue_reset": (0xC0, 4),
     }
 
-    def __init__(self, device: VirtioDevice) -> None:
-        super().__init__(device)
+    def __init__(self, device: VirtioDevice, ram: GuestRam | None = None) -> None:
+        super().__init__(device, ram)
         self._mmio = VirtioMmio(device, self.ram, self.clock)
         self.plug(self._mmio)
         self._seen_edges = 0
@@ -272,8 +273,8 @@ class PciDriver(TransportDriver):
     }
     takes_messages = True
 
-    def __init__(self, device: VirtioDevice) -> None:
-        super().__init__(device)
+    def __init__(self, device: VirtioDevice, ram: GuestRam | None = None) -> None:
+        super().__init__(device, ram)
         self.pci = self.transport = VirtioPci(device, self.ram, self.clock, slot=SLOT)
         self.rig = PciRig(self.pci)
         self.function = Function(self.rig, SLOT)

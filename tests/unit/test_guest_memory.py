@@ -1,5 +1,6 @@
 """GuestMemory: bounds, regions, loading and release."""
 
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,3 +184,67 @@ def test_a_child_sees_zeros_in_a_view_that_it_inherits(memory: GuestMemory) -> N
     assert bytes(view) == b"ours"
     os.close(reader)
     os.close(writer)
+
+
+def test_shared_ram_is_one_file_for_all_who_map_it(memory: GuestMemory) -> None:
+    fd = memory.share()
+    assert memory.share() == fd
+    memory.write(8, b"ours")
+    memory.write(1 << 32, b"high")
+    with mmap.mmap(fd, memory.size) as other:
+        assert other[8:12] == b"ours"
+        assert other[LOW.size : LOW.size + 4] == b"high"
+        other[8:12] = b"else"
+        assert memory.read(8, 4) == b"else"
+
+
+def test_shared_ram_is_zero_after_clear_for_all(memory: GuestMemory) -> None:
+    fd = memory.share()
+    memory.write(8, b"ours")
+    memory.clear()
+    assert memory.read(8, 4) == bytes(4)
+    assert os.pread(fd, 4, 8) == bytes(4)
+
+
+def test_shared_ram_is_given_back(memory: GuestMemory) -> None:
+    fd = memory.share()
+    memory.write(0, b"x" * LOW.size)
+    memory.discard(0x1000, 0x2000)
+    assert memory.read(0, LOW.size) == b"x" * 0x1000 + bytes(0x2000) + b"x" * 0x1000
+    assert os.pread(fd, 0x2000, 0x1000) == bytes(0x2000)
+
+
+def test_views_are_of_shared_ram_too_that_were_there_before(
+    memory: GuestMemory,
+) -> None:
+    view = memory.view(0, 4)
+    fd = memory.share()
+    view[:] = b"late"
+    assert os.pread(fd, 4, 0) == b"late"
+    view.release()
+
+
+def test_shared_ram_can_not_be_shortened(memory: GuestMemory) -> None:
+    with pytest.raises(PermissionError):
+        os.truncate(memory.share(), 0)
+
+
+def test_shared_ram_has_no_image(memory: GuestMemory) -> None:
+    memory.share()
+    with pytest.raises(VmmError, match="shared with another process: no snapshot"):
+        memory.freeze()
+
+
+def test_ram_of_an_image_can_not_be_shared(memory: GuestMemory) -> None:
+    memory.freeze()
+    with pytest.raises(VmmError, match="from a snapshot has RAM of its own"):
+        memory.share()
+
+
+def test_view_of_shared_ram_outlives_it_as_zeros() -> None:
+    memory = GuestMemory([LOW])
+    memory.share()
+    view = memory.view(0, 4)
+    view[:] = b"text"
+    memory.close()
+    assert bytes(view) == bytes(4)

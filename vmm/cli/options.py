@@ -135,6 +135,17 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--disk",
+            {
+                "metavar": "PATH[,cow[=FILE]][,ro]...",
+                "dest": "disks",
+                "action": "append",
+                "help": "a file or block device as vda, the next as vdb...; cow: what "
+                "is written vanishes, or goes to FILE; ro: nothing is; also format=, "
+                "serial=, cache=writethrough, rate=SIZE, burst=, iops=N, iops_burst=",
+            },
+        ),
+        (
             "--rng",
             {
                 "action": "store_const",

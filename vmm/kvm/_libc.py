@@ -83,6 +83,11 @@ def give_back(address: int, size: int) -> None:
     _libc.madvise(address, size, mmap.MADV_DONTNEED)
 
 
+def give_back_shared(address: int, size: int) -> None:
+    """Likewise, of a shared mapping of a memfd's, whoever else has mapped it."""
+    _libc.madvise(address, size, mmap.MADV_REMOVE)
+
+
 def populate(address: int, size: int) -> None:
     """Give pages of a private mapping their own memory, if that can be.
 
@@ -113,6 +118,19 @@ def exchange(folder: int, one: str, other: str) -> None:
 
 
 _libc.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
+
+
+_libc.fallocate.argtypes = (c_int, c_int, c_long, c_long)
+FALLOC_FL_PUNCH_HOLE: Final = 0x02 | 0x01  # <linux/falloc.h>; with KEEP_SIZE
+FALLOC_FL_ZERO_RANGE: Final = 0x10 | 0x01
+
+
+def fallocate(fd: int, mode: int, offset: int, size: int) -> None:
+    """Change how a part of a file is allocated. Raises OSError."""
+    while _libc.fallocate(fd, mode, offset, size) < 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
 
 
 def address_of(buffer: ctypes.Array[ctypes.c_char]) -> int:

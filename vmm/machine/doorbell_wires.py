@@ -88,7 +88,10 @@ class DoorbellWires:
 
 
 class _Wire:
-    """An eventfd that the loop watches, and the bell that it is tied to, if any."""
+    """An eventfd that the loop watches, and the bell that it is tied to, if any.
+
+    A bell with an eventfd of the device's own has KVM signal that instead.
+    """
 
     def __init__(self, owner: str, loop: EventLoop) -> None:
         self.bell: Doorbell | None = None
@@ -99,10 +102,11 @@ class _Wire:
         loop.call_soon(self._watch)
 
     def connect(self, vm: Vm) -> None:
-        event, bell = self.event, self.bell
+        bell = self.bell
         if bell is not None:
-            vm.assign_ioeventfd(event.fd, bell)
-            self._undo = partial(vm.deassign_ioeventfd, event.fd, bell)
+            fd = self.event.fd if bell.eventfd is None else bell.eventfd
+            vm.assign_ioeventfd(fd, bell)
+            self._undo = partial(vm.deassign_ioeventfd, fd, bell)
 
     def disconnect(self, *, vm_goes: bool = False) -> None:
         undo, self._undo = self._undo, None

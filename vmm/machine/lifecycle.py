@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..agent.port import AgentPort
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
+    from ..vhost_user.device import VhostUserDevice
     from ..vsock.vsock import Vsock
     from .guest_time import GuestTime
     from .saved_vm import SavedVm
@@ -34,8 +35,8 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    ports of a command and of an agent, a debug console, virtio's `ports`, and sockets.
-    `clock` is the loop's for the guest.
+    ports of a command and of an agent, a debug console, virtio's `ports`, devices that
+    other processes serve, and sockets. `clock` is the loop's for the guest.
     """
 
     loop: EventLoop
@@ -46,6 +47,7 @@ class HostSide(Record):
     agent: "AgentPort | None"
     debugcon: Console | None
     ports: tuple[Console, ...]
+    served: "list[VhostUserDevice]"
     vsock: "Vsock | None"
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
@@ -108,9 +110,13 @@ class HostSide(Record):
         self.loop.settle(hold)
         for console in (self.console, *self.ports):
             console.flush()
+        for device in self.served:
+            device.hold()
 
     def go_on(self) -> None:
         """Undo it."""
+        for device in self.served:
+            device.go_on()
         self.clock.start()
         for console in (self.console, *self.ports):
             console.release_input()
@@ -345,6 +351,7 @@ class Lifecycle:
         result, vcpus = None, self.instance.vcpus
         self._parts.devices.settle()
         self._host_side.hold()
+        self._parts.devices.settle()  # what a timer had called there, before it held
         try:
             self._time = GuestTime(self.instance.vm, vcpus)
             guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols)
@@ -372,12 +379,17 @@ class Lifecycle:
     def _reset_devices(self) -> None:
         """And RAM, in which no device may still be at work for the guest that was."""
         clock = self._host_side.clock
+        served = self._host_side.served
         self._host_side.loop.settle(clock.stop)
         self._parts.devices.settle()
+        for device in served:
+            device.hold()
         try:
             self._parts.memory.clear()
             self._parts.devices.reset()
         finally:
+            for device in served:
+                device.go_on()
             clock.start()
 
     def _totals(self) -> tuple[dict[str, int], int]:

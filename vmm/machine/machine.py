@@ -47,11 +47,14 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..devices.sink import Sink
     from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
+    from ..vhost_user.device import VhostUserDevice
     from ..vsock.vsock import Vsock
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
+    from .disks import Disk, Disks
     from .pci import Pci
+    from .served_disk import ServedDisk
     from .snapshot import Snapshot
     from .virtio import Virtio
 
@@ -112,6 +115,8 @@ class Machine:
             setup = probe_kvm(kvm, self.quirks, self.config.cpus)
             memory = GuestMemory(boot.ram, None if snapshot is None else snapshot.ram)
             stack.callback(memory.close)
+            self._served: list[VhostUserDevice] = []
+            stack.callback(self._close_served)
             self._ram = memory
             self.memory: GuestRam = memory
             """The guest's RAM, for a device that does DMA, and for tests."""
@@ -154,12 +159,15 @@ class Machine:
             self.clock: Clock = clock
             """The guest's time, for devices: it stands still while the guest does."""
             self._virtio: Virtio | None = None
-            self._base = None if snapshot is None else (snapshot.saved, snapshot.ram)
+            self._base = None if snapshot is None else snapshot.base
             extras = Extras(
                 *(self.config, self._devices, outcomes),
                 *(self.console, self._legacy.serial, self.plug),
             )
             extras.plug(self._loop, clock, self._state, memory, stack)
+            self._disks: Disks | None = None
+            if self.config.disks:
+                self._disks = self._new_disks(snapshot, stack)
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon
@@ -178,6 +186,7 @@ class Machine:
                 extras.agent,
                 extras.debugcon,
                 tuple(extras.ports.values()),
+                self._served,
                 extras.vsock,
                 outcomes.failures,
             )
@@ -300,9 +309,14 @@ class Machine:
         to call, nor while somebody else resumes it.
         Raises VmmError if it doesn't run, or a device can't say what it is like.
         """
+        if self._served:
+            raise VmmError(
+                f"snapshot: RAM is shared with the process behind "
+                f"{self._served[0].name}, and there is no telling what it is at"
+            )
         with self._standing() as guest:
             snapshot = guest.hold(self._take_snapshot)
-        self._base = snapshot.saved, snapshot.ram
+        self._base = snapshot.base
         return snapshot
 
     def _take_snapshot(self) -> "Snapshot":
@@ -313,6 +327,7 @@ class Machine:
             raise VmmError("the guest has been reset: there is nothing to go on from")
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
+        disks = () if self._disks is None else self._disks.freeze()
         has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
             self.config.replace(pci=True) if has_pci else self.config,
@@ -321,6 +336,7 @@ class Machine:
             cmdline=self._life.instance.cmdline,
             is_ring3=self.quirks.state(),
             devices=map(class_of, users),
+            disks=disks,
         )
 
     def reset(self) -> None:
@@ -331,9 +347,11 @@ class Machine:
         """
         if self._base is None:
             raise VmmError("this machine has no snapshot to be put back to")
-        saved, ram = self._base
+        saved, ram, disks = self._base
 
         def restore() -> None:
+            if self._disks is not None:
+                self._disks.become(disks)
             for console in (self.console, *self._ports.values()):
                 console.drop_input()
             self._devices.put_back()
@@ -373,6 +391,7 @@ class Machine:
 
         A PCI or a virtio device before start only, and unless the configuration says
         otherwise there is a PCI bus from the first one on.
+        A VhostUserDevice is the machine's from then on, which closes it with the rest.
         Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
         ConfigError if it can't be.
         """
@@ -381,7 +400,17 @@ class Machine:
             return
         self._check_before_start(device.name, "virtio", "plugged in")
         virtio = self._transports()
-        virtio.plug(device, self._plug)
+        if not device.is_elsewhere:
+            virtio.plug(device, self._plug)
+            return
+        served = cast("VhostUserDevice", device)
+        self._served.append(served)
+        served.join(self._ram, self._loop)
+        virtio.plug(served, self._plug)
+
+    def _close_served(self) -> None:
+        for served in self._served:
+            served.close()
 
     def _plug(self, device: DeviceIo) -> None:
         if not device.is_pci:
@@ -404,6 +433,15 @@ class Machine:
                 f"{name} is a {kind} device, which can be {what} before the machine "
                 "starts only: there is no hotplug"
             )
+
+    def _new_disks(self, snapshot: "Snapshot | None", stack: ExitStack) -> "Disks":
+        from .disks import Disks  # most machines have none
+
+        frozen = None if snapshot is None else snapshot.base[2]
+        disks = Disks(self.config, self.warn, frozen)
+        stack.callback(disks.close)
+        disks.plug(self.plug, self.clock)
+        return disks
 
     def _transports(self) -> "Virtio":
         if self._virtio is None:
@@ -493,6 +531,11 @@ class Machine:
         return self._ports[name]
 
     @property
+    def disks(self) -> "tuple[Disk | ServedDisk, ...]":
+        """Those of the configuration, vda first: each has a `size`, and `resize`."""
+        return () if self._disks is None else tuple(self._disks.all)
+
+    @property
     def balloon(self) -> "Balloon":
         """How much of its RAM the guest gives back: its `target` may be set.
 
@@ -563,6 +606,8 @@ class Machine:
             self._outcomes
         ) = gone
         self._devices = self._loop = self._legacy = self._pci = gone
+        if self._disks is not None:
+            self._disks = gone
         if self.debugcon is not None:
             self.debugcon = gone
         if self._agent is not None:

@@ -9,7 +9,7 @@ to milliseconds. A machine whose devices never use one makes no such call.
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeAlias
 
 from ..boot.layout import LAPIC, MIB
 from ..devices.errors import TriggerError
@@ -37,7 +37,7 @@ class MsiRoutes:
         self._lock = threading.Lock()
         self._vm: Vm | None = None
         self._messages: dict[MsiTrigger, tuple[int, int]] = {}
-        self._wired: set[MsiTrigger] = set()  # which have an irqfd in this VM
+        self._wired: set[_Wire] = set()  # what has an irqfd in this VM
         self._held = 0  # who is in `together`
         self._is_stale = False  # the VM's table isn't what it is to be
 
@@ -88,10 +88,12 @@ class MsiRoutes:
             routes = [*_pin_routes(), *map(_route, self._messages.items())]
             self._vm.set_gsi_routing(routes)
             self._is_stale = False
-        for trigger in self._messages.keys() - self._wired:
-            trigger.eventfd.drain()  # of edges that had nowhere to go
-            self._vm.assign_irqfd(trigger.eventfd.fd, trigger.gsi)
-            self._wired.add(trigger)
+        wires = {(trigger, fd) for trigger in self._messages for fd in trigger.fds}
+        for trigger, fd in wires - self._wired:
+            if fd == trigger.eventfd.fd:
+                trigger.eventfd.drain()  # of edges that had nowhere to go
+            self._vm.assign_irqfd(fd, trigger.gsi)
+            self._wired.add((trigger, fd))
 
     def new_trigger(self, gsi: int) -> "MsiTrigger":
         """Message number `gsi`, which goes nowhere yet. Raises OSError."""
@@ -103,9 +105,29 @@ class MsiRoutes:
         KVM delivers most messages at once, and the others by its worker.
         """
         with self._lock:
-            if self._vm is not None and trigger in self._wired:
+            own = trigger, trigger.eventfd.fd
+            if self._vm is not None and own in self._wired:
                 self._vm.deassign_irqfd(trigger.eventfd.fd, trigger.gsi)
                 self._vm.assign_irqfd(trigger.eventfd.fd, trigger.gsi)
+
+    def listen(self, trigger: "MsiTrigger", fd: int) -> None:
+        """Have an eventfd of somebody else's send it, too. Raises KvmError."""
+        with self._lock:
+            if not trigger.is_cut:
+                trigger.fds.add(fd)
+                self._settle()
+
+    def unlisten(self, trigger: "MsiTrigger", fd: int) -> None:
+        """Undo it. Idempotent."""
+        with self._lock:
+            trigger.fds.discard(fd)
+            self._unwire(trigger, fd)
+
+    def _unwire(self, trigger: "MsiTrigger", fd: int) -> None:
+        if (trigger, fd) in self._wired:
+            self._wired.remove((trigger, fd))
+            assert self._vm is not None
+            self._vm.deassign_irqfd(fd, trigger.gsi)
 
     def cut(self, trigger: "MsiTrigger") -> None:
         """Its device goes. Idempotent.
@@ -115,10 +137,8 @@ class MsiRoutes:
         with self._lock:
             trigger.is_cut = True
             self._messages.pop(trigger, None)
-            if trigger in self._wired:
-                self._wired.remove(trigger)
-                assert self._vm is not None
-                self._vm.deassign_irqfd(trigger.eventfd.fd, trigger.gsi)
+            for fd in trigger.fds:
+                self._unwire(trigger, fd)
 
 
 class MsiTrigger(EventFdTrigger):
@@ -130,6 +150,8 @@ class MsiTrigger(EventFdTrigger):
         self.gsi = gsi
         self.is_cut = False
         """For `routes`, under their lock."""
+        self.fds = {self.eventfd.fd}
+        """Likewise: the eventfds that send it."""
 
     def route(self, address: int, data: int) -> None:
         """As MsiInterrupt's. Raises TriggerError where no LAPIC is, or KVM refuses.
@@ -143,6 +165,18 @@ class MsiTrigger(EventFdTrigger):
         except KvmError as error:
             raise TriggerError(f"MSI {self.gsi}: {error.strerror}") from error
 
+    def listen(self, eventfd: int) -> None:
+        """As MsiInterrupt's. Raises TriggerError where KVM refuses."""
+        try:
+            self._routes.listen(self, eventfd)
+        except KvmError as error:
+            self._routes.unlisten(self, eventfd)
+            raise TriggerError(f"MSI {self.gsi}: {error.strerror}") from error
+
+    def unlisten(self, eventfd: int) -> None:
+        """As MsiInterrupt's."""
+        self._routes.unlisten(self, eventfd)
+
     def flush(self) -> None:
         """As MsiRoutes.flush, if it was triggered since the last time."""
         if self.has_fired():
@@ -151,6 +185,10 @@ class MsiTrigger(EventFdTrigger):
     def close(self) -> None:
         self._routes.cut(self)
         super().close()
+
+
+_Wire: TypeAlias = tuple[MsiTrigger, int]
+"""A message, and an eventfd that sends it."""
 
 
 def _pin_routes() -> list[kvm_irq_routing_entry]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..devices.virtio.device import VirtioDevice
+    from ..disk.overlay import FrozenDisk
     from ..settings import MachineSettings
     from ..vsock.config import VsockConfig
     from .machine import Machine
@@ -50,10 +51,10 @@ class Snapshot:
         cmdline: bytes,
         is_ring3: bool,
         devices: Iterable[type | str] = (),
-        name: str = "",
+        disks: "Iterable[FrozenDisk]" = (),
     ) -> None:
         """`devices` are the classes of those that the user has plugged in, in order; of
-        a snapshot from a file their names. `name` is that file's.
+        a snapshot from a file their names.
         """
         self.config = config
         self._ram: RamImage | None = ram
@@ -61,7 +62,9 @@ class Snapshot:
         self.cmdline = cmdline
         self.is_ring3 = is_ring3
         self.devices = tuple(devices)
-        self.name = name
+        self._disks = tuple(disks)
+        self.name = ""
+        """The file's that it is from, if it is."""
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
@@ -73,9 +76,11 @@ class Snapshot:
         """
         from .snapshot_file import load
 
-        contents, ram = load(path)
+        contents, ram, disks = load(path)
         values = Record.to_dict(contents)
-        return cls(ram=ram, name=os.fspath(path), **values)  # type: ignore[arg-type]
+        snapshot = cls(ram=ram, disks=disks, **values)  # type: ignore[arg-type]
+        snapshot.name = os.fspath(path)
+        return snapshot
 
     def save(self, path: StrPath, *, compress: bool = False) -> None:
         """Write it into a folder of its own, which only its user can read.
@@ -90,7 +95,8 @@ class Snapshot:
 
         names = tuple(map(class_name, self.devices))
         contents = Contents(self.config, self.saved, self.cmdline, self.is_ring3, names)
-        save(path, contents, self.ram, compress=compress)
+        _, ram, disks = self.base
+        save(path, contents, ram, disks, compress=compress)
 
     @property
     def ram(self) -> RamImage:
@@ -98,6 +104,11 @@ class Snapshot:
         if self._ram is None:
             raise VmmError("the snapshot is closed: take another")
         return self._ram
+
+    @property
+    def base(self) -> "tuple[SavedVm, RamImage, tuple[FrozenDisk, ...]]":
+        """All that a machine is put back to. Raises VmmError once it is closed."""
+        return self.saved, self.ram, self._disks
 
     def clone(
         self,
@@ -188,8 +199,9 @@ class Snapshot:
         return SavedBoot(config, quirks, stack, self.cmdline, self.name)
 
     def close(self) -> None:
-        """Let go of the RAM: no more clones. Those that there are go on. Idempotent."""
+        """Let go of RAM and disks: no more clones. Those that there are go on."""
         self._ram = None
+        self._disks = ()
 
     def __enter__(self) -> Self:
         return self

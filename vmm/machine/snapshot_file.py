@@ -1,5 +1,8 @@
 """A snapshot on disk: a folder with `state.json` and `memory`, or `memory.zst`.
 
+What the guest has written to its disks is in `disk0`, `disk1` and so on, overlays of
+their images, which are left where they are.
+
 `memory` is RAM as it is, with holes; `memory.zst` the same, compressed, and with a
 check sum: looking through `memory` for one would take as long as to load it.
 
@@ -9,10 +12,11 @@ Folders are named relative to the one that they are in, which is opened once.
 import errno
 import fcntl
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from ..boot.layout import ram_ranges
 from ..devices.errors import InvalidState
@@ -23,10 +27,14 @@ from ..kvm._libc import exchange
 from ..ram_image import RamImage
 from .snapshot_form import SIZE_MAX, START, Contents, from_text, to_text
 
+if TYPE_CHECKING:
+    from ..disk.overlay import FrozenDisk
+
 STATE: Final = "state.json"
 MEMORY: Final = "memory"
 COMPRESSED: Final = "memory.zst"
-_FILES: Final = (MEMORY, COMPRESSED, STATE)
+_DISK: Final = "disk{}"
+_IS_FILE: Final = re.compile(rf"{MEMORY}|{re.escape(COMPRESSED)}|{STATE}|disk\d+")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SHOWN: Final = 300  # characters of what is wrong, which may be as long as the file
 _TRIES: Final = 10  # against others who save there at the same time
@@ -35,7 +43,14 @@ _TRIES: Final = 10  # against others who save there at the same time
 # Save
 
 
-def save(path: StrPath, contents: Contents, ram: RamImage, *, compress: bool) -> None:
+def save(
+    path: StrPath,
+    contents: Contents,
+    ram: RamImage,
+    disks: "Sequence[FrozenDisk]" = (),
+    *,
+    compress: bool,
+) -> None:
     """As Snapshot.save."""
     zstd = _zstd() if compress else None
     text = to_text(contents, HostIdentity.here())
@@ -48,6 +63,9 @@ def save(path: StrPath, contents: Contents, ram: RamImage, *, compress: bool) ->
                     ram.save(file.fileno())
                 else:
                     zstd.compress(ram, file)
+            for index, disk in enumerate(disks):
+                with _create(folder, _DISK.format(index)) as file:
+                    disk.save(file.fileno())
     except OSError as error:
         if isinstance(error, VmmError):
             raise
@@ -128,7 +146,8 @@ def _is_replaceable(parent: int, name: str) -> bool:
             return False
         try:
             found = set(os.listdir(folder))
-            if not found - set(_FILES) and (not found or _has_state(folder)):
+            is_ours = all(map(_IS_FILE.fullmatch, found))
+            if is_ours and (not found or _has_state(folder)):
                 return True
             there = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if os.path.samestat(os.fstat(folder), there):
@@ -207,7 +226,7 @@ def _remove(parent: int, name: str) -> None:
     except FileNotFoundError:
         return
     try:
-        for file in _FILES:
+        for file in filter(_IS_FILE.fullmatch, os.listdir(folder)):
             with suppress(FileNotFoundError):
                 os.unlink(file, dir_fd=folder)
     finally:
@@ -219,17 +238,18 @@ def _remove(parent: int, name: str) -> None:
 # Load
 
 
-def load(path: StrPath) -> tuple[Contents, RamImage]:
+def load(path: StrPath) -> "tuple[Contents, RamImage, list[FrozenDisk]]":
     """As Snapshot.load."""
     try:
-        with _opened(path) as (state, memory, is_compressed):
+        with _opened(path) as (folder, state, memory, is_compressed):
             contents = from_text(_read_state(state), HostIdentity.here())
+            disks = _disks(folder, contents)
             size = sum(part.size for part in ram_ranges(contents.config.memory))
             if is_compressed:
-                return contents, _zstd().decompress(memory, size)
+                return contents, _zstd().decompress(memory, size), disks
             if os.fstat(memory.fileno()).st_size != size:
                 raise ImageError(f"{MEMORY} hasn't got the {size} bytes of its RAM")
-            return contents, RamImage.load(memory.fileno(), size)
+            return contents, RamImage.load(memory.fileno(), size), disks
     except (ConfigError, InvalidState) as error:
         shown = str(error)[:_SHOWN]
         raise ImageError(f"snapshot {os.fspath(path)!r}: {shown}") from None
@@ -240,9 +260,32 @@ def load(path: StrPath) -> tuple[Contents, RamImage]:
         raise ImageError(f"snapshot {os.fspath(path)!r}: {reason}") from None
 
 
+def _disks(folder: int, contents: Contents) -> "list[FrozenDisk]":
+    return [
+        _disk(folder, _DISK.format(index), config.path)
+        for index, config in enumerate(contents.config.disks)
+    ]
+
+
+def _disk(folder: int, name: str, path: str) -> "FrozenDisk":
+    from ..disk.disk_file import DiskFile
+    from ..disk.overlay import FrozenDisk
+
+    try:
+        base = DiskFile.open(path, writes=False)
+        with _open_file(folder, name) as file:
+            return FrozenDisk.load(base, file.fileno())
+    except FileNotFoundError as error:
+        raise ImageError(f"it has no {error.filename}") from None
+    except OSError as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{name} of {path!r} {error.strerror}") from None
+
+
 @contextmanager
-def _opened(path: StrPath) -> "Iterator[tuple[IO[bytes], IO[bytes], bool]]":
-    """Its files, of one and the same save, though others may replace it meanwhile."""
+def _opened(path: StrPath) -> "Iterator[tuple[int, IO[bytes], IO[bytes], bool]]":
+    """It and its files, of one and the same save, though others may replace it."""
     with ExitStack() as stack:
         for left in reversed(range(_TRIES)):
             folder = os.open(path, _FOLDER)
@@ -259,7 +302,7 @@ def _opened(path: StrPath) -> "Iterator[tuple[IO[bytes], IO[bytes], bool]]":
                 if left and not os.path.samestat(os.stat(path), os.fstat(folder)):
                     continue
                 raise ImageError(f"it has no {error.filename}") from None
-            yield state, memory, is_compressed
+            yield folder, state, memory, is_compressed
             return
 
 

@@ -29,7 +29,8 @@ SIZE_MAX: Final = 16 << 20  # bytes of state.json; 254 vCPUs have 5 MB
 START: Final = f'{{\n"format": "{FORMAT}",\n'.encode()
 _CHECK: Final = b',\n"crc32": '  # of all that is before it
 
-_PATHS: Final = ("kernel", "initrd", "symbols", "script", "path")  # of the host's
+# Of the host's; `path` is a disk's or a vsock's, `cow` a disk's.
+_PATHS: Final = ("kernel", "initrd", "symbols", "script", "path", "cow")
 _SHOWN: Final = 60  # characters of a name in a message
 
 
@@ -127,7 +128,7 @@ def _encoded(name: str, value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, Place):
         path = os.path.abspath(value.path) if value.path else ""
         return str(Place(value.kind, path))
-    if name in _PATHS and value is not None:
+    if name in _PATHS and not isinstance(value, bool | None):
         return os.path.abspath(os.fspath(value))
     if name == "modules":  # FILE STRING
         words = (module.partition(" ") for module in value)
@@ -154,6 +155,13 @@ def config_from_json(data: object) -> MachineConfig:
         parts["command"] = CommandConfig(**command)
     ports = _typed("ports", values["ports"], list)
     parts["ports"] = [tuple(_typed("ports", port, list)) for port in ports]
+    if values["disks"]:
+        from ..disk.config import DiskConfig
+
+        parts["disks"] = [
+            DiskConfig(**_exact("disk", disk, DiskConfig.field_names))
+            for disk in _typed("disks", values["disks"], list)
+        ]
     if values["vsock"] is not None:
         from ..vsock.config import VsockConfig
 

@@ -55,6 +55,7 @@ class Description(NamedTuple):
             "cmdline": config.full_cmdline,
             "debugcon": config.debugcon is not None,
             "ports": [name for name, _ in config.ports],
+            "disks": list(_stamps(config)),
             "vsock": None if config.vsock is None else config.vsock.cid,
             "images": [[path, files.of(path)] for path in images],
             "added": hashlib.sha256(added_files(config)).hexdigest(),
@@ -96,6 +97,13 @@ def _described(devices: Iterable[Factory], files: "FileHashes") -> Iterator[list
         kind = kind_of(device)
         module = kind.removesuffix("." + type(device).__qualname__)
         yield [kind, repr(state), files.of_module(module)]
+
+
+def _stamps(config: MachineConfig) -> Iterator[tuple[str, int, int]]:
+    """What tells another image from each of these, which may be large."""
+    for disk in config.disks:
+        status = os.stat(disk.path)
+        yield os.path.abspath(disk.path), status.st_size, status.st_mtime_ns
 
 
 @cache

@@ -98,7 +98,7 @@ class Backend:
         if self._requests is not None and self._has(protocol.PROTOCOL_F_CONFIG):
             try:
                 self._requests.send(protocol.BACKEND_CONFIG_CHANGE_MSG)
-            except ProtocolError:  # it doesn't read them, and will ask some day
+            except (ProtocolError, EOFError):  # it doesn't read them, and asks some day
                 return
 
     def serve_again(self, queue: "Virtqueue", /) -> None:

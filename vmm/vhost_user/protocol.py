@@ -150,13 +150,24 @@ class Channel:
             self._data += data
         return True
 
-    def send(self, request: int, flags: int = 0, payload: bytes = b"") -> None:
-        """Send a message. Raises ProtocolError if there is no room for it."""
+    def send(
+        self,
+        request: int,
+        flags: int = 0,
+        payload: bytes = b"",
+        fds: Sequence[int] = (),
+    ) -> None:
+        """Send a message, with descriptors, which stay ours.
+
+        Raises ProtocolError if there is no room for it, EOFError if nobody is there.
+        """
         data = HEADER.pack(request, VERSION | flags, len(payload)) + payload
         try:
-            sent = self._socket.send(data, socket.MSG_NOSIGNAL)
+            sent = socket.send_fds(self._socket, [data], fds, socket.MSG_NOSIGNAL)
         except BlockingIOError:
             sent = 0
+        except (BrokenPipeError, ConnectionResetError):
+            raise EOFError from None
         except OSError as error:
             raise ProtocolError(f"no message can be sent: {error.strerror}") from None
         if sent < len(data):

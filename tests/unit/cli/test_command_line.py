@@ -131,6 +131,26 @@ USAGE = {
         ("run", "--balloon", "1G"),
         "balloon: 1073741824 bytes are more than memory has, 134217728",
     ),
+    "disk that isn't there": (
+        ("run", "--disk", "none.img"),
+        "disk: 'none.img': No such file or directory",
+    ),
+    "disk that is a directory": (
+        ("run", "--disk", "/,format=raw"),
+        "disk: '/': is a directory, not an image",
+    ),
+    "disk's option": (
+        ("run", "--disk", "a.img,big"),
+        "disk: 'a.img,big': 'big' is no option, but one of ro, cow, format, ",
+    ),
+    "disk of another format": (
+        ("run", "--disk", "a.img,format=floppy"),
+        "disk: 'a.img,format=floppy': format: 'floppy' is none that we know: raw",
+    ),
+    "disk twice": (
+        ("run", "--disk", "a.img", "--disk", "a.img,cow"),
+        "disk: 'a.img' is there twice, ",
+    ),
     "serial": (
         ("run", "--serial", "tty"),
         "serial: 'tty' is not stdio, null, stdout, ",

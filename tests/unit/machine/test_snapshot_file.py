@@ -48,7 +48,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_what_was_saved_is_loaded(saved: Path) -> None:
-    got, image = load(saved)
+    got, image, _ = load(saved)
     assert got.config == contents().config
     assert bytes_of(image) == bytes_of(ram())
     assert image.allocated() <= 65 * 4096  # with the same holes
@@ -62,7 +62,7 @@ def test_it_is_the_users_only(saved: Path) -> None:
 
 
 def test_nobody_can_write_to_loaded_memory(saved: Path) -> None:
-    _, image = load(saved)
+    _, image, _ = load(saved)
     with pytest.raises(PermissionError):
         os.pwrite(image.fd, b"x", 0)
     for file in saved.iterdir():
@@ -317,7 +317,7 @@ def test_a_killed_saver_leaves_a_whole_one_or_none(tmp_path: Path) -> None:
         if not path.exists():
             continue
         found += 1
-        got, image = load(path)
+        got, image, _ = load(path)
         mark = b"ab"[int(got.config.append) :][:1]
         assert bytes_of(image) == bytes_of(ram(mark * 4096))
     assert found

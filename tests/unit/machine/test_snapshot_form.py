@@ -65,6 +65,7 @@ def test_what_goes_in_comes_out() -> None:
         {"console": ConsoleConfig(serial="unix:s", tee=["file:t", "capture"])},
         {"ports": {"a": "file:x", "b": "capture"}, "rng": True, "balloon": "64M"},
         {"console_device": "virtio", "balloon": 0},
+        {"disks": ["a.img,cow=b", "/c.img,ro,rate=5M", "d.img,cow"]},
         {"vsock": True},
         {"vsock": "vsock,cid=5"},
         {"script": __file__},

@@ -74,6 +74,17 @@ def test_an_image_is_known_by_its_content(kernel: Path) -> None:
     assert key(kernel) == before
 
 
+def test_a_disk_is_known_by_its_size_and_time(kernel: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(512))
+    before = key(kernel, disks=f"{disk},cow")
+    assert before != key(kernel)
+    assert key(kernel, disks=f"{disk},cow") == before
+    assert key(kernel, disks=f"{disk},ro") != before
+    os.utime(disk, ns=(1, 1))
+    assert key(kernel, disks=f"{disk},cow") != before
+
+
 def test_another_host_and_another_device_make_another(
     kernel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from support.virtio_transports import (
     DRIVERS,
     FEATURES_OK,
     NEEDS_RESET,
+    RAM_SIZE,
     VERSION_1,
     TransportDriver,
 )
@@ -142,7 +143,7 @@ class Rig:
         echo = PackedEcho()
         other = self.kind(echo)
         other.rings, other.features = self.driver.rings, self.driver.features
-        other.ram.data[:] = self.driver.ram.data
+        other.ram.write(0, self.driver.ram.read(0, RAM_SIZE))
         for ring in other.rings.values():
             ring.ram = other.ram
         other.transport.restore(type(before).from_json(before.to_json()))

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.blk_rig import FULL, MemoryDisk
 from support.serial_rig import StallSink
 from support.virtio_device_rig import VERSION_1, DeviceRig
 from support.virtio_example import ram_disk
 
 from vmm.devices.clock import VirtualClock
+from vmm.devices.token_bucket import TokenBucket
 from vmm.devices.virtio.balloon import VirtioBalloon
+from vmm.devices.virtio.blk import VirtioBlk
 from vmm.devices.virtio.console import WRITE_MAX, ConsolePort, VirtioConsole
 from vmm.devices.virtio.rng import VirtioRng
 
@@ -146,6 +149,23 @@ class Disk(Case):
         assert len(disk.data) == 2048
 
 
+class Blk(Case):
+    def make(self) -> DeviceRig:
+        self.disk = disk = MemoryDisk(8)
+        ops = TokenBucket(100, 10, self.clock)
+        self.device = VirtioBlk(disk, b"serial", 2, ops=ops)
+        self.host = [
+            lambda value: setattr(disk, "size", 512 * (1 + value % 16)),
+            lambda value: setattr(disk, "fails", (None, None, FULL)[value % 3]),
+            lambda _: self.device.resized(),
+        ]
+        return DeviceRig(self.device)
+
+    def check(self) -> None:
+        assert self.disk.size <= 512 * 16
+        assert not any(self.device._taken)
+
+
 class Balloon(Case):
     def make(self) -> DeviceRig:
         device = VirtioBalloon(None, 4 * RAM)  # type: ignore[arg-type]
@@ -196,7 +216,7 @@ class Ports(Console):
     names = ("", "log", "ask")
 
 
-CASES: Final = (Rng, Disk, Balloon, Console, Ports)
+CASES: Final = (Rng, Disk, Blk, Balloon, Console, Ports)
 
 queues = st.integers(0, 7)
 sizes = st.sampled_from((0, 1, 7, 8, 15, 16, 511, 512, 513, 4096, 20000))

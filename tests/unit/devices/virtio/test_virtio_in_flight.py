@@ -10,6 +10,7 @@ from support.virtio_transports import (
     DRIVER_OK,
     DRIVERS,
     NEEDS_RESET,
+    RAM_SIZE,
     VERSION_1,
     TransportDriver,
 )
@@ -177,13 +178,13 @@ def test_case_23_nothing_comes_after_a_reset(
         driver.transport.reset()
     else:
         driver.unplug()
-    before = bytes(driver.ram.data)
+    before = driver.ram.read(0, RAM_SIZE)
     with echo.working():
         assert chain.write(b"too late") == 0
         queue.push(chain)
     echo.notify(queue)
     echo.config_changed()
-    assert bytes(driver.ram.data) == before
+    assert driver.ram.read(0, RAM_SIZE) == before
     assert driver.events() == set()
 
 
@@ -229,11 +230,11 @@ def test_case_25_queue_is_reset_with_what_the_device_has(
     assert driver.get("queue_reset") == 0
     assert driver.get("queue_enable") == 0
     assert echo.calls[-1] == "reset queue 0"
-    before = bytes(driver.ram.data)
+    before = driver.ram.read(0, RAM_SIZE)
     with echo.working():
         lost.write(b"lost")
         echo.queues[0].push(lost)
-    assert bytes(driver.ram.data) == before
+    assert driver.ram.read(0, RAM_SIZE) == before
     echo.answer_all()
     assert answers(driver) == []
     assert answers(driver, 1) == [b"kept"]
@@ -272,7 +273,7 @@ def copy_of(driver: TransportDriver) -> tuple[TransportDriver, Echo]:
     echo = Echo()
     other = type(driver)(echo)
     other.rings, other.features = driver.rings, driver.features
-    other.ram.data[:] = driver.ram.data
+    other.ram.write(0, driver.ram.read(0, RAM_SIZE))
     for ring in other.rings.values():
         ring.ram = other.ram
     state = driver.transport.state()

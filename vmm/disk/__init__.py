@@ -1,0 +1,1 @@
+"""Disks: files and block devices of the host's, and overlays that keep them clean."""
