@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from .disk.config import DiskConfig
     from .guest.config import CommandConfig
     from .settings import MachineSettings
+    from .share.config import ShareConfig
     from .vsock.config import VsockConfig
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
@@ -121,6 +122,14 @@ def _disks(field: str, given: object) -> "tuple[DiskConfig, ...]":
     from .disk.config import disks  # most runs have none
 
     return disks(field, given)
+
+
+def _shares(
+    field: str, given: StrPath | Checked | Sequence[StrPath | Checked]
+) -> "tuple[ShareConfig, ...]":
+    from .share.config import shares  # most runs have none
+
+    return shares(field, given)
 
 
 def _vsock(field: str, given: object) -> "VsockConfig | None":
@@ -212,6 +221,11 @@ class MachineConfig(Checked):
     )
     """vda, vdb and so on, by virtio: DiskConfigs, or what DiskConfig says of texts,
     "PATH,cow", as which they are kept; see `machine.disks`."""
+    shares: "tuple[ShareConfig, ...]" = setting(
+        (), StrPath | Checked | Sequence[StrPath | Checked], _shares
+    )
+    """Directories that the guest can mount, as virtiofs: ShareConfigs, or texts,
+    "DIR:TAG,ro"; they take virtiofsd, with which RAM is shared: no snapshots."""
     rng: bool = False
     """Give the guest the host's random bytes, by virtio: its /dev/hwrng."""
     balloon: int | None = setting(None, int | str | None, _balloon)

@@ -27,7 +27,6 @@ from support.pci_example import build_program
 
 from vmm import ExitReason, Machine, MachineConfig, Snapshot
 from vmm.errors import VmmError
-from vmm.field_types import StrPath
 from vmm.guest import cpio
 from vmm.vsock.config import VsockConfig
 
@@ -431,7 +430,7 @@ def test_the_command_has_it_and_leaves_no_file(program: Path, tmp_path: Path) ->
         listener.bind(f"{path}_90")
         listener.listen()
         listener.settimeout(DEADLINE)
-        command: list[StrPath] = [*VMM, "run", "--kernel", kernel("full"), "--vsock", path]
+        command = [*VMM, "run", "--kernel", str(kernel("full")), "--vsock", str(path)]
         command += ["--add", f"{program}:/bin/vsock_guest", "--capture", "--quiet"]
         command += ["--exec", "vsock_guest call 90", "--timeout", str(DEADLINE)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE)

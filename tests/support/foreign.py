@@ -178,15 +178,10 @@ def _install(program: Program, work: Path) -> None:
     packed.mkdir()
     download_with_libraries(program.package, packed)
     for deb in packed.glob("*.deb"):
-<<<<<<< HEAD
         run("dpkg-deb", "-x", str(deb), str(unpacked))
-    places = ":".join(str(unpacked / at / LIBRARIES) for at in ("", "usr"))
-=======
-        _run("dpkg-deb", "-x", str(deb), str(unpacked))
     standard = [unpacked / at / LIBRARIES for at in ("", "usr")]
     private = sorted({path.parent for path in unpacked.rglob("*.so.*")})
     places = ":".join(map(str, [*standard, *private]))
->>>>>>> w-bench
     loader = str(unpacked / LOADER)
     listed = (
         run(loader, "--library-path", places, "--list", unpacked / path)
