@@ -50,14 +50,16 @@ class HybridSockets:
         self._path = path
         self._connect = connect
         self._clients: set[_Client] = set()
+        listeners: dict[int, ListeningSocket] = {}
         with ExitStack() as stack:
             for kind, suffix in SUFFIXES.items():
-                listener = ListeningSocket(
+                listeners[kind] = ListeningSocket(
                     path + suffix, mode, field="vsock", kind=KINDS[kind]
                 )
-                stack.callback(listener.close)
-                self._listen(listener, kind)
+                stack.callback(listeners[kind].close)
             self._cleanup = stack.pop_all()
+        for kind, listener in listeners.items():
+            self._listen(listener, kind)
 
     def _listen(self, listener: ListeningSocket, kind: int) -> None:
         fd = listener.socket.fileno()
@@ -89,7 +91,10 @@ class HybridSockets:
 
     def dial(self, port: int, kind: int) -> socket.socket | None:
         """Whoever listens for the guest's connections to `port`; None if nobody."""
-        peer = socket.socket(socket.AF_UNIX, KINDS[kind] | socket.SOCK_NONBLOCK)
+        try:
+            peer = socket.socket(socket.AF_UNIX, KINDS[kind] | socket.SOCK_NONBLOCK)
+        except OSError:  # there is no descriptor left
+            return None
         try:
             peer.connect(f"{self._path}_{port}")
         except OSError:  # there is no such file, nobody serves it, or not this type

@@ -1,5 +1,7 @@
 """VsockListener: where a program of the host's accepts a guest's connections."""
 
+import errno
+import os
 import socket
 from typing import Final
 
@@ -25,8 +27,10 @@ class VsockListener(socket.socket):
         Raises OSError when the machine is closed, TimeoutError after the timeout.
         """
         text, fds, _, _ = socket.recv_fds(self, _PORT_SIZE, 1)
-        if not fds:
+        if not text:
             raise OSError("the machine is closed: it has no more connections")
+        if not fds:  # there is no descriptor left for it
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         peer = socket.socket(fileno=fds[0])
         peer.settimeout(socket.getdefaulttimeout())
         return peer, (self._cid, int(text))

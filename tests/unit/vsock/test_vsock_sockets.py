@@ -1,6 +1,7 @@
 """Vsock: sockets of the host's, with a guest that speaks packets at the other end."""
 
 import os
+import resource
 import select
 import socket
 import stat
@@ -383,6 +384,35 @@ def test_closed_it_refuses(loop: EventLoop) -> None:
         vsock.connect(1)
     with pytest.raises(ConfigError, match="ended"):
         vsock.listen(1)
+
+
+@pytest.fixture
+def no_descriptors() -> Iterator[Callable[[], None]]:
+    """Has this process get no further ones."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit() -> None:
+        used = open_fds()
+        first = next(fd for fd in range(len(used) + 1) if fd not in used)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_where_there_is_no_descriptor_left_the_guest_is_refused(
+    guest: VsockRig, vsock: Vsock, tmp_path: Path, no_descriptors: Callable[[], None]
+) -> None:
+    with vsock.listen(1), socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "v_2"))
+        listener.listen()
+        no_descriptors()
+        for port in (1, 2):
+            guest.say(VIRTIO_VSOCK_OP_REQUEST, dst_port=port)
+        assert guest.hears() == ["RST", "RST"]
+        with pytest.raises(VmmError, match=r"^vsock: Too many open files"):
+            vsock.connect(3)
+    (tmp_path / "v_2").unlink()
 
 
 # By paths
