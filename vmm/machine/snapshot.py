@@ -122,8 +122,9 @@ class Snapshot:
 
         For its guest no time has passed; with `set_clock` its agent sets the real time
         to ours, once it runs. It shares the pages of RAM that nobody has
-        written to since. Its console is captured, its debugcon, and its ports, unless
-        `settings`, which may change what is on the host's side, say where they go.
+        written to since. Its console is captured, its debugcon, and its ports, and its
+        sockets have no path, unless `settings`, which may change what is on the host's
+        side, say where they go.
 
         The user's devices come along by their state: in `devices`, in the order in
         which they were plugged in, or made here where their class takes no arguments.
