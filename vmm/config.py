@@ -318,11 +318,19 @@ class MachineConfig(Checked):
     @classmethod
     def parameters(cls) -> dict[str, tuple[object, ...]]:
         """What each keyword takes, those for the fields of parts, too."""
+        from .disk.config import DiskConfig
         from .guest.config import CommandConfig
+        from .share.config import ShareConfig
 
         flat = ConsoleConfig.parameters() | CommandConfig.parameters()
-        takes = CommandConfig | flat["command"][0]
-        return super().parameters() | flat | {"command": (takes, None)}
+        disks = StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
+        shares = StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
+        parts: dict[str, tuple[object, ...]] = {
+            "command": (CommandConfig | flat["command"][0], None),
+            "disks": (disks, ()),
+            "shares": (shares, ()),
+        }
+        return super().parameters() | flat | parts
 
     @property
     def runs_command(self) -> bool:
