@@ -20,6 +20,7 @@ from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
 from .share.config import ShareConfig
+from .vsock.config import VsockConfig
 
 
 class RunSettings(ConsoleSettings, AroundCommand, total=False):
@@ -48,6 +49,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
     rng: bool
     balloon: int | str | None
+    vsock: bool | StrPath | VsockConfig | None
     acpi: bool
     pci: bool | None
     transport: WhichTransport
