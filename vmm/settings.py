@@ -44,6 +44,8 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     console_device: ConsoleDevice
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
     disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
+    boot_from_disk: bool
+    seed: StrPath | Sequence[StrPath]
     rng: bool
     balloon: int | str | None
     acpi: bool

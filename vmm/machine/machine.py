@@ -165,7 +165,7 @@ class Machine:
             )
             extras.plug(self._loop, clock, self._state, memory, stack)
             self._disks: Disks | None = None
-            if self.config.disks:
+            if self.config.disks or self.config.seed:
                 self._disks = self._new_disks(snapshot, stack)
             self._agent = extras.agent
             self._ports = extras.ports
