@@ -5,8 +5,6 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from support.guests import refuse
-
 MIB: Final = 1 << 20
 SECTOR: Final = 512
 START: Final = MIB  # of the partition
@@ -16,6 +14,8 @@ def program(name: str, package: str) -> str:
     """Its path, also where only root would look."""
     found = shutil.which(name) or shutil.which(name, path="/sbin:/usr/sbin")
     if found is None:
+        from support.guests import refuse  # whose imports few need
+
         refuse(f"this host has no {name} ({package})")
     return found
 

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +19,7 @@ from vmm.boot.image import PVH
 from vmm.boot.kernel import open_kernel
 from vmm.config import BUILD_DIR
 
+from . import debian_image
 from .lengths import EMULATED
 
 FOLDER: Final = Path(BUILD_DIR, "foreign")
@@ -49,10 +51,18 @@ class Program(NamedTuple):
     paths: tuple[str, ...]
 
 
+class Built(NamedTuple):
+    """What is made of packages: `file`, by a function that is given a folder."""
+
+    file: str
+    make: Callable[[Path, Callable[..., str]], None]
+    missing: Callable[[], str]
+
+
 _INSTALLER: Final = (
     "./usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/"
 )
-SOURCES: Final[dict[str, Source | Program]] = {
+SOURCES: Final[dict[str, Source | Program | Built]] = {
     "memtest": Source(
         "memtest86+",
         r"memtest86\+",
@@ -79,6 +89,7 @@ SOURCES: Final[dict[str, Source | Program]] = {
     ),
     "fio": Program("fio", ("usr/bin/fio",)),
     "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
+    "cloud": Built(debian_image.NAME, debian_image.make, debian_image.missing_program),
     "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
 }
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
@@ -97,10 +108,9 @@ class FetchError(Exception):
 def fetch(name: str) -> Path:
     """The folder with the files of SOURCES[name]. Raises FetchError."""
     source, folder = SOURCES[name], FOLDER / name
-    members = source.members if isinstance(source, Source) else ("root",)
 
     def is_there() -> bool:
-        return all((folder / member).exists() for member in members)
+        return all((folder / member).exists() for member in _members(source))
 
     if is_there():
         return folder
@@ -115,7 +125,13 @@ def fetch(name: str) -> Path:
     return folder
 
 
-def _fetch(source: Source | Program, folder: Path) -> None:
+def _members(source: Source | Program | Built) -> Iterable[str]:
+    if isinstance(source, Built):
+        return (source.file,)
+    return source.members if isinstance(source, Source) else ("root",)
+
+
+def _fetch(source: Source | Program | Built, folder: Path) -> None:
     if shutil.which("apt-get") is None or not Path(KEYRING).exists():
         raise FetchError("this host has no apt-get with Debian's keys")
     work = folder.with_name(f"{folder.name}.part")
@@ -126,6 +142,10 @@ def _fetch(source: Source | Program, folder: Path) -> None:
             deb = _download(source, work)
             _extract(deb, source.members, work)
             deb.unlink()
+        elif isinstance(source, Built):
+            if package := source.missing():
+                raise FetchError(f"it takes a program of {package}: install that")
+            source.make(work, _run)
         else:
             _install(source, work)
         shutil.rmtree(folder, ignore_errors=True)

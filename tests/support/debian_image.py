@@ -1,0 +1,44 @@
+"""A cloud image of Debian 12, made of its packages: no image can be fetched here.
+
+mmdebstrap and mke2fs make it; neither mounts it, nor needs a loop device.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from .cloud_image import MIB, partition
+
+NAME: Final = "disk.img"
+SIZE: Final = 1900 * MIB
+PARTUUID: Final = "6f1f2f3a-1c55-4f0e-8d55-ba9876543210"
+PACKAGES: Final = (
+    *("linux-image-cloud-amd64", "initramfs-tools", "systemd-sysv", "udev", "dbus"),
+    *("cloud-init", "grub2-common", "e2fsprogs", "netbase", "ifupdown", "iproute2"),
+)
+_HOOK: Final = Path(__file__).with_suffix(".sh")
+
+
+def make(work: Path, run: Callable[..., str]) -> None:
+    """Put it into `work`, as NAME. Raises what `run`, which runs a program, does."""
+    image = work / NAME
+    run(
+        "env",
+        *(f"IMAGE={image}", f"SIZE={SIZE // 1024}", f"PARTUUID={PARTUUID}"),
+        f"PATH={os.environ['PATH']}:/sbin:/usr/sbin",
+        *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+        *("--aptopt=Apt::Install-Recommends false", f"--customize-hook={_HOOK}"),
+        *("--format=null", "bookworm", "-"),
+    )
+    partition(image, SIZE, PARTUUID)
+
+
+def missing_program() -> str:
+    """The package of a program that `make` can't do without; "" if none is."""
+    path = f"{os.environ['PATH']}:/sbin:/usr/sbin"
+    for name, package in ("mmdebstrap", "mmdebstrap"), ("sfdisk", "fdisk"):
+        if shutil.which(name, path=path) is None:
+            return package
+    return ""
