@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from support import foreign
+from support.debian import FetchError
 from support.lengths import LONG
 
 collect_ignore = ["stranger"]  # a project of its own
@@ -103,7 +104,7 @@ def _fetch_for_the_machine(items: list[pytest.Item]) -> None:
     for item in items:
         if marker := item.get_closest_marker("foreign"):
             # The test itself will say that it isn't there, and why.
-            with contextlib.suppress(foreign.FetchError):
+            with contextlib.suppress(FetchError):
                 foreign.unpack(foreign.fetch(marker.args[0]))
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .machine.state import MachineState
     from .place import Place
     from .result import ExitReason, RunResult
+    from .share.config import ShareConfig
     from .version import __version__ as __version__
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Place",
     "RunFailed",
     "RunResult",
+    "ShareConfig",
     "Snapshot",
     "VmmError",
     "run",
@@ -65,6 +67,7 @@ _HOMES = {
     "ConsoleConfig": "console.config",
     "CommandConfig": "guest.config",
     "DiskConfig": "disk.config",
+    "ShareConfig": "share.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
     "Place": "place",

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from .disk.config import DiskConfig
     from .guest.config import CommandConfig
     from .settings import MachineSettings
+    from .share.config import ShareConfig
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 # hvc0 is there once its driver is; until then ttyS0 shows what is printed.
@@ -134,6 +135,14 @@ def _seed(field: str, paths: StrPath | Sequence[StrPath]) -> tuple[str, ...]:
     return found
 
 
+def _shares(
+    field: str, given: StrPath | Checked | Sequence[StrPath | Checked]
+) -> "tuple[ShareConfig, ...]":
+    from .share.config import shares  # most runs have none
+
+    return shares(field, given)
+
+
 def _modules(field: str, modules: str | Sequence[str]) -> tuple[str, ...]:
     several = (modules,) if isinstance(modules, str) else tuple(modules)
     for module in several:
@@ -225,6 +234,11 @@ class MachineConfig(Checked):
     seed: tuple[str, ...] = setting((), StrPath | Sequence[StrPath], _seed)
     """What cloud-init in such an image is told, on one more disk, after all others: a
     file of user-data, or "USER-DATA,META-DATA"."""
+    shares: "tuple[ShareConfig, ...]" = setting(
+        (), StrPath | Checked | Sequence[StrPath | Checked], _shares
+    )
+    """Directories that the guest can mount, as virtiofs: ShareConfigs, or texts,
+    "DIR:TAG,ro"; they take virtiofsd, with which RAM is shared: no snapshots."""
     rng: bool = False
     """Give the guest the host's random bytes, by virtio: its /dev/hwrng."""
     balloon: int | None = setting(None, int | str | None, _balloon)

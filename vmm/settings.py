@@ -19,6 +19,7 @@ from .field_types import (
 from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
+from .share.config import ShareConfig
 
 
 class RunSettings(ConsoleSettings, AroundCommand, total=False):
@@ -43,6 +44,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     command: CommandConfig | str | Sequence[str] | None
     console_device: ConsoleDevice
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
+    shares: StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
     disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
     boot_from_disk: bool
     seed: StrPath | Sequence[StrPath]

@@ -29,6 +29,11 @@ def first_run() -> Path:
     return compiled("first_run.c", "first_run.so", *FLAGS, "-shared", "-fPIC")
 
 
+def virtio_loop() -> Path:
+    """Return the library with a device's loop. Raises NotMeasured."""
+    return compiled("virtio_loop.c", "virtio_loop.so", *FLAGS, "-shared", "-fPIC")
+
+
 def compiled(source: str, name: str, *flags: str, folder: Path = TOOLS) -> Path:
     """Return `source` compiled as `name`, kept in `folder` by its content and flags.
 

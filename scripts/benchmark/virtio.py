@@ -6,12 +6,14 @@ program waits for each 64 bytes of an entropy device's, and writes to its consol
 
 from __future__ import annotations
 
+import ctypes
 import re
 import subprocess
+import threading
 from contextlib import contextmanager
 from functools import partial
 from subprocess import SubprocessError
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from vmm.config import MachineConfig
 from vmm.devices import (
@@ -22,13 +24,14 @@ from vmm.devices import (
 )
 from vmm.devices.virtio.device import VirtioDevice
 from vmm.errors import VmmError
+from vmm.eventfd import EventFd
 from vmm.machine.machine import Machine
 
 from .children import Command, NotMeasured, read_until, run, started, wait_for
 from .exits import access_ns, guest_tsc_khz
 from .peers import Guest, peer_command
 from .rounds import Job, Sample
-from .tools import ROOT
+from .tools import ROOT, virtio_loop
 from .variants import BARE, command
 
 if TYPE_CHECKING:
@@ -36,8 +39,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scripts.with_kvm.host_kvm import Kind
-    from vmm.devices import ResourceConstraint
+    from vmm.devices import GuestRam, ResourceConstraint
     from vmm.devices.virtio.queue import Virtqueue
+    from vmm.event_loop import EventLoop
 
 C: Final = "c"
 OURS: Final = "vmm"
@@ -54,7 +58,6 @@ MEASURES: Final = BARE_MEASURES | {
 }
 READS: Final = 5000
 READ_SIZE: Final = 64  # what Linux's driver asks for at once
-READ_DD: Final = f"dd if=/dev/hwrng of=/dev/null bs={READ_SIZE} count={READS}"
 QEMU_RNG: Final = (
     *("-object", "rng-builtin,id=host"),
     *("-device", "virtio-rng-device,rng=host"),
@@ -102,6 +105,99 @@ class ZerosByThread(Zeros):
     own_thread = True
 
 
+class _Loop(ctypes.Structure):
+    """virtio_loop.c's `struct loop`."""
+
+    _fields_: ClassVar = [
+        ("ram", ctypes.c_void_p),
+        ("desc", ctypes.c_uint64),
+        ("driver", ctypes.c_uint64),
+        ("device", ctypes.c_uint64),
+        ("size", ctypes.c_uint32),
+        ("kick", ctypes.c_int),
+        ("call", ctypes.c_int),
+        ("stop", ctypes.c_int),
+        ("next", ctypes.c_uint16),
+    ]
+
+
+class ZerosInC(Zeros):
+    """What it would be in C: a thread that knows the eventfds, and no more of us.
+
+    To the machine it is what a VhostUserDevice is, with nobody at the other end.
+
+    Raises NotMeasured where there is no compiler.
+    """
+
+    is_elsewhere = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ram: GuestRam | None = None
+        self._run = ctypes.CDLL(str(virtio_loop())).virtio_loop
+        self._kick, self._call, self._stop = EventFd(), EventFd(), EventFd()
+        self._thread: threading.Thread | None = None
+
+    def join(self, memory: GuestRam, _: EventLoop) -> None:
+        """Be of a machine."""
+        self._ram = memory
+
+    def hold(self) -> None:
+        """It is never paused."""
+
+    def go_on(self) -> None:
+        """Nor does it go on."""
+
+    def close(self) -> None:
+        """End it with the machine."""
+        self.reset()
+        for event in self._kick, self._call, self._stop:
+            event.close()
+
+    @property
+    def fd(self) -> int:
+        """Of the eventfd that it interrupts by: it is a Signal."""
+        return self._call.fd
+
+    def relay(self, is_wanted: bool, /) -> None:
+        """Nobody does: what it says while it is masked is heard when it isn't."""
+
+    def kick_fd(self, queue: Virtqueue) -> int:
+        return self._kick.fd
+
+    def call_signal(self, queue: Virtqueue) -> ZerosInC:
+        return self
+
+    def activate(self) -> None:
+        assert self._ram is not None
+        (queue,) = self.queues
+        start = ctypes.c_char.from_buffer(self._ram.view(0, 1))
+        loop = _Loop(
+            ram=ctypes.addressof(start),
+            desc=queue.desc,
+            driver=queue.driver,
+            device=queue.device,
+            size=queue.size,
+            kick=self._kick.fd,
+            call=self._call.fd,
+            stop=self._stop.fd,
+        )
+        work = partial(self._run, ctypes.byref(loop))
+        self._thread = threading.Thread(target=work, name="virtio-loop")
+        self._thread.start()
+
+    def handle(self, queue: Virtqueue) -> None:
+        """A kick that came by an exit."""
+        self._kick.signal()
+
+    def reset(self) -> None:
+        if self._thread is not None:
+            self._stop.signal()
+            self._thread.join()
+            self._stop.drain()
+            self._thread = None
+
+
 def jobs(kind: Kind) -> list[Job]:
     """Return the runs of one round."""
     tsc_khz = guest_tsc_khz()
@@ -111,8 +207,9 @@ def jobs(kind: Kind) -> list[Job]:
         for variant, work in ((C, _bare_in_c), (OURS, _bare))
     ]
     transports = ("pci", "mmio") if kind == "pvm" else ("mmio",)
-    ways = [(f"{transport}", transport, Zeros) for transport in transports]
-    ways.append((f"{transports[0]}-thread", transports[0], ZerosByThread))
+    ways = [(transport, transport, Zeros) for transport in transports]
+    if kind == "pvm":
+        ways += [("pci-thread", "pci", ZerosByThread), (C, "pci", ZerosInC)]
     reads = [
         Job(READ, name, partial(_read, kind, transport, device))
         for name, transport, device in ways
@@ -131,6 +228,10 @@ def linux(kind: Kind) -> Guest:
     """Return what is booted: our Linux with virtio, on PVM the one in ring 3."""
     kernel = BUILD / ("vmlinux-full-ring3" if kind == "pvm" else "vmlinux-full")
     return Guest(kernel, 128, BUILD / "initramfs-busybox.cpio", CMDLINE)
+
+
+def _read_dd() -> str:
+    return f"dd if=/dev/hwrng of=/dev/null bs={READ_SIZE} count={READS}"
 
 
 def _bare_in_c(measure: str, tsc_khz: int, folder: Path) -> list[Sample]:
@@ -192,7 +293,7 @@ def _read(
     kind: Kind, transport: str, device: type[VirtioDevice], _: Path
 ) -> list[Sample]:
     with _booted(kind, device(), transport=transport) as machine:
-        return [_read_sample(_timed(machine, READ_DD))]
+        return [_read_sample(_timed(machine, _read_dd()))]
 
 
 def _read_sample(output: bytes) -> Sample:
@@ -231,6 +332,6 @@ def _read_in_qemu(kind: Kind, folder: Path) -> list[Sample]:
     with started(how, folder, subprocess.PIPE, subprocess.PIPE) as process:
         assert process.stdin is not None
         wait_for(process, PROMPT, folder, DEADLINE_S)
-        process.stdin.write(f"time {READ_DD}\n".encode())
+        process.stdin.write(f"time {_read_dd()}\n".encode())
         process.stdin.flush()
         return [_read_sample(read_until(process, b"real", folder, DEADLINE_S))]

@@ -164,7 +164,11 @@ def test_linux_likes_the_tables_finds_the_devices_and_powers_off(
     assert "\n2 processors" in output
     # COM1, the keyboard and the clock are found by their descriptions ...
     assert "00:00: ttyS0 at I/O 0x3f8 (irq = 4" in output
-    assert re.search(r"PNP: PS/2 Controller \[PNP0303:\w+\] at 0x60,0x64 irq 1", output)
+    assert re.search(
+        r"PNP: PS/2 Controller \[PNP0303:\w+,PNP0f13:\w+\] at 0x60,0x64 irq 1,12",
+        output,
+    )
+    assert "AUX port disabled" not in output
     assert re.search(r"rtc_cmos 00:\w\w: registered as rtc0", output)
     # ... and so is a device of the user's.
     assert "0500-0500 : ADDR0001:00" in output

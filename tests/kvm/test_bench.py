@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmark import boot, clone, exits
+from scripts.benchmark import boot, clone, exits, virtio
 from scripts.benchmark.__main__ import main
 from scripts.benchmark.rounds import run_rounds
 from scripts.with_kvm.host_kvm import host_kvm
@@ -60,3 +60,17 @@ def test_bench_clones_in_this_process_and_restores_in_another(
     assert names == clone.MEASURES.keys() - {"restore-512"}
     values = [samples[0].value for samples in measured.samples.values()]
     assert all(value > 0 for value in values)
+
+
+def test_bench_asks_virtio_devices_and_writes_to_consoles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(virtio, "READS", 200)
+    monkeypatch.setattr(virtio, "STREAM_SIZES", {"hvc0": 1 << 17})
+    variants = {"pci", "mmio", "c", "vmm", "hvc0"}
+    all_jobs = virtio.jobs(host_kvm().kind)
+    ours = [job for job in all_jobs if job.variant in variants]
+    measured = run_rounds(ours, 1, lambda _: None)
+    assert measured.reasons == {}
+    assert measured.samples.keys() == {(job.group, job.variant) for job in ours}
+    assert all(samples[0].value > 0 for samples in measured.samples.values())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support import fio
-from support.foreign import FetchError
+from support.debian import FetchError
 from support.guests import kernel
 
 pytestmark = [

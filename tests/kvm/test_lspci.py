@@ -6,6 +6,7 @@ from typing import Final
 
 import pytest
 from support import foreign
+from support.debian import FetchError
 from support.guests import DEADLINE, built, with_script
 from support.pci_example import summer
 from support.pci_rig import Scratch
@@ -77,7 +78,7 @@ def test_lspci_shows_each_device_and_setpci_sizes_a_bar(
     """And the kernel has nothing to complain of."""
     try:
         files = foreign.program_files(foreign.fetch("pciutils"))
-    except foreign.FetchError as error:
+    except FetchError as error:
         pytest.skip(f"no network? {error}")
     initrd = with_script(tmp_path, SCRIPT)
     initrd.write_bytes(initrd.read_bytes() + cpio.write(_entries(files)))

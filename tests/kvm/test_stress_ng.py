@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from support import foreign
+from support.debian import FetchError
 from support.disk_guests import check_ext4, ext4
-from support.foreign import FetchError
 from support.guests import built, kernel
 from support.stress_ng import COMPLAINTS, STRESSORS, stress
 

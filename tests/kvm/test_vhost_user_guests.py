@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,16 +38,19 @@ def config(**settings: Any) -> MachineConfig:  # noqa: ANN401
 def served(folder: Path, device: str = "CountingRng") -> Iterator[str]:
     """The path of a socket behind which a process of its own serves `device`."""
     path = str(folder / "device.sock")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "vmm.vhost_user"),
-            *(f"support.vhost_devices:{device}", "--socket-path", path),
-        ],
-        cwd=ROOT / "tests",
-        env={"PYTHONPATH": str(ROOT)},
-    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "vmm.vhost_user"),
+                *(f"support.vhost_devices:{device}", "--fd", str(listener.fileno())),
+            ],
+            cwd=ROOT / "tests",
+            env={"PYTHONPATH": str(ROOT)},
+            pass_fds=[listener.fileno()],
+        )
     try:
-        wait_until(lambda: os.path.exists(path), "the backend's socket")
         yield path
     finally:
         process.terminate()
@@ -174,8 +178,34 @@ def test_read_only_image_can_not_be_written_to(image: Path) -> None:
     assert image.read_bytes() == before
 
 
+def test_overlay_vanishes_and_its_base_is_untouched(image: Path) -> None:
+    first = run(WRITE, disks=str(image))
+    before = image.read_bytes()
+    with Machine(config(disks=f"{image},cow")):  # one base for several machines
+        again = run(f"{LOOK}; {WRITE}; {LOOK}", disks=f"{image},cow").splitlines(True)
+    assert again[0] == first != again[1] == again[2]
+    assert run(LOOK, disks=f"{image},cow") == first
+    assert image.read_bytes() == before
+
+
+def test_overlay_that_stays_goes_on_from_where_it_was(
+    image: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    disk = f"{image},cow={tmp_path}/elsewhere/over.qcow2"
+    before = image.read_bytes()
+    written = run(WRITE, disks=disk)
+    assert run(LOOK, disks=disk) == written
+    assert run(LOOK, disks=f"{image},ro") != written
+    assert image.read_bytes() == before
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["over.qcow2"]
+
+
 def test_case_65_daemon_that_dies_leaves_a_guest_that_runs(image: Path) -> None:
-    script = "echo up; read line; dd if=/dev/vda of=/dev/null count=1 & echo on; cat"
+    script = (
+        "echo up; read line </dev/console; dd if=/dev/vda of=/dev/null count=1 & "
+        "echo on; cat </dev/console"
+    )
     settings = config(
         initrd=built("initramfs-busybox.cpio"),
         command=["sh", "-c", script],
@@ -257,3 +287,89 @@ def test_damaged_image_is_one_line(image: Path) -> None:
     assert str(error.value) == (
         f"disk {str(image)!r}: qemu-storage-daemon: qcow2 header too short"
     )
+
+
+# Directories by virtiofsd
+
+MOUNT = "mkdir -p /m; mount -t virtiofs shared /m || exit 9; cd /m; "
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "file").write_text("from the host\n")
+    return folder
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_directory_is_shared(folder: Path, way: str) -> None:
+    script = MOUNT + "cat file; mkdir sub; echo from the guest >sub/file; rm file"
+    assert run(script, shares=folder, transport=way) == b"from the host\n"
+    assert (folder / "sub" / "file").read_text() == "from the guest\n"
+    assert not (folder / "file").exists()
+
+
+def test_several_directories_by_tags(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    script = MOUNT + "mkdir /o; mount -t virtiofs /o /o; cp file /o"
+    run(script, shares=[str(folder), f"{other}:/o"])
+    assert (other / "file").read_text() == "from the host\n"
+
+
+def test_case_63_symbolic_link_does_not_lead_out(folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the host's")
+    (folder / "link").symlink_to(secret)
+    (folder / "up").symlink_to("..")
+    script = MOUNT + "cat link up/secret ../secret 2>/dev/null && exit 1; exit 0"
+    run(script, shares=folder)
+
+
+def test_virtiofsd_that_dies_is_started_again_for_the_next_mount(folder: Path) -> None:
+    script = (
+        MOUNT + "cat file; echo up; read line </dev/console; cat file && exit 7; "
+        "cd /; umount /m; mount -t virtiofs shared /m || exit 8; "
+        "cat /m/file; echo again"
+    )
+    settings = config(command=["sh", "-c", script], serial="capture", shares=folder)
+    with Machine(settings) as machine:
+        machine.start()
+        machine.console.expect("up", DEADLINE)
+        os.kill(machine._served[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        wait_until(lambda: bool(machine.warnings), "a word about it")
+        machine.console.sendline("go")
+        machine.console.expect("again", DEADLINE)
+        assert machine.wait().exit_code == 0
+        assert machine.warnings == [
+            f"share {str(folder)!r}: its backend has gone: virtiofsd was ended by "
+            "SIGKILL; it was started again"
+        ]
+
+
+def test_shares_that_can_not_be_are_one_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for share, why in (
+        (tmp_path / "none", "none': No such file or directory"),
+        (folder / "file", "file': Not a directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"^shares: '.*{why}$"):
+            Machine(config(shares=share))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "vmm.boot.embedded_config.embedded_config", lambda _: {"PCI": "y"}
+        )
+        with pytest.raises(ConfigError, match="it was built without CONFIG_VIRTIO_FS"):
+            Machine(config(shares=folder))
+    monkeypatch.setattr("vmm.vhost_user.virtiofsd.PLACES", ("nobody",))
+    with pytest.raises(ConfigError, match=r"takes nobody, which isn't here: install"):
+        Machine(config(shares=folder))
+
+
+def test_nothing_is_left_after_some_machines(folder: Path) -> None:
+    for _ in range(5):
+        with Machine(config(shares=folder)) as machine:
+            pid = machine._served[0].pid  # type: ignore[attr-defined]
+        assert not is_running(pid)

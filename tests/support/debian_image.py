@@ -5,11 +5,11 @@ mmdebstrap and mke2fs make it; neither mounts it, nor needs a loop device.
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from .cloud_image import MIB, partition
+from .debian import FetchError, run
 
 NAME: Final = "disk.img"
 SIZE: Final = 1900 * MIB
@@ -21,24 +21,16 @@ PACKAGES: Final = (
 _HOOK: Final = Path(__file__).with_suffix(".sh")
 
 
-def make(work: Path, run: Callable[..., str]) -> None:
-    """Put it into `work`, as NAME. Raises what `run`, which runs a program, does."""
+def make(work: Path) -> None:
+    """Put it into `work`, as NAME. Raises FetchError."""
+    if shutil.which("mmdebstrap") is None:
+        raise FetchError("this host has no mmdebstrap (apt-get install mmdebstrap)")
     image = work / NAME
     run(
-        "env",
-        *(f"IMAGE={image}", f"SIZE={SIZE // 1024}", f"PARTUUID={PARTUUID}"),
+        *("env", f"IMAGE={image}", f"SIZE={SIZE // 1024}", f"PARTUUID={PARTUUID}"),
         f"PATH={os.environ['PATH']}:/sbin:/usr/sbin",
         *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
-        *("--aptopt=Apt::Install-Recommends false", f"--customize-hook={_HOOK}"),
+        *("--aptopt=APT::Install-Recommends false", f"--customize-hook={_HOOK}"),
         *("--format=null", "bookworm", "-"),
     )
     partition(image, SIZE, PARTUUID)
-
-
-def missing_program() -> str:
-    """The package of a program that `make` can't do without; "" if none is."""
-    path = f"{os.environ['PATH']}:/sbin:/usr/sbin"
-    for name, package in ("mmdebstrap", "mmdebstrap"), ("sfdisk", "fdisk"):
-        if shutil.which(name, path=path) is None:
-            return package
-    return ""

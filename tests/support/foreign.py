@@ -1,6 +1,6 @@
 """Foreign guests: kernels and programs that nobody here wrote, from Debian's archive.
 
-It is the archive that the host's own apt has Debian 12 from, with backports added.
+It is the archive that the host's own apt has Debian 12 from.
 What was fetched stays in guest/build/foreign/ and is not fetched again.
 """
 
@@ -17,16 +17,18 @@ from typing import Final, NamedTuple
 
 from vmm.boot.image import PVH
 from vmm.boot.kernel import open_kernel
-from vmm.config import BUILD_DIR
 
 from . import debian_image
+from .debian import (
+    FOLDER,
+    FetchError,
+    download,
+    download_with_libraries,
+    need_apt,
+    run,
+)
+from .debian_system import install
 from .lengths import EMULATED
-
-FOLDER: Final = Path(BUILD_DIR, "foreign")
-KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
-RELEASE: Final = re.compile(r"^'(\S+)/dists/bookworm/InRelease'", re.MULTILINE)
-SUITES: Final = ("bookworm", "bookworm-backports")
-TIMEOUT_S: Final = 600  # 140 MB, and a slow line
 
 
 class Source(NamedTuple):
@@ -51,18 +53,27 @@ class Program(NamedTuple):
     paths: tuple[str, ...]
 
 
-class Built(NamedTuple):
-    """What is made of packages: `file`, by a function that is given a folder."""
+class System(NamedTuple):
+    """A kernel as a Debian system of `release` has it: bzImage and initrd.img.
+
+    The release goes by its codename, the kernel by its package.
+    """
+
+    release: str
+    kernel: str
+
+
+class Image(NamedTuple):
+    """A disk's image, of the packages of a system: `file`, which `make` puts there."""
 
     file: str
-    make: Callable[[Path, Callable[..., str]], None]
-    missing: Callable[[], str]
+    make: Callable[[Path], None]
 
 
 _INSTALLER: Final = (
     "./usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/"
 )
-SOURCES: Final[dict[str, Source | Program | Built]] = {
+SOURCES: Final[dict[str, Source | Program | System | Image]] = {
     "memtest": Source(
         "memtest86+",
         r"memtest86\+",
@@ -72,11 +83,6 @@ SOURCES: Final[dict[str, Source | Program | Built]] = {
         "debian-installer-12-netboot-amd64",
         "debian-installer-12-netboot-amd64",
         {"linux": f"{_INSTALLER}linux", "initrd.gz": f"{_INSTALLER}initrd.gz"},
-    ),
-    "backports": Source(
-        "linux-image-cloud-amd64",
-        r"linux-image-[0-9][^ ,]*deb12-cloud-amd64",  # 6.1's have no deb12
-        {"bzImage": "./boot/vmlinuz-*"},
     ),
     "pvpanic": Source(
         "linux-image-cloud-amd64",
@@ -89,28 +95,24 @@ SOURCES: Final[dict[str, Source | Program | Built]] = {
     ),
     "fio": Program("fio", ("usr/bin/fio",)),
     "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
-    "cloud": Built(debian_image.NAME, debian_image.make, debian_image.missing_program),
     "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
+    "cloud": Image(debian_image.NAME, debian_image.make),
+    "bookworm-generic": System("bookworm", "linux-image-amd64"),
+    "bookworm-cloud": System("bookworm", "linux-image-cloud-amd64"),
+    "trixie-generic": System("trixie", "linux-image-amd64"),
+    "trixie-cloud": System("trixie", "linux-image-cloud-amd64"),
 }
 LOADER: Final = "lib64/ld-linux-x86-64.so.2"
 LIBRARIES: Final = "lib/x86_64-linux-gnu"
-# What a program can't do without, alone.
-DEPENDS: Final = tuple(
-    f"--no-{kind}"
-    for kind in "recommends suggests conflicts breaks replaces enhances".split()
-)
-
-
-class FetchError(Exception):
-    """What is wanted can't be had; says why."""
 
 
 def fetch(name: str) -> Path:
     """The folder with the files of SOURCES[name]. Raises FetchError."""
     source, folder = SOURCES[name], FOLDER / name
+    members = _members(source)
 
     def is_there() -> bool:
-        return all((folder / member).exists() for member in _members(source))
+        return all((folder / member).exists() for member in members)
 
     if is_there():
         return folder
@@ -125,29 +127,30 @@ def fetch(name: str) -> Path:
     return folder
 
 
-def _members(source: Source | Program | Built) -> Iterable[str]:
-    if isinstance(source, Built):
+def _members(source: Source | Program | System | Image) -> Iterable[str]:
+    if isinstance(source, Source):
+        return source.members
+    if isinstance(source, Image):
         return (source.file,)
-    return source.members if isinstance(source, Source) else ("root",)
+    return ("root",) if isinstance(source, Program) else ("bzImage", "initrd.img")
 
 
-def _fetch(source: Source | Program | Built, folder: Path) -> None:
-    if shutil.which("apt-get") is None or not Path(KEYRING).exists():
-        raise FetchError("this host has no apt-get with Debian's keys")
+def _fetch(source: Source | Program | System | Image, folder: Path) -> None:
+    need_apt()
     work = folder.with_name(f"{folder.name}.part")
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         if isinstance(source, Source):
-            deb = _download(source, work)
+            deb = download(source.search, source.package, work)
             _extract(deb, source.members, work)
             deb.unlink()
-        elif isinstance(source, Built):
-            if package := source.missing():
-                raise FetchError(f"it takes a program of {package}: install that")
-            source.make(work, _run)
-        else:
+        elif isinstance(source, Program):
             _install(source, work)
+        elif isinstance(source, Image):
+            source.make(work)
+        else:
+            install(source.release, source.kernel, work)
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     finally:
@@ -182,36 +185,19 @@ def program_files(folder: Path) -> dict[str, Path]:
     return {f"/{path.relative_to(root)}": path for path in files}
 
 
-def _download(source: Source, work: Path) -> Path:
-    """The package as a file in `work`."""
-    options = _apt_options()
-    shown = _run("apt-cache", *options, "show", source.search)
-    fields = re.findall(r"^(?:Package|Depends): (.*)$", shown, re.MULTILINE)
-    names = re.findall(source.package, "\n".join(fields))
-    if not names:
-        raise FetchError(f"Debian's archive has no {source.package}")
-    _run("apt-get", *options, "download", names[-1], cwd=work)
-    return next(work.glob("*.deb"))
-
-
 def _install(program: Program, work: Path) -> None:
     """Put the programs, their libraries and what loads them below `work`/root."""
-    options = _apt_options()
-    shown = _run(
-        "apt-cache", *options, "depends", "--recurse", *DEPENDS, program.package
-    )
-    names = re.findall(r"^[a-z0-9]\S+$", shown, re.MULTILINE)  # no virtual ones
     packed, unpacked, root = (work / name for name in ("debs", "all", "root"))
     packed.mkdir()
-    _run("apt-get", *options, "download", *names, cwd=packed)
+    download_with_libraries(program.package, packed)
     for deb in packed.glob("*.deb"):
-        _run("dpkg-deb", "-x", str(deb), str(unpacked))
+        run("dpkg-deb", "-x", str(deb), str(unpacked))
     standard = [unpacked / at / LIBRARIES for at in ("", "usr")]
     private = sorted({path.parent for path in unpacked.rglob("*.so.*")})
     places = ":".join(map(str, [*standard, *private]))
     loader = str(unpacked / LOADER)
     listed = (
-        _run(loader, "--library-path", places, "--list", unpacked / path)
+        run(loader, "--library-path", places, "--list", unpacked / path)
         for path in program.paths
     )
     libraries = map(Path, re.findall(r"=> (\S+)", "".join(listed)))
@@ -222,42 +208,6 @@ def _install(program: Program, work: Path) -> None:
         shutil.copy(path, root / name)
     shutil.rmtree(packed)
     shutil.rmtree(unpacked)
-
-
-def _apt_options() -> tuple[str, ...]:
-    """For apt with our own sources and lists, which are up to date then."""
-    apt = FOLDER / "apt"
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True, exist_ok=True)
-    archive = RELEASE.search(_run("apt-get", "--print-uris", "update"))
-    if archive is None:
-        raise FetchError("this host's apt has no sources of Debian 12 (bookworm)")
-    lines = (f"deb [signed-by={KEYRING}] {archive[1]} {suite} main" for suite in SUITES)
-    (apt / "sources.list").write_text("\n".join(lines) + "\n")
-    options = (
-        *("-o", f"Dir::Etc::sourcelist={apt}/sources.list"),
-        *("-o", "Dir::Etc::sourceparts=-", "-o", f"Dir::State::lists={apt}/lists"),
-        *("-o", f"Dir::Cache={apt}/cache", "-o", "APT::Sandbox::User="),
-        # What is installed here, from other sources maybe, is no version to ask for.
-        *("-o", "Dir::State::status=/dev/null"),
-        *("-o", "APT::Architecture=amd64", "-o", "APT::Update::Error-Mode=any"),
-    )
-    _run("apt-get", *options, "update")
-    return options
-
-
-def _run(*command: str | Path, cwd: Path | None = None) -> str:
-    env = os.environ | {"LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            command, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-    except subprocess.TimeoutExpired:
-        raise FetchError(f"no {command[-1]} within {TIMEOUT_S} s") from None
-    if done.returncode:
-        problem = (done.stderr.strip() or "it failed").splitlines()[0]
-        raise FetchError(f"{command[0]} {command[-1]}: {problem}")
-    return done.stdout
 
 
 def _extract(deb: Path, members: dict[str, str], to: Path) -> None:

@@ -42,14 +42,19 @@ def kernel(name: str) -> Path:
 
 
 class Shell:
-    """A shell on the console of a guest that was booted with guest.shell."""
+    """A shell on the console of a guest that was booted with guest.shell.
+
+    Or of any other, with the prompt that it comes with.
+    """
 
     PROMPT = "<\x01>"  # that no command or kernel message has
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(
+        self, machine: Machine, prompt: str = "# ", patience: float = DEADLINE
+    ) -> None:
         """Wait until it is there, and have nothing but answers from then on."""
         self.machine = machine
-        machine.console.expect("# ", DEADLINE)
+        machine.console.expect(prompt, patience)
         machine.console.sendline("stty -echo; PS1=$(printf '<\\001>'); PS2=")
         machine.console.expect(self.PROMPT, DEADLINE)
         machine.console.read_until_idle(0.2, DEADLINE)

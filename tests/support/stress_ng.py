@@ -15,6 +15,7 @@ from typing import Final
 
 import vmm
 from support import foreign
+from support.debian import FOLDER
 from vmm import RunResult
 from vmm.config import BUILD_DIR
 
@@ -75,7 +76,7 @@ def main() -> int:
     failed = 0
     for stressor in options.stressors or STRESSORS:
         begun = time.monotonic()
-        result = stress(stressor, options.seconds, options.kernel, foreign.FOLDER)
+        result = stress(stressor, options.seconds, options.kernel, FOLDER)
         took = time.monotonic() - begun
         output = (result.output or b"").decode(errors="replace")
         print(f"{stressor}: {result.detail or 'status 0'} in {took:.0f} s", flush=True)

@@ -163,6 +163,16 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--share",
+            {
+                "metavar": "DIR[:TAG][,ro]",
+                "dest": "shares",
+                "action": "append",
+                "help": "a directory that the guest can mount: mount -t virtiofs TAG "
+                "/mnt; TAG is DIR's name, or this one; takes virtiofsd",
+            },
+        ),
+        (
             "--rng",
             {
                 "action": "store_const",

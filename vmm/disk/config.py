@@ -19,7 +19,8 @@ SERIAL_MAX: Final = 20  # bytes, by virtio-blk's GET_ID
 # What others call their images, and we can't read as what it says
 _FOREIGN: Final = ("qcow", "qed", "vmdk")
 _SUFFIXES: Final = {name: name for name in SERVED} | {"vhd": "vpc"}
-_RAW_ONLY: Final = ("cow", "serial", "rate", "iops")
+_RAW_ONLY: Final = ("serial", "rate", "iops")
+_HAVE_OVERLAYS: Final = (RAW, "qcow2")
 _FLAGS: Final = ("cow", "ro")
 
 
@@ -94,6 +95,10 @@ class DiskConfig(Checked):
             raise ConfigError(
                 f"format: by its name it is {self.suffix}, which isn't one that we "
                 f"know: {', '.join(FORMATS)}"
+            )
+        if self.cow and self.image_format not in _HAVE_OVERLAYS:
+            raise ConfigError(
+                f"cow: it is for raw and qcow2 images, not {self.image_format}"
             )
         for name in _RAW_ONLY if self.is_served else ():
             if getattr(self, name):

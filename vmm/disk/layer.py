@@ -66,7 +66,7 @@ class Layer:
     @classmethod
     def anonymous(cls, size: int) -> Self:
         """One that is gone when it is closed, however that comes. Raises OSError."""
-        layer = cls(_nameless(os.environ.get("TMPDIR", FOLDER)))
+        layer = cls(nameless_file())
         os.truncate(layer.fd, size)
         return layer
 
@@ -90,8 +90,9 @@ class Layer:
             self.close()
 
 
-def _nameless(folder: str) -> int:
-    """A descriptor of a file that nobody else has. Raises OSError."""
+def nameless_file() -> int:
+    """A descriptor of a file in $TMPDIR that nobody else has. Raises OSError."""
+    folder = os.environ.get("TMPDIR", FOLDER)
     try:
         flags = os.O_TMPFILE | os.O_RDWR | os.O_EXCL | os.O_CLOEXEC
         return os.open(folder, flags, 0o600)

@@ -42,7 +42,7 @@ class _Line:
 
 
 class LegacyDevices:
-    """What a PC has on its board: COM1, the i8042 with its keyboard, the RTC, pvpanic.
+    """What a PC has on its board: COM1, the i8042 with a keyboard, the RTC, pvpanic.
 
     And the ports of a chipset: reset and A20, POST codes, a PCI bus and a display that
     aren't there.
@@ -60,15 +60,17 @@ class LegacyDevices:
         setup: Mapping[int, int],
         watch: PanicWatch,
     ) -> None:
-        com1_irq, keyboard_irq, rtc_irq = (InterruptLine() for _ in range(3))
+        com1_irq, keyboard_irq, aux_irq, rtc_irq = (InterruptLine() for _ in range(4))
         self.serial = Serial(com1_irq, out, clock=clock, events=events)
         reset_line = _Line(reset)
-        self.i8042 = I8042Device(reset_line, keyboard_irq)
+        # With nothing at its AUX port: without one, Linux warns of firmware that may
+        # have forgotten it (i8042_pnp_init in i8042-acpipnpio.h).
+        self.i8042 = I8042Device(reset_line, keyboard_irq, aux_irq)
         self.rtc = CmosRtc(clock, rtc_irq, setup=setup)
         self.config_ports = PciConfigPorts(reset_line)
         self.devices: tuple[DeviceIo, ...] = (
             SerialPio(self.serial, com1_irq),
-            I8042Pio(self.i8042, keyboard_irq),
+            I8042Pio(self.i8042, keyboard_irq, aux_irq),
             CmosRtcPio(self.rtc, rtc_irq),
             CrtcPio(Crtc()),
             SystemControlPio(SystemControlPortA(reset_line)),

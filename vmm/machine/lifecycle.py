@@ -363,17 +363,14 @@ class Lifecycle:
     def _reset_devices(self) -> None:
         """And RAM, in which no device may still be at work for the guest that was."""
         clock = self._host_side.clock
-        served = self._host_side.served
         self._host_side.loop.settle(clock.stop)
         self._parts.devices.settle()
-        for device in served:
+        for device in self._host_side.served:
             device.hold()
         try:
             self._parts.memory.clear()
             self._parts.devices.reset()
         finally:
-            for device in served:
-                device.go_on()
             clock.start()
 
     def _totals(self) -> tuple[dict[str, int], int]:

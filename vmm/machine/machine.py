@@ -167,6 +167,10 @@ class Machine:
             self._disks: Disks | None = None
             if self.config.disks or self.config.seed:
                 self._disks = self._new_disks(snapshot, stack)
+            if self.config.shares:
+                from .shares import plug_shares
+
+                plug_shares(self.config, boot, self.plug)
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon

@@ -4,7 +4,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -100,6 +100,9 @@ class VhostUserDevice(VirtioDevice):
     is_elsewhere = True
     drains: bool = False
     """Whether it answers each request soon, so that a stop can wait for that."""
+    resumes: bool = False
+    """Whether another backend can go on in the place of one that is gone: each ring's
+    requests are done in their order, and it does no harm if some are done twice."""
 
     def __init__(
         self,
@@ -224,17 +227,24 @@ class VhostUserDevice(VirtioDevice):
             self._lose(error)
 
     def activate(self) -> None:
-        assert self._memory is not None
         try:
             front_end = self._front_end or self._connect_again()
-            front_end.set_features(self.negotiated)
-            front_end.set_memory(self._memory)
-            for queue in self.queues:
-                if queue.is_enabled:
-                    self._start_queue(front_end, queue)
+            self._hand_over(
+                front_end, {queue: None for queue in self.queues if queue.is_enabled}
+            )
         except (VmmError, EOFError) as error:
             self._disconnect()
             raise DeviceError(f"{_GONE}: {error}") from None
+
+    def _hand_over(
+        self, front_end: FrontEnd, bases: "Mapping[Virtqueue, int | None]"
+    ) -> None:
+        """All that the driver has set up, its queues from where they go on."""
+        assert self._memory is not None
+        front_end.set_features(self.negotiated)
+        front_end.set_memory(self._memory)
+        for queue, base in bases.items():
+            self._start_queue(front_end, queue, base)
 
     def handle(self, queue: "Virtqueue") -> None:
         self._kicks[queue.index].signal()
@@ -309,12 +319,15 @@ class VhostUserDevice(VirtioDevice):
         """
         if not self.drains or self.has(VIRTIO_F_RING_PACKED):
             return
-        assert self._memory is not None
         end = time.monotonic() + DRAIN_S  # a guest may have written anything there
         for queue, base in bases.items():
-            used_idx = self._memory.view(queue.device + 2, 2).cast("H")
-            while used_idx[0] != base & 0xFFFF and time.monotonic() < end:
+            while self._used_idx(queue) != base & 0xFFFF and time.monotonic() < end:
                 time.sleep(_DRAIN_LOOK_S)
+
+    def _used_idx(self, queue: "Virtqueue") -> int:
+        """How many requests of a split ring are answered, modulo 65536."""
+        assert self._memory is not None
+        return self._memory.view(queue.device + 2, 2).cast("H")[0]
 
     # The connection
 
@@ -352,10 +365,29 @@ class VhostUserDevice(VirtioDevice):
         """The backend is gone, or as good as that."""
         if self._front_end is None:
             return
+        started = [queue for queue in self.queues if queue in self._started]
         is_end = isinstance(error, EOFError)
         self._disconnect()
-        why = self._backend.last_words() if is_end else str(error)
-        self.fail(f"{_GONE}: {why}" if why else _GONE)
+        words = self._backend.last_words() if is_end else str(error)
+        why = f"{_GONE}: {words}" if words else _GONE
+        if started and self.is_active and self._resume(started):
+            self.report(f"{why}; it was started again")
+        else:
+            self.fail(why)
+
+    def _resume(self, queues: "Iterable[Virtqueue]") -> bool:
+        """Have another backend go on with what wasn't answered; whether it does."""
+        if not self.resumes or self.has(VIRTIO_F_RING_PACKED):
+            return False
+        try:
+            bases = {queue: self._used_idx(queue) for queue in queues}
+            self._hand_over(self._connect_again(), bases)
+        except (VmmError, EOFError):
+            self._disconnect()
+            return False
+        for queue in queues:
+            self._calls[queue.index].event.signal()  # which may have been lost
+        return True
 
     def _disconnect(self) -> None:
         self._started.clear()

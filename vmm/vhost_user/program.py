@@ -50,9 +50,15 @@ class Program:
     """
 
     def __init__(
-        self, name: str, arguments: Callable[[int], Sequence[str]], starts: int = 1
+        self,
+        name: str,
+        arguments: Callable[[int], Sequence[str]],
+        starts: int = 1,
+        fds: Sequence[int] = (),
     ) -> None:
+        """`fds` are what it has, too, by the same numbers; they stay ours."""
         self._name = name
+        self._fds = fds
         self._arguments = arguments
         self._starts = starts
         self._process: _Process | None = None
@@ -68,8 +74,9 @@ class Program:
             listener, ours = _connected()
             undo.callback(ours.close)
             with listener:
-                arguments = self._arguments(listener.fileno())
-                self._process = _Process(self._name, arguments, listener.fileno())
+                fd = listener.fileno()
+                arguments = self._arguments(fd)
+                self._process = _Process(self._name, arguments, [fd, *self._fds])
             undo.pop_all()
         return ours
 
@@ -119,7 +126,7 @@ def _meet(listener: socket.socket, ours: socket.socket, folder: str) -> None:
 class _Process:
     """One that runs, and a thread that waits for its end; which it doesn't outlive."""
 
-    def __init__(self, name: str, arguments: Sequence[str], fd: int) -> None:
+    def __init__(self, name: str, arguments: Sequence[str], fds: Sequence[int]) -> None:
         self._name = name
         self._words = b""
         self._status: int | None = None
@@ -129,7 +136,7 @@ class _Process:
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
         self._thread = threading.Thread(
             target=self._keep,
-            args=([*launcher, *arguments], fd),
+            args=([*launcher, *arguments], fds),
             name=f"vmm-{name}"[:15],
             daemon=True,
         )
@@ -138,14 +145,14 @@ class _Process:
         if self._error is not None:
             raise VmmError(f"{name}: {self._error.strerror}") from self._error
 
-    def _keep(self, arguments: list[str], fd: int) -> None:
+    def _keep(self, arguments: list[str], fds: Sequence[int]) -> None:
         try:
             self._process = process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=[fd],
+                pass_fds=fds,
                 start_new_session=True,
             )
         except OSError as error:

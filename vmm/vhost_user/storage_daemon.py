@@ -3,13 +3,16 @@
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from ..disk.config import DiskConfig
+from ..disk.layer import nameless_file
 from ..errors import ConfigError
 from .device import VhostUserDevice
 from .program import Program, find_program
-from .qcow2 import check_qcow2
+from .qcow2 import check_overlay, check_qcow2, new_overlay, write_overlay
 
 NAME: Final = "qemu-storage-daemon"
 PACKAGES: Final = "install qemu-system-common (Debian 12) or qemu-utils (Debian 13)"
@@ -27,22 +30,23 @@ class VhostUserBlk(VhostUserDevice):
         path = config.path
         program = find_program([NAME], f"disks: {path!r}", PACKAGES)
         _check(config)
+        with _opened(config) as (image, fds):
 
-        def arguments(fd: int) -> list[str]:
-            return [
-                program,
-                *("--blockdev", json.dumps(_image(config))),
-                *("--export", json.dumps(_export(config, queues, fd))),
-            ]
+            def arguments(fd: int) -> list[str]:
+                return [
+                    program,
+                    *("--blockdev", json.dumps({**image, "node-name": "disk"})),
+                    *("--export", json.dumps(_export(config, queues, fd))),
+                ]
 
-        self._program = _StorageDaemon(NAME, arguments)
-        super().__init__(
-            VIRTIO_BLK,
-            self._program,
-            queue_sizes=(_QUEUE_SIZE,) * queues,
-            config_size=_CONFIG_SIZE,
-            name=f"disk {path!r}",
-        )
+            self._program = _StorageDaemon(NAME, arguments, fds=fds)
+            super().__init__(
+                VIRTIO_BLK,
+                self._program,
+                queue_sizes=(_QUEUE_SIZE,) * queues,
+                config_size=_CONFIG_SIZE,
+                name=f"disk {path!r}",
+            )
 
     @property
     def size(self) -> int:
@@ -76,19 +80,59 @@ def _check(config: DiskConfig) -> None:
         check_qcow2(config.path)
 
 
-def _image(config: DiskConfig) -> dict[str, Any]:
-    """The node "disk". Its backing files are opened as the image says."""
-    is_device = stat.S_ISBLK(os.stat(config.path).st_mode)
-    common: dict[str, Any] = {"read-only": config.ro, "discard": "unmap"}
+@contextmanager
+def _opened(config: DiskConfig) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    """The disk as a block node, and what the program must inherit for it.
+
+    The descriptors are closed at the end of the ``with``.
+    """
+    image_format, path = config.image_format, config.path
+    base = _image(image_format, path, read_only=bool(config.ro or config.cow))
+    if not config.cow:
+        yield base, []
+    elif isinstance(config.cow, str):
+        yield _kept_overlay(config.cow, path) | {"backing": base}, []
+    else:
+        fd = _vanishing_overlay(path)
+        try:  # by a path: its locks and reopens are for none that it is given
+            overlay = _image("qcow2", f"/proc/self/fd/{fd}")
+            yield overlay | {"backing": base}, [fd]
+        finally:
+            os.close(fd)
+
+
+def _image(image_format: str, path: str, *, read_only: bool = False) -> dict[str, Any]:
+    """A block node. Its backing files, if any, are opened as the image says."""
+    is_device = stat.S_ISBLK(os.stat(path).st_mode)
+    common: dict[str, Any] = {"read-only": read_only, "discard": "unmap"}
     file = {
         "driver": "host_device" if is_device else "file",
-        "filename": os.path.abspath(config.path),
+        "filename": os.path.abspath(path),
     }
-    return {
-        "driver": config.image_format,
-        "node-name": "disk",
-        "file": file | common,
-    } | common
+    return {"driver": image_format, "file": file | common} | common
+
+
+def _kept_overlay(path: str, base: str) -> dict[str, Any]:
+    try:
+        if not os.path.exists(path):
+            new_overlay(path, base)
+    except OSError as error:
+        raise ConfigError(f"disks: cow: {path!r}: {error.strerror}") from None
+    check_overlay(path)
+    return _image("qcow2", path)
+
+
+def _vanishing_overlay(base: str) -> int:
+    try:
+        fd = nameless_file()
+        try:
+            write_overlay(fd, base)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        raise ConfigError(f"disks: {base!r}: no overlay: {error.strerror}") from None
+    return fd
 
 
 def _export(config: DiskConfig, queues: int, fd: int) -> dict[str, Any]:

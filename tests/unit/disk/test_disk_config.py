@@ -56,6 +56,7 @@ def test_disks_are_texts_paths_and_configurations_in_their_order() -> None:
         ("a,serial=" + "x" * 21, "has more than 20 bytes"),
         ("a,format=qcow3", "format: 'qcow3' is none that we know: raw"),
         ("a.vmdk", "format: by its name it is vmdk"),
+        ("a.vdi,cow", "cow: it is for raw and qcow2 images, not vdi"),
         ("a.qcow2,serial=s", "serial: it is for raw images, not qcow2"),
         ("a.img,format=vdi,rate=1M", "rate: it is for raw images, not vdi"),
         ("a,cache=none", "cache: 'none' is not writeback or writethrough"),

@@ -13,7 +13,8 @@ from vmm.devices.clock import VirtualClock
 from vmm.devices.errors import Exhausted
 from vmm.devices.virtio.blk import VIRTIO_BLK_F_RO, VirtioBlk
 from vmm.devices.virtio.device import VirtioDevice
-from vmm.machine.disks import QUEUES_MAX, Disks
+from vmm.disk.opening import Backend
+from vmm.machine.disks import QUEUES_MAX, Disk, Disks
 
 
 class Plugged:
@@ -25,6 +26,12 @@ class Plugged:
         self.config = MachineConfig(disks=texts, cpus=cpus)
         self.disks = Disks(self.config, self.told.append)
         self.disks.plug(self.devices.append, VirtualClock())
+
+
+def backend(disks: Disks, index: int = 0) -> Backend:
+    disk = disks.all[index]
+    assert isinstance(disk, Disk)
+    return disk.backend
 
 
 @pytest.fixture
@@ -100,29 +107,29 @@ def test_what_can_not_be_resized_says_so(image: Path) -> None:
 
 def test_a_clone_has_what_was_and_goes_its_own_way(image: Path) -> None:
     plugged = Plugged(f"{image},cow", f"{image},ro")
-    write(plugged.disks.all[0].backend, 0, b"1" * 512)
+    write(backend(plugged.disks), 0, b"1" * 512)
     frozen = plugged.disks.freeze()
     clone = Disks(plugged.config, pytest.fail, frozen)
-    write(clone.all[0].backend, 0, b"2" * 512)
-    assert read(plugged.disks.all[0].backend, 0, 512) == b"1" * 512
-    assert read(clone.all[1].backend) == image.read_bytes()
-    write(plugged.disks.all[0].backend, 0, b"3" * 512)
+    write(backend(clone, 0), 0, b"2" * 512)
+    assert read(backend(plugged.disks), 0, 512) == b"1" * 512
+    assert read(backend(clone, 1)) == image.read_bytes()
+    write(backend(plugged.disks), 0, b"3" * 512)
     plugged.disks.become(frozen)
-    assert read(plugged.disks.all[0].backend, 0, 512) == b"1" * 512
+    assert read(backend(plugged.disks), 0, 512) == b"1" * 512
 
 
 def test_none_is_put_back_where_one_can_not_be(image: Path, tmp_path: Path) -> None:
     plugged = Plugged(f"{image},cow", f"{image},cow={tmp_path}/over")
-    first, _ = (disk.backend for disk in plugged.disks.all)
+    first = backend(plugged.disks)
     frozen = plugged.disks.freeze()
     write(first, 0, b"1" * 512)
     with pytest.raises(VmmError, match="an overlay that stays"):
         plugged.disks.become(frozen)
     assert read(first, 0, 512) == b"1" * 512
     clone = Disks(plugged.config, pytest.fail, frozen)
-    write(clone.all[1].backend, 0, b"2" * 512)
+    write(backend(clone, 1), 0, b"2" * 512)
     clone.become(frozen)
-    assert read(clone.all[1].backend) == image.read_bytes()
+    assert read(backend(clone, 1)) == image.read_bytes()
 
 
 def test_one_that_is_written_in_its_place_is_in_no_snapshot(image: Path) -> None:
@@ -149,11 +156,11 @@ def test_what_the_host_has_no_room_for_is_said(
 def test_what_is_closed_is_free_and_on_the_disk(image: Path, tmp_path: Path) -> None:
     text = f"{image},cow={tmp_path}/over"
     plugged = Plugged(text)
-    write(plugged.disks.all[0].backend, 0, b"k" * 512)
+    write(backend(plugged.disks), 0, b"k" * 512)
     plugged.disks.close()
     plugged.disks.close()
     assert plugged.told == []
-    assert read(Plugged(text).disks.all[0].backend, 0, 512) == b"k" * 512
+    assert read(backend(Plugged(text).disks), 0, 512) == b"k" * 512
 
 
 def test_what_can_not_be_kept_at_the_end_is_told(

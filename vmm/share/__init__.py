@@ -1,0 +1,1 @@
+"""Shares: directories of the host's in the guest."""
