@@ -130,7 +130,7 @@ def _seed(field: str, paths: StrPath | Sequence[StrPath]) -> tuple[str, ...]:
     elif isinstance(paths, os.PathLike):
         paths = (paths,)
     found = tuple(os.fspath(path) for path in paths)
-    if not 1 <= len(found) <= SEED_MAX or not all(found):
+    if len(found) > SEED_MAX or not all(found):
         raise ConfigError(f"{field}: {','.join(found)!r} is not USER-DATA[,META-DATA]")
     return found
 

@@ -88,7 +88,7 @@ def test_program_that_is_not_there_is_named(
         make_seed((str(user_data),))
 
 
-@pytest.mark.parametrize("given", ["", "a,b,c", "a,", [], ["a", "b", "c"], [""]])
+@pytest.mark.parametrize("given", ["", "a,b,c", "a,", ["a", "b", "c"], [""]])
 def test_setting_is_one_file_or_two(given: str | list[str]) -> None:
     with pytest.raises(ConfigError, match=r"^seed: .* is not USER-DATA"):
         MachineConfig(seed=given)
