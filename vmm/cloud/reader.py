@@ -6,10 +6,11 @@ can boot it can read, whichever of them it is, and neither mounts nor wants root
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from io import BytesIO
 from threading import Timer
-from typing import Final, Self
+from typing import IO, Final, Self
 
 from ..boot.image import ImageFile, added_offset
 from ..boot.layout import MIB
@@ -45,13 +46,15 @@ class ImageReader:
 
     def read(self, partition: str, path: str) -> str | None:
         """The text of a small file; None if there is none, or nothing in it."""
-        with self._output("cat", partition + path, _SMALL) as pieces:
-            return b"".join(pieces).decode(errors="replace") or None
+        text = BytesIO()
+        is_whole = self._copy("cat", partition + path, text, _SMALL)
+        return text.getvalue().decode(errors="replace") or None if is_whole else None
 
     def names(self, partition: str, path: str) -> list[str]:
         """Of the files in a directory; none if there is no such directory."""
-        with self._output("ls", f"{partition}{path}/", _SMALL) as pieces:
-            return b"".join(pieces).decode(errors="replace").split()
+        text = BytesIO()
+        self._copy("ls", f"{partition}{path}/", text, _SMALL)
+        return text.getvalue().decode(errors="replace").split()
 
     def open(
         self, role: str, partition: str, paths: Sequence[str], size_max: int
@@ -62,21 +65,21 @@ class ImageReader:
             upon_error.callback(os.close, fd)
             for path in paths:
                 begin = file.seek(added_offset(file.tell()))
-                with self._output("cat", partition + path, size_max - begin) as pieces:
-                    file.writelines(pieces)
-                if file.tell() == begin:
+                where = partition + path
+                is_whole = self._copy("cat", where, file, size_max - begin)
+                if not is_whole or file.tell() == begin:
                     raise ConfigError(
                         f"{self._what_for}: its {role} {path!r} isn't there, or is "
-                        "empty"
+                        "empty or damaged"
                     )
             upon_error.pop_all()
         return ImageFile(role, f"{self._path}:{paths[0]}", fd)
 
-    @contextmanager
-    def _output(
-        self, command: str, path: str, size_max: int
-    ) -> Iterator[Iterator[bytes]]:
-        """What the program prints; more than `size_max`, or no end, is refused."""
+    def _copy(self, command: str, path: str, to: IO[bytes], size_max: int) -> bool:
+        """What the program prints; False if it fails.
+
+        More than `size_max`, or no end, is refused.
+        """
         with subprocess.Popen(
             [self._program, self._raw, command, path],
             stdin=subprocess.DEVNULL,
@@ -88,29 +91,29 @@ class ImageReader:
             timer = Timer(_TIMEOUT_S, process.kill)
             timer.start()
             try:
-                chunks = iter(lambda: process.stdout.read(_CHUNK), b"")  # type: ignore[union-attr]
-                yield self._limited(chunks, path, size_max)
+                left = size_max
+                while left >= 0 and (chunk := process.stdout.read(_CHUNK)):
+                    left -= len(chunk)
+                    to.write(chunk)
+                if left < 0:
+                    process.kill()
+                status = process.wait()
                 is_late = not timer.is_alive()
+            except BaseException:
+                process.kill()
+                raise
             finally:
                 timer.cancel()
-                process.kill()  # it has ended, or what it says is no longer wanted
+        if left < 0:
+            raise ConfigError(
+                f"{self._what_for}: {path!r} has more than {size_max} bytes"
+            )
         if is_late:
             raise ConfigError(
                 f"{self._what_for}: {path!r} can't be read within {_TIMEOUT_S} s: is "
                 "the image damaged?"
             )
-
-    def _limited(
-        self, chunks: Iterator[bytes], path: str, size_max: int
-    ) -> Iterator[bytes]:
-        size = 0
-        for chunk in chunks:
-            size += len(chunk)
-            if size > size_max:
-                raise ConfigError(
-                    f"{self._what_for}: {path!r} has more than {size_max} bytes"
-                )
-            yield chunk
+        return status == 0
 
     def close(self) -> None:
         """Idempotent."""

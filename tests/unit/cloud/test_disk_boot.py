@@ -1,6 +1,7 @@
 """Kernel, initrd and command line out of images that mke2fs and sfdisk have made."""
 
 import os
+import shutil
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -172,6 +173,21 @@ def test_reader_without_an_end_is_ended(
     monkeypatch.setattr(reader, "_TIMEOUT_S", 0.1)
     message = refusal(DiskConfig(path=str(image)))
     assert "can't be read within" in message
+
+
+def test_file_that_is_read_in_part_is_refused(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a file system that is damaged."""
+    damaged = tmp_path / "grub-fstest"
+    damaged.write_text(
+        '#!/bin/sh\ncase "$3" in */vmlinuz) head -c 1000 /dev/zero; exit 1; esac\n'
+        f'exec {shutil.which("grub-fstest")} "$@"\n'
+    )
+    damaged.chmod(0o755)
+    monkeypatch.setattr(reader, "_PROGRAMS", (str(damaged),))
+    message = refusal(DiskConfig(path=str(image)))
+    assert "its kernel '/boot/vmlinuz' isn't there, or is empty or damaged" in message
 
 
 def test_all_partitions_are_looked_at() -> None:
