@@ -27,6 +27,7 @@ LOGIN = f"""\
   expire: false
   list: |
     root:secret
+ssh_genkeytypes: []
 """
 BOOT_S = 1500  # emulated, on a busy host
 

@@ -18,7 +18,7 @@ from ..disk.config import DiskConfig
 from ..disk.disk_file import DiskFile
 from ..errors import ConfigError
 from ..vhost_user.program import find_program
-from .raw_copy import raw_copy
+from .raw_copy import has_overlay, raw_copy
 
 _PROGRAMS: Final = ("grub-fstest", "grub2-fstest")
 _PACKAGES: Final = "install grub-common (Debian) or grub2-tools-extra (Fedora)"
@@ -40,7 +40,7 @@ class ImageReader:
         with ExitStack() as stack:
             stack.callback(_opened(config).close)
             self._raw = os.path.abspath(config.path)
-            if config.is_served:
+            if config.is_served or has_overlay(config):
                 self._raw = stack.enter_context(raw_copy(config, self._what_for))
             self._cleanup = stack.pop_all()
 
@@ -127,12 +127,6 @@ class ImageReader:
 
 
 def _opened(config: DiskConfig) -> DiskFile:
-    if isinstance(config.cow, str) and os.path.exists(config.cow):
-        raise ConfigError(
-            f"boot_from_disk: {config.path!r} has an overlay that stays, with what may "
-            "be another kernel, and it can't be read: pass --kernel and --initrd, or a "
-            "qcow2 image with a backing file"
-        )
     try:
         return DiskFile.open(config.path, writes=False)
     except OSError as error:

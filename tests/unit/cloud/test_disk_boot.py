@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ from support.open_fds import open_fds
 from vmm.cloud import disk_boot, reader
 from vmm.cloud.disk_boot import read_disk_boot
 from vmm.disk.config import DiskConfig
+from vmm.disk.opening import open_backend
 from vmm.errors import ConfigError
+from vmm.vhost_user.qcow2 import new_overlay
 
 MENU = b"""\
 menuentry 'Ours' {
@@ -142,11 +144,49 @@ def test_file_larger_than_ram_is_refused_before_it_is_read(image: Path) -> None:
     assert f"'(loop0,1)/boot/vmlinuz' has more than {MIB} bytes" in message
 
 
-def test_overlay_that_stays_is_refused(image: Path, tmp_path: Path) -> None:
-    overlay = tmp_path / "overlay"
-    overlay.touch()
-    message = refusal(DiskConfig(path=str(image), cow=str(overlay)))
-    assert "has an overlay that stays" in message
+@pytest.mark.parametrize("suffix", ["img", "qcow2"])
+def test_overlay_that_stays_has_its_own_files(tmp_path: Path, suffix: str) -> None:
+    """As after an upgrade: the image is what it was, and the guest isn't."""
+    files = {"/loader/entries/x.conf": b"linux /k\noptions old\n", "/k": b"kernel"}
+    path = partitioned(tmp_path / "raw.img", files)
+    image = path.with_name(f"image.{suffix}")
+    convert = ["qemu-img", "convert", "-f", "raw", "-O"]
+    to = "raw" if suffix == "img" else suffix
+    subprocess.run([*convert, to, str(path), str(image)], check=True, timeout=120)
+    config = DiskConfig(path=str(image), cow=str(tmp_path / "overlay"))
+    assert read(config)[2] == "old"
+    assert not (tmp_path / "overlay").exists()
+    at = path.read_bytes().index(b"linux /k\noptions old\n")
+    write_to(config, at, b"linux /k\noptions new\n")
+    assert read(config)[2] == "new"
+    assert read(DiskConfig(path=str(image)))[2] == "old"
+
+
+def write_to(config: DiskConfig, at: int, data: bytes) -> None:
+    """As a guest does."""
+    if config.is_served:
+        new_overlay(str(config.cow), config.path)
+        command = ["qemu-io", "-f", "qcow2", "-c", "write -s {} {} {}"]
+        source = Path(f"{config.cow}.part")
+        source.write_bytes(data)
+        command[-1] = command[-1].format(source, at, len(data))
+        subprocess.run([*command, str(config.cow)], check=True, timeout=120)
+        return
+    with closing(open_backend(config, print)) as disk:
+        sector = memoryview(bytearray(512))
+        start = at - at % 512
+        disk.read([sector], start)
+        sector[at - start : at - start + len(data)] = data
+        disk.write([sector], start)
+        disk.flush()
+
+
+def test_image_that_qemu_refuses_is_refused_with_its_words(tmp_path: Path) -> None:
+    path = tmp_path / "image.vdi"
+    path.write_bytes(bytes(MIB))
+    message = refusal(DiskConfig(path=str(path)))
+    assert message.startswith(f"boot_from_disk: {str(path)!r}: ")
+    assert "signature" in message
 
 
 def test_image_that_is_not_there_is_refused(tmp_path: Path) -> None:
