@@ -190,6 +190,17 @@ class Locked(DeviceIo):
         self.lock = threading.RLock() if lock is None else lock
         self.own_thread = device.own_thread
 
+    @property
+    def call_soon(self) -> "Callable[[Callable[[], None]], None] | None":
+        """The device's."""
+        return self.device.call_soon
+
+    @call_soon.setter
+    def call_soon(
+        self, call_soon: "Callable[[Callable[[], None]], None] | None"
+    ) -> None:
+        self.device.call_soon = call_soon
+
     def read(self, base: int, offset: int, data: memoryview) -> None:
         with self.lock:
             self.device.read(base, offset, data)

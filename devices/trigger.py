@@ -4,7 +4,10 @@ vm-superio's concept of the same name. A VMM passes something that ends in an
 irqfd; a test passes something that counts.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
 
 class Trigger(Protocol):
@@ -45,6 +48,13 @@ class MsiInterrupt(Interrupt, Protocol):
 
         Edges before the first one are lost. May take milliseconds where it isn't what
         it was. Raises TriggerError if it can't be sent there.
+        """
+
+    def together(self) -> "AbstractContextManager[None]":
+        """What any of its kind is routed to in the ``with`` is one change at its end.
+
+        Edges wait until then. Raises TriggerError there if the host refuses; it is
+        tried again with the next change.
         """
 
     def listen(self, eventfd: int) -> None:

@@ -92,9 +92,11 @@ def _ports(field: str, ports: _Ports) -> tuple[tuple[str, Place], ...]:
     named: dict[str, Place] = {}
     for port in ports:
         name, where = _named(field, port) if isinstance(port, str) else port
-        if not 0 < len(name.encode()) <= PORT_NAME_MAX or "/" in name:
+        is_text = name.isprintable() and "/" not in name  # what isn't may have no bytes
+        if not is_text or not 0 < len(name.encode()) <= PORT_NAME_MAX:
             raise ConfigError(
-                f"{field}: {name!r} is no name: 1..{PORT_NAME_MAX} bytes without a /"
+                f"{field}: {name!r} is no name: 1..{PORT_NAME_MAX} bytes of printable "
+                "text without a /"
             )
         if name in named:
             raise ConfigError(f"{field}: {name!r} is there twice")
@@ -345,11 +347,19 @@ class MachineConfig(Checked):
     @classmethod
     def parameters(cls) -> dict[str, tuple[object, ...]]:
         """What each keyword takes, those for the fields of parts, too."""
+        from .disk.config import DiskConfig
         from .guest.config import CommandConfig
+        from .share.config import ShareConfig
 
         flat = ConsoleConfig.parameters() | CommandConfig.parameters()
-        takes = CommandConfig | flat["command"][0]
-        return super().parameters() | flat | {"command": (takes, None)}
+        disks = StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
+        shares = StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
+        parts: dict[str, tuple[object, ...]] = {
+            "command": (CommandConfig | flat["command"][0], None),
+            "disks": (disks, ()),
+            "shares": (shares, ()),
+        }
+        return super().parameters() | flat | parts
 
     @property
     def runs_command(self) -> bool:

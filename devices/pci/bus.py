@@ -1,9 +1,11 @@
 """PciBus: bus 0 with its 32 slots, and how the guest's accesses find its functions."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from ..errors import DeviceOverlap, Exhausted, InvalidDevice
+from ..errors import DeviceOverlap, Exhausted, InvalidDevice, InvalidRange
 from .device import PciDevice
 from .reg import PCI_CFG_SPACE_SIZE
 from .windows import PciWindows, Remap
@@ -28,7 +30,10 @@ class PciBus:
         self.windows = windows
         self.remap = remap
         self.ram = ram
+        self.failed: PciDevice | None = None
+        """Who has raised at an access to configuration space, which ends the run."""
         self._devices: dict[int, PciDevice] = {}
+        self._asked: dict[PciDevice, int | None] = {}  # for which slot
         self._lock = threading.Lock()  # BARs move one after the other
 
     @property
@@ -39,10 +44,13 @@ class PciBus:
     def attach(self, device: PciDevice) -> None:
         """Put it into the slot that it asks for, or the first that is free.
 
-        Before a machine allocates its resources. Raises InvalidDevice, DeviceOverlap if
-        the slot is taken, and Exhausted if all are; then nothing has changed.
+        Before a machine allocates its resources. Raises InvalidDevice or InvalidRange,
+        DeviceOverlap if the slot is taken or the device in one, and Exhausted if all
+        are; then nothing has changed.
         """
         slot, name = device.slot, type(device.get_author_device()).__name__
+        if device in self._asked:
+            raise DeviceOverlap(f"{name} is in PCI slot {slot} already")
         if slot is None:
             free = (at for at in range(SLOTS) if at not in self._devices)
             slot = next(free, None)
@@ -53,15 +61,20 @@ class PciBus:
         if slot in self._devices:
             other = type(self._devices[slot].get_author_device()).__name__
             raise DeviceOverlap(f"PCI slot {slot} of {name} is {other}'s")
-        device.join(self.windows, self.remap, self.ram)
+        try:
+            device.join(self.windows, self.remap, self.ram)
+        except (InvalidDevice, InvalidRange) as error:
+            raise type(error)(f"{name}: {error}") from None
+        self._asked[device] = device.slot
         device.slot = slot
         self._devices[slot] = device
 
     def detach(self, device: PciDevice) -> None:
-        """Free its slot, once its ranges are trapped no more."""
+        """Free its slot, once its ranges are trapped no more; it may get another."""
         for slot, other in list(self._devices.items()):
             if other is device:
                 del self._devices[slot]
+                device.slot = self._asked.pop(device)
 
     def read_config(
         self, slot: int, function: int, offset: int, data: memoryview
@@ -70,7 +83,8 @@ class PciBus:
         device = self._function(slot, function, offset, len(data))
         if device is None:
             data[:] = b"\xff" * len(data)
-        else:
+            return
+        with self._telling_of(device):
             device.read_config(offset, data)
 
     def write_config(
@@ -81,10 +95,20 @@ class PciBus:
         if device is None:
             return
         with self._lock:
-            if device.write_config(offset, data):
-                for other in self.devices:
-                    if other is not device:  # which may have been in its way
+            with self._telling_of(device):
+                has_moved = device.write_config(offset, data)
+            for other in self.devices if has_moved else ():
+                if other is not device:  # which may have been in its way
+                    with self._telling_of(other):
                         other.follow(retry=True)
+
+    @contextmanager
+    def _telling_of(self, device: PciDevice) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.failed = device
+            raise
 
     def _function(
         self, slot: int, function: int, offset: int, size: int

@@ -1,6 +1,6 @@
 """Decoder: which of a function's BARs the bus decodes, and where."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ..resources import (
@@ -86,19 +86,36 @@ class Decoder:
     def follow(self, move: _Move, *, retry: bool = False) -> bool:
         """Have decoded what configuration space asks for; whether that is news.
 
-        Together, or each for itself where that can't be. `retry` those that couldn't
-        be, too.
+        `retry` what couldn't be, too.
         """
         wanted = self._asked_for()
         if wanted == (self._placed if retry else self._wanted):
             return False
         self._wanted = wanted
+        self._place(wanted, move)
+        return True
+
+    def decoded(self) -> tuple[int, ...]:
+        """The BARs that are decoded, by their indices."""
+        return tuple(sorted(bar.index for bar in self._placed))
+
+    def restore(self, decoded: Collection[int], move: _Move) -> None:
+        """As `follow`, but for those BARs that weren't `decoded` when it was saved.
+
+        Something was in their way, and may come later than they.
+        """
+        self._wanted = self._asked_for()
+        places = self._wanted.items()
+        self._place({bar: at for bar, at in places if bar.index in decoded}, move)
+
+    def _place(self, wanted: _Ranges, move: _Move) -> None:
+        """Together, or each for itself, but for those that stay where they are."""
         if self._try(wanted, move):
-            return True
-        self._try({}, move)
+            return
+        placed = self._placed.items()
+        self._try({bar: at for bar, at in placed if wanted.get(bar) == at}, move)
         for bar, place in wanted.items():
             self._try({**self._placed, bar: place}, move)
-        return True
 
     def _try(self, places: _Ranges, move: _Move) -> bool:
         before = self._placed

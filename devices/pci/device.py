@@ -17,7 +17,7 @@ from ..resources import (
     ResourceConstraint,
 )
 from ..state import State
-from .bar import BARS, Bar, check_bars
+from .bar import BARS, Bar, BarKind, check_bars
 from .config_space import Capability, ConfigSpace
 from .decoder import Decoder
 from .dma import Dma
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
 
 
 class PciState(State):
-    """The PCI part: configuration space, and MSI-X where it has that.
+    """The PCI part: configuration space, the BARs decoded, and MSI-X where it has that.
 
     A device with a state of its own has that in a field `device`, of an heir's.
     """
 
     config: Annotated[bytes, range(PCI_CFG_SPACE_SIZE, PCI_CFG_SPACE_SIZE + 1)]
+    decoded: tuple[Annotated[int, range(BARS)], ...]
     msix: MsixState | None
 
 
@@ -54,11 +55,12 @@ _STATES: Final[dict[type[State], type[PciState]]] = {}
 
 def _state_with(device: type[State]) -> type[PciState]:
     """PciState with a field `device` of that class."""
-    if device not in _STATES:
-        name = f"PciStateWith{device.__name__}"
-        body = {"__annotations__": {"device": device}, "__module__": __name__}
-        _STATES[device] = cast("type[PciState]", type(name, (PciState,), body))
-    return _STATES[device]
+    if device in _STATES:
+        return _STATES[device]
+    name = f"PciStateWith{device.__name__}"
+    body = {"__annotations__": {"device": device}, "__module__": __name__}
+    made = cast("type[PciState]", type(name, (PciState,), body))
+    return _STATES.setdefault(device, made)  # another machine's thread may be faster
 
 
 class BarDoorbell(Record):
@@ -70,6 +72,17 @@ class BarDoorbell(Record):
     on_ring: Callable[[], None]
     value: int | None = None
     eventfd: int | None = None
+
+    def at(self, base: int, *, is_pio: bool) -> Doorbell:
+        """What it is while its BAR is at `base`. Raises InvalidRange as Doorbell."""
+        return Doorbell(
+            base=base + self.offset,
+            size=self.size,
+            on_ring=self.on_ring,
+            is_pio=is_pio,
+            value=self.value,
+            eventfd=self.eventfd,
+        )
 
 
 class PciDevice(DeviceIo):
@@ -94,7 +107,8 @@ class PciDevice(DeviceIo):
     subsystem_id: int = 0
     bars: Sequence[Bar] = ()
     msix_vectors: int = 0
-    """0..2048. Their table takes the first BAR that is free."""
+    """0..2048, as far as the machine has them, which has 1,000 for all devices. Their
+    table takes the first BAR that is free."""
     msi_vectors: int = 0
     """0, or a power of two up to 32."""
     uses_intx: bool = False
@@ -123,9 +137,10 @@ class PciDevice(DeviceIo):
         return ()
 
     def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
-        """Doorbells in BARs; asked whenever a BAR is where it wasn't before.
+        """Doorbells in `bars`; asked when it joins a bus, and when a BAR has moved.
 
-        They ring on a thread of the host's, without `lock`; see Doorbell.
+        They are asked for, and ring on a thread of the host's, without `lock`; see
+        Doorbell.
         """
         return ()
 
@@ -203,7 +218,7 @@ class PciDevice(DeviceIo):
     def join(self, windows: PciWindows, remap: Remap, ram: "GuestRam") -> None:
         """Be set up for a bus, before resources are asked for; it calls this.
 
-        Raises InvalidDevice for attributes that can't be.
+        Raises InvalidDevice or InvalidRange for what can't be.
         """
         check_identity(self)
         check_bars(self.bars)
@@ -226,14 +241,25 @@ class PciDevice(DeviceIo):
             self.config.add(capability)
         self.config.keep_as_power_on()
         self.dma = Dma(ram, self.config)
+        self._check_doorbells()
+
+    def _check_doorbells(self) -> None:
+        """Raises InvalidDevice, InvalidRange: KVM would take another's writes."""
+        bars = {bar.index: bar for bar in self.bars}
+        for bell in self.get_bar_doorbells():
+            bar = bars.get(bell.bar)
+            if bar is None or not 0 <= bell.offset <= bar.size - bell.size:
+                raise InvalidDevice(
+                    f"no BAR {bell.bar} of its own has a doorbell's {bell.size} bytes "
+                    f"at {bell.offset:#x}"
+                )
+            bell.at(0, is_pio=bar.kind is BarKind.IO)
 
     def _free_bar(self) -> int:
         taken = {bar.index + at for bar in self.bars for at in range(bar.registers)}
         free = [index for index in range(BARS) if index not in taken]
         if not free:
-            raise InvalidDevice(
-                f"{type(self).__name__} has no BAR left for its MSI-X table"
-            )
+            raise InvalidDevice("it has no BAR left for its MSI-X table")
         return free[0]
 
     def read_config(self, offset: int, data: memoryview) -> None:
@@ -262,6 +288,13 @@ class PciDevice(DeviceIo):
         moves the ranges asks this device where they are.
         """
         return self._decoder.follow(partial(self._remap, self), retry=retry)
+
+    def decode_again(self, state: PciState) -> None:
+        """Have those BARs decoded that were, when it has been restored.
+
+        As far as nobody is there, who may be restored only after it: then once more.
+        """
+        self._decoder.restore(state.decoded, partial(self._remap, self))
 
     # The machine's side: DeviceIo
 
@@ -299,14 +332,7 @@ class PciDevice(DeviceIo):
     def get_doorbells(self) -> Sequence[Doorbell]:
         """Those of `get_bar_doorbells` whose BARs are decoded now."""
         return [
-            Doorbell(
-                base=base + bell.offset,
-                size=bell.size,
-                on_ring=bell.on_ring,
-                is_pio=is_pio,
-                value=bell.value,
-                eventfd=bell.eventfd,
-            )
+            bell.at(base, is_pio=is_pio)
             for bell in self.get_bar_doorbells()
             for is_pio, base in self._decoder.places_of(bell.bar)
         ]
@@ -359,11 +385,16 @@ class PciDevice(DeviceIo):
             config = self.config.state()
             msix = None if self._msix is None else self._msix.state()
             own = self.device_state()
-        if own is None:
-            return PciState(config=config, msix=msix)
-        kind: type[Any] = _state_with(type(own))
-        with_own: PciState = kind(config=config, msix=msix, device=own)
-        return with_own
+        pci: dict[str, Any] = {
+            "config": config,
+            "decoded": self._decoder.decoded(),
+            "msix": msix,
+        }
+        kind: type[Any] = PciState
+        if own is not None:
+            kind, pci["device"] = _state_with(type(own)), own
+        state: PciState = kind(**pci)
+        return state
 
     def restore(self, state: State | None) -> None:
         with self.lock:
@@ -378,7 +409,7 @@ class PciDevice(DeviceIo):
                 except InvalidState:
                     self._restore_pci(before)
                     raise
-        self.follow()
+        self.decode_again(after)
 
     def _check_state(self, state: PciState) -> None:
         self.config.check(state.config)

@@ -58,23 +58,22 @@ class Identity(Protocol):
 
 def check_identity(device: Identity) -> None:
     """Raises InvalidDevice for what can't be."""
-    name = type(device).__name__
     if not hasattr(device, "vendor_id") or not hasattr(device, "device_id"):
-        raise InvalidDevice(f"{name} has no vendor_id or no device_id")
+        raise InvalidDevice("it has no vendor_id or no device_id")
     for field, bits in _BITS.items():
         value = getattr(device, field)
         if not 0 <= value < 1 << bits:
-            raise InvalidDevice(f"{name}.{field} is {value:#x}: it has {bits} bits")
+            raise InvalidDevice(f"{field} is {value:#x}: it has {bits} bits")
     if not 0 <= device.msix_vectors <= MOST_MSIX_VECTORS:
         raise InvalidDevice(
-            f"{name}.msix_vectors is {device.msix_vectors}: 0..{MOST_MSIX_VECTORS} "
-            "are possible"
+            f"msix_vectors is {device.msix_vectors}: 0..{MOST_MSIX_VECTORS} are "
+            "possible"
         )
     count = device.msi_vectors
     if not 0 <= count <= MOST_MSI_VECTORS or count & (count - 1):
         raise InvalidDevice(
-            f"{name}.msi_vectors is {count}: 0, or a power of two up to "
-            f"{MOST_MSI_VECTORS}, is possible"
+            f"msi_vectors is {count}: 0, or a power of two up to {MOST_MSI_VECTORS}, "
+            "is possible"
         )
 
 

@@ -66,6 +66,11 @@ class PciHostBridge(PciDevice):
         self._address = 0
         bus.attach(self)
 
+    def get_author_device(self) -> object:
+        """Itself, or whose registers in configuration space have raised."""
+        failed = self._pci.failed
+        return self if failed in (None, self) else failed.get_author_device()
+
     def get_resource_constraints(self) -> Sequence[ResourceConstraint]:
         ports = PioAddressConstraint.at(CONFIG_ADDRESS, PCI_CONFIG_SIZE)
         if self._ecam_base is None:

@@ -1,7 +1,7 @@
 """Messages: a function's MSIs or MSI-Xs on their way out; the same for both."""
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeAlias
 
 from ..errors import TriggerError
@@ -55,14 +55,33 @@ class Messages:
 
     def set(self, vector: int, message: Message | None) -> None:
         """From now on `vector` is `message`, or masked: None. Sends what is pending."""
+        self._aim(vector, message)
+        self._send_pending(vector)
+        self._settle()
+
+    def set_all(self, messages: Iterable[Message | None]) -> None:
+        """As `set` for each vector from 0 on, with one change of the host's routes."""
+        with suppress(TriggerError), self._together():
+            for vector, message in enumerate(messages):
+                self._aim(vector, message)
+        for vector in range(len(self._sends)):
+            self._send_pending(vector)
+        self._settle()
+
+    def _together(self) -> AbstractContextManager[None]:
+        return self._targets[0].together() if self._targets else nullcontext()
+
+    def _aim(self, vector: int, message: Message | None) -> None:
         self._sends[vector] = None
         if message is not None and vector < len(self._targets):
-            self._sends[vector] = send = self._route(vector, message)
-            if self.pending[vector]:
-                self.pending[vector] = False
-                self._on_pending()
-                send()
-        self._settle()
+            self._sends[vector] = self._route(vector, message)
+
+    def _send_pending(self, vector: int) -> None:
+        send = self._sends[vector]
+        if send is not None and self.pending[vector]:
+            self.pending[vector] = False
+            self._on_pending()
+            send()
 
     def take(self, signal: Signal, vector: int | None) -> None:
         """From now on `signal` raises `vector`, or none that there is here.

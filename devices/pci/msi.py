@@ -71,8 +71,7 @@ class Msi(Capability):
         self.is_enabled = bool(self.get(PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_ENABLE)
         if not self.is_enabled:
             self.messages.drop_pending()
-        for vector in range(self.count):
-            self.messages.set(vector, self._message(vector))
+        self.messages.set_all(map(self._message, range(self.count)))
 
     @property
     def _enabled(self) -> int:

@@ -129,8 +129,7 @@ class Msix(Capability):
         self._is_sending = self.is_enabled and may_send
         if not self.is_enabled:
             self.messages.drop_pending()
-        for vector in range(self.count):
-            self.messages.set(vector, self._message(vector))
+        self.messages.set_all(map(self._message, range(self.count)))
 
     def _message(self, vector: int) -> Message | None:
         """None while it is masked."""

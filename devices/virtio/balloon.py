@@ -6,6 +6,7 @@ Sources: VIRTIO 1.3, 5.5; Linux drivers/virtio/virtio_balloon.c.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from struct import Struct
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -27,6 +28,8 @@ BALLOON_PAGE: Final = 4096
 """Its unit, whatever the pages of guest and host are."""
 PFNS_MAX: Final = 1024
 """Page numbers that are looked at in one buffer; Linux has 256 there."""
+CHAINS_A_TURN: Final = 4
+"""Buffers until others have their turn: each page may cost its host a madvise(2)."""
 STATS_MAX: Final = 64  # in one buffer; of 16 tags that there are
 
 STATISTICS: Final = (
@@ -143,6 +146,11 @@ class VirtioBalloon(VirtioDevice):
             self._give_back_kept()
         return True
 
+    def forget_statistics(self, on_statistics: OnStatistics) -> None:
+        """Don't call it any more, as somebody has given up. Idempotent."""
+        with self.lock, suppress(ValueError):
+            self._on_statistics.remove(on_statistics)
+
     # As its driver has it
 
     def config(self) -> bytes:
@@ -163,8 +171,11 @@ class VirtioBalloon(VirtioDevice):
 
     def handle(self, queue: "Virtqueue") -> None:
         take = self._takers()[queue.index]
-        for chain in queue:
+        for count, chain in enumerate(queue, 1):
             take(queue, chain)
+            if count == CHAINS_A_TURN:
+                queue.more = True
+                return
 
     def _takers(self) -> "list[Callable[[Virtqueue, Chain], None]]":
         """What is done with a chain, by the index of its queue.

@@ -32,7 +32,7 @@ class ChainState(State, kw_only=True):
         range(MAX_QUEUE_SIZE + 1),
     ]
     """Address, length, and whether the device may write there; in their order."""
-    slots: Annotated[int, range(MAX_QUEUE_SIZE + 1)]
+    slots: Annotated[int, range(1, MAX_QUEUE_SIZE + 1)]
     """How many descriptors of the ring it takes."""
     was_read: Annotated[int, range(1 << 32)] = 0
     was_written: Annotated[int, range(1 << 32)] = 0
@@ -100,6 +100,11 @@ class Chain:
         """How many bytes `writable` has."""
         self.written = 0
         """How many bytes of the writable buffers were written, from their start."""
+
+    @property
+    def buffer_count(self) -> int:
+        """How many buffers its driver has made it of."""
+        return len(self._buffers)
 
     def read(self, size: int) -> bytes:
         """Take the next `size` bytes of `readable`, or what is left."""

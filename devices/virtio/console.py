@@ -291,10 +291,16 @@ class VirtioConsole(VirtioDevice):
         if self.has_control:
             self._send_messages()
         else:
+            self._set_reminders()
             self.config_changed()
 
+    def _set_reminders(self) -> None:
+        has_size = (self._cols, self._rows) != (0, 0)
+        alone = has_size and not self.has_control
+        self._reminders = {*self._port_of, INPUT} if alone else set()
+
     def remind(self, occasion: int) -> None:
-        """Tell the driver the size, once on each occasion.
+        """Tell the driver the size, once on each occasion after it was set.
 
         Linux (config_work_handler) looks at it only when told of a change, and forgets
         it if it hasn't finished its port by then, which nobody is told of.
@@ -321,9 +327,7 @@ class VirtioConsole(VirtioDevice):
             port.send(data[:1])
 
     def activate(self) -> None:
-        has_size = (self._cols, self._rows) != (0, 0)
-        alone = has_size and not self.has_control
-        self._reminders = {*self._port_of, INPUT} if alone else set()
+        self._set_reminders()
 
     def handle(self, queue: "Virtqueue") -> None:
         port = self._port_of.get(queue.index)
@@ -405,3 +409,4 @@ class VirtioConsole(VirtioDevice):
             self._cols, self._rows = saved.cols, saved.rows
         elif (self._cols, self._rows) != (saved.cols, saved.rows):
             self._note_size()
+        self._set_reminders()  # its driver may be in the middle of its start

@@ -247,9 +247,10 @@ class VirtioDevice:
                 self.transport.interrupt_config()
 
     def fail(self, why: str) -> None:
-        """Stop for good: the driver has to reset it, and the host's user is told why.
+        """Tell the driver that it has to reset the device, and the host's user why.
 
-        From any thread. Only the first time until a reset counts.
+        From any thread. Only the first time until a reset counts. Other queues than a
+        broken one are handled on: `trouble` says that there was something.
         """
         with self.lock:
             if self.trouble:

@@ -81,6 +81,13 @@ class VirtioPciState(TransportState, kw_only=True):
     queue_vectors: tuple[_Vector, ...]
     isr: Annotated[int, range((_USED_BUFFER | _CONFIG_CHANGE) + 1)]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        queues = self.registers.queues
+        self.require(
+            len(self.queue_vectors) == len(queues), "there is one vector a queue"
+        )
+
 
 def _capability(kind: int, offset: int, size: int, more: bytes = b"") -> Capability:
     """A `struct virtio_pci_cap`, and what follows it."""

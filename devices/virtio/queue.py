@@ -14,6 +14,9 @@ from .features import VIRTIO_F_RING_PACKED
 if TYPE_CHECKING:
     from .ring import Ring
 
+TURN_MAX: Final = 8192
+"""Buffers that the chains of one iteration have, but for the last one's, and more only
+where the queue is larger."""
 _MOST_TOLD: Final = 200  # characters of what is wrong with a ring
 
 Uint16 = Annotated[int, range(1 << 16)]
@@ -40,6 +43,8 @@ class VirtqueueState(State, kw_only=True):
         super().__post_init__()
         heads = {chain.head for chain in self.in_flight}
         self.require(len(heads) == len(self.in_flight), "a chain is in flight once")
+        slots = sum(chain.slots for chain in self.in_flight)
+        self.require(slots <= self.size, "no more is in flight than the ring has")
 
 
 class Virtqueue:
@@ -85,8 +90,9 @@ class Virtqueue:
         self.more = False
         """Whether the last iteration ended with chains left that nobody is told of.
 
-        As it takes at most `size` chains, lest a busy driver keep the thread to itself.
-        Whoever sees that has to look at the queue again.
+        As it takes at most `size` chains, and none once these had TURN_MAX buffers,
+        lest a busy driver keep the thread to itself. Whoever sees that has to look at
+        the queue again; who ends the iteration to that end sets it.
         """
 
     def _stop(self) -> None:
@@ -164,17 +170,21 @@ class Virtqueue:
             self._returned.appendleft(chain)
 
     def __iter__(self) -> Iterator[Chain]:
-        """Take chains as they come, `size` at most; see `more`. Raises BrokenRing."""
+        """Take chains as they come, not without end; see `more`. Raises BrokenRing."""
         self.more = False
         ring = self._ring
         if ring is None:
             return
         ring.disable_kicks()
+        left = max(self.size, TURN_MAX)
         try:
             for _ in range(self.size):
                 chain = self.pop()
                 if chain is not None:
+                    left -= chain.buffer_count
                     yield chain
+                    if left <= 0:
+                        break
                 elif ring.enable_kicks():
                     ring.disable_kicks()
                 else:

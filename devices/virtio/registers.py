@@ -379,6 +379,7 @@ class Registers:
             self._set(new)
         except InvalidState:
             self._set(before)
+            self.go_on()
             raise
         return new
 
@@ -413,7 +414,6 @@ class Registers:
         self.queue_select = state.queue_select
         self._driver_features = state.driver_features
         self._status = state.status
-        self.was_found = self.was_found or state.status != 0
         self.was_found |= state.status > 0
         self._generation = state.generation
         self._config = state.config

@@ -14,6 +14,7 @@ from support.guests import DEADLINE, built, kernel, wait_until
 
 import vmm
 from vmm import ExitReason, Machine, MachineConfig, Snapshot, VmmError
+from vmm.agent.guest import DEVNULL
 
 pytestmark = pytest.mark.linux
 
@@ -22,6 +23,11 @@ def ask(machine: Machine, command: str) -> str:
     """What a command prints; it must be content."""
     done = machine.guest.run(command, text=True, check=True, timeout=DEADLINE)
     return str(done.stdout)
+
+
+def begin(machine: Machine, command: str) -> None:
+    """Run a command that goes on by itself."""
+    machine.guest.popen(["sh", "-c", command], stdin=DEVNULL)
 
 
 def started(*disks: str | Path, **settings: object) -> Machine:
@@ -209,7 +215,7 @@ def busy(tmp_path: Path) -> Iterator[Machine]:
     """A machine with an ext4 that it writes to all the time."""
     with started(f"{ext4(tmp_path / 'fs.img', 256 * MIB)},cow") as machine:
         ask(machine, "mkdir /m; mount /dev/vda /m")
-        machine.guest.popen(["sh", "-c", WORK])
+        begin(machine, WORK)
         wait_until(
             lambda: "10" in ask(machine, "ls /m").split(), "it writes to its disk"
         )
@@ -300,10 +306,8 @@ def test_case_23_a_guest_that_boots_again_finds_its_disk(
         for _ in range(2):
             ask(machine, "mkdir -p /m; mount /dev/vda /m")
             ask(machine, "echo kept > /m/kept; sync /m/kept; sync")
-            machine.guest.popen(["sh", "-c", WORK])
-            machine.guest.popen(
-                ["sh", "-c", f"sleep 0.3; echo {how} > /proc/sysrq-trigger"]
-            )
+            begin(machine, WORK)
+            begin(machine, f"sleep 0.3; echo {how} > /proc/sysrq-trigger")
             wait_until(lambda: has_booted(machine), "it boots again")
         ask(machine, "mkdir -p /m; mount /dev/vda /m")
         assert ask(machine, "cat /m/kept") == "kept\n"

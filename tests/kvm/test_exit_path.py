@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from support.counted import Counted
 from support.guests import DEADLINE, bare_machine, wait_until
 
 from vmm import ExitReason, MachineState
@@ -210,6 +211,41 @@ def test_a_pause_waits_for_a_device_that_is_at_work_on_its_thread() -> None:
         machine.resume()
         assert machine.wait(DEADLINE).reason is ExitReason.RESET
     assert device.rings == 20
+
+
+class Threaded(DeviceIo):
+    own_thread = True
+
+
+def test_a_pause_waits_for_what_the_loop_has_handed_to_a_device_until_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a timer does that has it at its queue again."""
+    device, is_paused, is_done = Threaded(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        is_paused.wait(0.2)
+        is_done.set()
+
+    def hand_over() -> None:
+        assert device.call_soon is not None
+        device.call_soon(work)
+
+    with bare_machine("count", timeout=DEADLINE) as machine:
+        settle = machine._devices.settle
+
+        def settled() -> None:
+            settle()
+            monkeypatch.undo()
+            machine._loop.call_soon(hand_over)
+
+        monkeypatch.setattr(machine._devices, "settle", settled)
+        machine.plug(device)
+        machine.plug(Counted())
+        machine.start()
+        machine.pause()
+        assert is_done.is_set()
+        is_paused.set()
 
 
 def test_a_device_may_pause_the_machine_on_its_own_thread() -> None:

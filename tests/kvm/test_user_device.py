@@ -9,7 +9,13 @@ from support.guests import DEADLINE, bare_machine, wait_until
 
 from vmm import ExitReason, Machine
 from vmm.devices.device_io import DeviceIo, DeviceIoMut, Locked
-from vmm.devices.errors import DeviceOverlap, InvalidRange, NoDevice, ResourceError
+from vmm.devices.errors import (
+    DeviceOverlap,
+    InvalidDevice,
+    InvalidRange,
+    NoDevice,
+    ResourceError,
+)
 from vmm.devices.guest_ram import GuestRam
 from vmm.devices.resources import (
     LegacyIrqConstraint,
@@ -213,6 +219,14 @@ def test_a_device_that_raises_ends_the_run_and_is_named() -> None:
 def test_a_taken_port_is_refused() -> None:
     with bare_machine("spin") as machine, pytest.raises((ResourceError, DeviceOverlap)):
         machine.plug(Register(0, port=0x3F8))
+
+
+def test_what_is_no_device_is_refused_with_what_is() -> None:
+    with (
+        bare_machine("hello") as machine,
+        pytest.raises(InvalidDevice, match=r"no device: .* a DeviceIoMut in Locked"),
+    ):
+        machine.plug(DeviceIoMut())  # type: ignore[arg-type]
 
 
 def test_unplugging_what_is_not_plugged_in_is_refused() -> None:

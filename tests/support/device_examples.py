@@ -186,6 +186,7 @@ _START_PCI: Final = [
 ]
 _VIRTIO_PCI: Final[dict[str, Example]] = {
     "config": ([_tell("command")], [_read(0x12, 2)]),
+    "decoded": ([_tell("command")], [_read(0x12, 2)]),
     "msix.table": (
         [_tell("command"), _write((MSIX_VIRTIO, 0xFEE0_0000), size=4)],
         [_read(MSIX_VIRTIO, 4)],
@@ -227,6 +228,7 @@ EXAMPLES: Final[dict[type[DeviceIo], dict[str, Example]]] = {
     VirtioPci: _VIRTIO_PCI,
     PciDevice: {
         "config": ([_tell("command")], [_read(0)]),
+        "decoded": ([_tell("command")], [_read(0)]),
         "msix.table": (
             [_tell("command"), _write((MSIX_TABLE, 0xFEE0_0000), size=4)],
             [_read(MSIX_TABLE, 4)],
@@ -248,6 +250,7 @@ EXAMPLES: Final[dict[type[DeviceIo], dict[str, Example]]] = {
 }
 COMPUTED: Final = {
     (SerialPio, "interrupt_identification"),  # for the reader: others say it
-    (PciHostBridge, "msix"),  # which it hasn't got
+    (PciHostBridge, "decoded"),  # it has no BARs
+    (PciHostBridge, "msix"),
 }
 """Those that nobody would miss."""

@@ -1,6 +1,7 @@
 """A PCI bus behind its host bridge, with real buses of accesses, and drivers for it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final
 
@@ -46,6 +47,7 @@ class MessageLine(CountingTrigger):
     def __init__(self) -> None:
         super().__init__()
         self.routes: list[tuple[int, int]] = []
+        self.together: Callable[[], AbstractContextManager[None]] = nullcontext
         self.heard: set[int] = set()
 
     def listen(self, eventfd: int) -> None:

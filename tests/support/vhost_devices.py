@@ -36,3 +36,9 @@ class Raiser(CountingRng):
 
     def handle(self, queue: Virtqueue) -> None:
         raise ValueError("on purpose")
+
+
+class Wrong(CountingRng):
+    """One that can't be."""
+
+    queue_sizes = (24,)

@@ -225,6 +225,8 @@ def test_ports_have_names_and_places(settings: dict[str, Any]) -> None:
         (["=null"], "'' is no name"),
         ({"a/b": "null"}, "'a/b' is no name"),
         ({"é" * 65: "null"}, "is no name: 1..128 bytes"),
+        ({"a\nb": "null"}, r"'a\\nb' is no name: 1..128 bytes of printable text"),
+        ({"a\udcff": "null"}, r"'a\\udcff' is no name: 1..128 bytes of printable"),
         (["a=null", "a=capture"], "'a' is there twice"),
         ({"a": "tty"}, "'tty' is not stdio"),
         ({str(n): "null" for n in range(32)}, "32 are more than 31"),

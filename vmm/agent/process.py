@@ -61,7 +61,13 @@ class GuestProcess:
     def open_files(self, *, has_errors: bool) -> None:
         """Make the file objects."""
         if self._input_is_open:
-            self.stdin = self._file(_Input(self))
+            raw: Any = _Input(self)
+            mode = self._mode
+            self.stdin = (
+                raw
+                if mode.encoding is None
+                else _TextInput(raw, mode.encoding, mode.errors, write_through=True)
+            )
         self.stdout = self._file(io.BufferedReader(_Output(self, STDOUT), _READ_SIZE))
         if has_errors:
             errors = io.BufferedReader(_Output(self, STDERR), _READ_SIZE)
@@ -233,6 +239,11 @@ class GuestProcess:
                 if not taken:
                     threads.nap(self._changed)
 
+    def drop_input(self) -> None:
+        """Nobody can send any more. Takes no lock: see `Session.dropped`."""
+        if self._input_is_open:
+            self._session.dropped.append(self._channel)
+
     def end_input(self) -> None:
         """It reads to its end. Idempotent."""
         with self._changed:
@@ -304,6 +315,17 @@ class _Input(io.RawIOBase):
         if not self.closed:
             super().close()
             self._process.end_input()
+
+    def __del__(self) -> None:
+        """Instead of closing it, which takes locks."""
+        self._process.drop_input()
+
+
+class _TextInput(io.TextIOWrapper):
+    """It as text."""
+
+    def __del__(self) -> None:
+        """Instead of closing what it writes to, which is dropped as well."""
 
 
 def _first(args: Args) -> Any:  # noqa: ANN401

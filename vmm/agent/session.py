@@ -4,6 +4,7 @@ import os
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -56,6 +57,13 @@ class Session:
         self.changed = threading.Condition()
         self.lost = 0
         """Gaps in what came, or went."""
+        self.dropped: deque[Channel] = deque()
+        """Whose input nobody can send any more, and nobody has closed.
+
+        Told by garbage collection, which happens in the middle of anything, on any
+        thread: with the device's lock held, too. So it takes none, and the guest is
+        told with the next command.
+        """
         self._wire = wire
         self._tells_time = False
         self._decoder = Decoder()
@@ -128,6 +136,10 @@ class Session:
     def open(self, order: bytes) -> Channel:
         """Start a command, as soon as that can be. With the lock. Raises GuestEnded."""
         self.check()
+        while self.dropped:
+            dropped = self.dropped.popleft()
+            if not dropped.is_over:
+                dropped.end_input()
         while self._next_channel in self._channels:
             self._next_channel = (self._next_channel + 1) & 0xFFFF
         number = self._next_channel

@@ -84,6 +84,9 @@ class Balloon:
             while not told:
                 left = end - time.monotonic()
                 if left <= 0:
-                    raise TimeoutError(f"balloon: no statistics within {timeout:g} s")
+                    break
                 threads.nap(self._changed, left)
+        if not told:
+            self._device.forget_statistics(take)
+            raise TimeoutError(f"balloon: no statistics within {timeout:g} s")
         return told[0]

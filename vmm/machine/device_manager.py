@@ -6,7 +6,7 @@ assign, ask which ranges it wants trapped, register.
 
 import threading
 import time
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +25,7 @@ from .level_lines import LevelLines
 from .video_window import VideoWindow
 
 if TYPE_CHECKING:  # most machines have no use for most of them
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from ..boot.pci_tables import PciTables
     from ..devices.resources import Resource
@@ -114,7 +114,8 @@ class DeviceManager:
 
             with self._bus_lock, self._io_context.transaction() as tx:
                 self._io_context.register_device_io(tx, device, trapped)
-                wiring.offload_accesses(device, trapped, self._posts)
+                with _taking(device, "doorbells, which take a file descriptor each"):
+                    wiring.offload_accesses(device, trapped, self._posts)
                 if self._vm is not None:
                     wiring.connect(*self._vm)
             self._wirings[device] = wiring
@@ -129,7 +130,8 @@ class DeviceManager:
             self._threads = DeviceThreads(self._loop)
             if self._runs:
                 self._threads.start()
-        loop = self._threads.new(device)
+        with _taking(device, "a thread of its own, which takes file descriptors"):
+            loop = self._threads.new(device)
         undo.callback(self._threads.end, loop)
         device.call_soon = loop.call_soon
         return loop
@@ -137,13 +139,9 @@ class DeviceManager:
     def _new_wiring(
         self, device: DeviceIo, resources: DeviceResources, loop: EventLoop
     ) -> Wiring:
-        try:
+        count = len(resources.get_interrupts())
+        with _taking(device, f"{count} interrupts, which take a file descriptor each"):
             return Wiring(resources, loop, self._lines, self._msi_routes)
-        except OSError as error:
-            raise VmmError(
-                f"{class_name(device)}: {len(resources.get_interrupts())} interrupts, "
-                f"which take a file descriptor each: {error.strerror} (ulimit -n)"
-            ) from None
 
     def _msi_routes(self) -> "MsiRoutes":
         if self._routes is None:
@@ -457,6 +455,16 @@ class DeviceManager:
     def _all_wirings(self) -> list[Wiring]:
         gone = (departure.wiring for departure in self._departures.values())
         return [*self._wirings.values(), *gone]
+
+
+@contextmanager
+def _taking(device: DeviceIo, what: str) -> "Iterator[None]":
+    """There may be no descriptors left: raises VmmError with the remedy."""
+    try:
+        yield
+    except OSError as error:
+        text = f"{class_name(device)}: {what}: {error.strerror} (ulimit -n)"
+        raise VmmError(text) from None
 
 
 def _report_of(device: DeviceIo) -> str:

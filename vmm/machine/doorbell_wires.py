@@ -10,7 +10,7 @@ from ..event_loop import READ, EventLoop
 from ..eventfd import EventFd
 from ..kvm.vm import Vm
 
-_Place: TypeAlias = tuple[bool, int, int, "int | None"]
+_Place: TypeAlias = tuple[bool, int, int, "int | None", "int | None"]
 
 
 class DoorbellWires:
@@ -153,4 +153,4 @@ class _Wire:
 
 
 def _place(bell: Doorbell) -> _Place:
-    return bell.is_pio, bell.base, bell.size, bell.value
+    return bell.is_pio, bell.base, bell.size, bell.value, bell.eventfd

@@ -337,6 +337,7 @@ class Lifecycle:
         self._host_side.hold()
         self._parts.devices.settle()  # what a timer had called there, before it held
         try:
+            self._parts.devices.settle()  # with what the loop has given them till then
             self._time = GuestTime(self.instance.vm, vcpus)
             guest = PausedGuest(vcpus, self._parts.memory, self._find_symbols)
             try:

@@ -9,6 +9,7 @@ from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
 from ..devices.device_io import DeviceIo
+from ..devices.errors import InvalidDevice
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
 from ..errors import ConfigError, VmmError
@@ -399,6 +400,13 @@ class Machine:
         if isinstance(device, DeviceIo):
             self._plug(device)
             return
+        from ..devices.virtio.device import VirtioDevice
+
+        if not isinstance(device, VirtioDevice):
+            raise InvalidDevice(
+                f"{device!r} is no device: derive it from DeviceIo, PciDevice or "
+                "VirtioDevice, or wrap a DeviceIoMut in Locked"
+            )
         self._check_before_start(device.name, "virtio", "plugged in")
         virtio = self._transports()
         if not device.is_elsewhere:

@@ -39,6 +39,7 @@ class MsiRoutes:
         self._messages: dict[MsiTrigger, tuple[int, int]] = {}
         self._wired: set[_Wire] = set()  # what has an irqfd in this VM
         self._held = 0  # who is in `together`
+        self._late: set[MsiTrigger] = set()  # which were triggered meanwhile
         self._is_stale = False  # the VM's table isn't what it is to be
 
     def connect(self, vm: Vm) -> None:
@@ -60,7 +61,10 @@ class MsiRoutes:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is routed in the ``with`` takes effect at its end, as one change."""
+        """What is routed in the ``with`` takes effect at its end, as one change.
+
+        What is triggered in it comes then, where its route leads. Raises KvmError.
+        """
         with self._lock:
             self._held += 1
         try:
@@ -68,21 +72,38 @@ class MsiRoutes:
         finally:
             with self._lock:
                 self._held -= 1
-                self._settle()
+                # Whoever else is in one: a guest that is always in some holds up none.
+                late, self._late = self._late, set()
+                try:
+                    self._settle()
+                finally:
+                    for trigger in late:
+                        trigger.fire()
+
+    def hold_back(self, trigger: "MsiTrigger") -> bool:
+        """Whether its edge has to wait for the end of `together`."""
+        if not self._held:  # as nearly always
+            return False
+        with self._lock:
+            if self._held:
+                self._late.add(trigger)
+            return bool(self._held)
 
     def route(self, trigger: "MsiTrigger", address: int, data: int) -> None:
         """Have `trigger` send `data` to `address` from now on. Raises KvmError."""
         with self._lock:
             message = address, data
-            if trigger.is_cut or self._messages.get(trigger) == message:
+            if trigger.is_cut:
                 return
-            self._messages[trigger] = message
-            self._is_stale = True
-            self._settle()
+            if self._messages.get(trigger) != message:
+                self._messages[trigger] = message
+                self._is_stale = True
+            if not self._held:
+                self._settle()
 
     def _settle(self) -> None:
-        """Bring the VM up to date, unless more is to come."""
-        if self._vm is None or self._held:
+        """Bring the VM, if there is one, up to date."""
+        if self._vm is None:
             return
         if self._is_stale:
             routes = [*_pin_routes(), *map(_route, self._messages.items())]
@@ -115,7 +136,8 @@ class MsiRoutes:
         with self._lock:
             if not trigger.is_cut:
                 trigger.fds.add(fd)
-                self._settle()
+                if not self._held:
+                    self._settle()
 
     def unlisten(self, trigger: "MsiTrigger", fd: int) -> None:
         """Undo it. Idempotent."""
@@ -164,6 +186,24 @@ class MsiTrigger(EventFdTrigger):
             self._routes.route(self, address, data)
         except KvmError as error:
             raise TriggerError(f"MSI {self.gsi}: {error.strerror}") from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """As MsiInterrupt's."""
+        try:
+            with self._routes.together():
+                yield
+        except KvmError as error:
+            raise TriggerError(f"MSIs: {error.strerror}") from error
+
+    def trigger(self) -> None:
+        """Send it, once it leads where it was routed to. Raises as EventFdTrigger's."""
+        if not self._routes.hold_back(self):
+            self.fire()
+
+    def fire(self) -> None:
+        """Send it now."""
+        super().trigger()
 
     def listen(self, eventfd: int) -> None:
         """As MsiInterrupt's. Raises TriggerError where KVM refuses."""

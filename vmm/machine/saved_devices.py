@@ -11,7 +11,7 @@ from ..errors import ConfigError
 from .device_manager import DeviceManager
 
 if TYPE_CHECKING:  # most machines have none
-    from ..devices.pci.device import PciDevice
+    from ..devices.pci.device import PciDevice, PciState
 
 Kept: TypeAlias = State | dict[str, Any] | None
 """What something keeps; from a file as JSON has it, which its own class can read."""
@@ -61,9 +61,9 @@ def restore_devices(manager: DeviceManager, saved: Sequence[SavedDevice]) -> Non
     with manager.routing_together():
         for device, state in zip(devices, states, strict=True):
             device.restore(state)
-    for device in devices:
-        if device.is_pci:  # what was in the way of its BARs has moved, too
-            cast("PciDevice", device).follow(retry=True)
+    for device, state in zip(devices, states, strict=True):
+        if device.is_pci:  # nobody is in the way of its BARs any more
+            cast("PciDevice", device).decode_again(cast("PciState", state))
 
 
 def class_of(device: DeviceIo) -> type:

@@ -133,6 +133,7 @@ class Virtio:
     def forget(self, device: VirtioDevice) -> None:
         """It isn't plugged in any more, or could not be."""
         self._transports.pop(device, None)
+        self._told.pop(device, None)
         device.on_trouble = None
 
     def hints(self) -> list[str]:

@@ -2,13 +2,16 @@
 
 import argparse
 import importlib
+import inspect
 import os
 import signal
 import socket
 import stat
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
+from ..devices.errors import InvalidDevice
 from ..devices.virtio.device import VirtioDevice
 from ..errors import ConfigError, VmmError
 from .server import Server
@@ -23,11 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         device = _device(options.device)
         sock = _socket(options)
+        made = _inode(options.socket_path)
         try:
             return _serve(device, sock)
         finally:
-            if options.socket_path is not None:
-                _remove(options.socket_path)
+            if made is not None and _inode(options.socket_path) == made:
+                os.unlink(options.socket_path)
     except VmmError as error:
         _tell(f"error: {error}")
         return error.exit_code
@@ -55,19 +59,36 @@ def _parser() -> argparse.ArgumentParser:
 
 def _device(name: str) -> VirtioDevice:
     module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"device {name}: it must be MODULE:NAME")
     sys.path.insert(0, os.getcwd())  # as of python -m
     try:
         found = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError) as error:
         raise ConfigError(f"device {name}: {error}") from error
     device: object = found
     if callable(found):
-        device = found()
+        _check_call(name, found)
+        try:
+            device = found()
+        except InvalidDevice as error:
+            raise ConfigError(f"device {name}: {error}") from error
     if not isinstance(device, VirtioDevice):
         raise ConfigError(f"device {name}: {type(device).__name__} is no VirtioDevice")
     return device
+
+
+def _check_call(name: str, found: Callable[..., object]) -> None:
+    with suppress(ValueError):  # of one in C, which may say nothing of itself
+        try:
+            inspect.signature(found).bind()
+        except TypeError:
+            raise ConfigError(
+                f"device {name}: it can't be called without arguments: name a function "
+                "that makes the device"
+            ) from None
 
 
 def _socket(options: argparse.Namespace) -> socket.socket:
@@ -78,7 +99,8 @@ def _socket(options: argparse.Namespace) -> socket.socket:
             raise ConfigError(f"--fd {options.fd}: {error.strerror}") from error
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove(options.socket_path)
+        if _inode(options.socket_path) is not None:  # as another run has left it
+            os.unlink(options.socket_path)
         listener.bind(options.socket_path)
         listener.listen()
     except OSError as error:
@@ -88,11 +110,14 @@ def _socket(options: argparse.Namespace) -> socket.socket:
     return listener
 
 
-def _remove(path: str) -> None:
-    """A socket that another run has left; nothing else."""
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.unlink(path)
+def _inode(path: str | None) -> tuple[int, int] | None:
+    """Which socket is there, if one is."""
+    if path is not None:
+        with suppress(FileNotFoundError):
+            found = os.stat(path)
+            if stat.S_ISSOCK(found.st_mode):
+                return found.st_dev, found.st_ino
+    return None
 
 
 def _serve(device: VirtioDevice, sock: socket.socket) -> int:

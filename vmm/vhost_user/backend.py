@@ -40,7 +40,8 @@ class Backend:
 
     A device learns that its driver is ready when the first ring is served. That it is
     reset it learns from RESET_DEVICE or, as not every front end sends that, when rings
-    don't go on where they had stopped: that they stop may be for a pause only.
+    don't go on where they had stopped, or with other features: that they stop may be
+    for a pause only.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Backend:
         self._on_end = on_end
         self._ram = SharedRam()
         self._features = 0
+        self._active_features: int | None = None  # of the life that may go on
         self._protocol_features = 0
         self._rings_start_enabled = True
         self._requests: Channel | None = None  # of ours
@@ -115,11 +117,12 @@ class Backend:
         device = self._device
         if device.is_active or device.trouble:
             return
-        device.negotiated = self._features
-        if all(vring.goes_on for vring in self._vrings if vring.is_started):
+        goes_on = all(vring.goes_on for vring in self._vrings if vring.is_started)
+        if goes_on and self._active_features == self._features:
             device.is_active = True
             return
         device.reset()
+        device.negotiated = self._active_features = self._features
         device.start()
 
     # Messages
@@ -207,9 +210,7 @@ class Backend:
         ]
         for vring in self._vrings:  # whose views are of the memory of before
             if vring.is_started:
-                self._device.reset_queue(vring.queue)
-                vring.start_again(self._ram, self._features)
-                self.serve_again(vring.queue)
+                self._start_again(vring)
 
     def _vring(self, index: int) -> Vring:
         if index >= len(self._vrings):
@@ -240,9 +241,11 @@ class Backend:
         self._device.reset_queue(vring.queue)
         base = vring.stop(bool(self._features >> VIRTIO_F_RING_PACKED & 1))
         if not any(vring.is_started for vring in self._vrings):
+            for vring in self._vrings:
+                vring.pause()
             self._device.is_active = False
             if self._device.trouble:
-                self._device.stop()
+                self._stop_device()
         return protocol.VRING_STATE.pack(index, base)
 
     def _fd_of_vring(self, message: Message) -> tuple[Vring, int]:
@@ -262,7 +265,23 @@ class Backend:
         vring.set_kick(fd)
         if not vring.is_started:
             vring.start(self._ram, self._features)
+            if vring.is_paused and not vring.goes_on:
+                self._begin_anew(vring)
+            vring.is_paused = False
             vring.is_enabled = vring.is_enabled or self._rings_start_enabled
+        self.serve_again(vring.queue)
+
+    def _begin_anew(self, started: Vring) -> None:
+        """The driver is another one: what rings before this one went on with isn't."""
+        self._active_features = None
+        self._device.is_active = False
+        for vring in self._vrings:
+            if vring.is_started and vring is not started:
+                self._start_again(vring)
+
+    def _start_again(self, vring: Vring) -> None:
+        self._device.reset_queue(vring.queue)
+        vring.start_again(self._ram, self._features)
         self.serve_again(vring.queue)
 
     def _set_vring_call(self, message: Message) -> None:
@@ -317,7 +336,11 @@ class Backend:
     def _reset_device(self, message: Message) -> None:
         for vring in self._vrings:
             vring.reset()
+        self._stop_device()
+
+    def _stop_device(self) -> None:
         self._device.stop()
+        self._active_features = None
 
 
 _Handler = Callable[[Backend, Message], bytes | None]

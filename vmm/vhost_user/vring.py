@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MOST_ENTRIES: Final = 1024  # of a ring whose device has fewer; as QEMU's own backends
 _ONE: Final = (1).to_bytes(8, "little")
 _NONE: Final = -1
+_EVENT_KINDS: Final = (0, stat.S_IFIFO, stat.S_IFSOCK)  # an eventfd's is none
 
 
 class Vring:
@@ -36,6 +37,8 @@ class Vring:
         self.is_enabled = False
         self.goes_on = False
         """Whether it was started where it had stopped."""
+        self.is_paused = False
+        """Whether it had stopped when all had, and was not started since."""
         self._loop = loop
         self._on_kick = on_kick
         self._kick_fd = self._call_fd = self._err_fd = _NONE
@@ -95,22 +98,34 @@ class Vring:
         self._stopped_at = base
         return base or 0
 
+    def pause(self) -> None:
+        """No ring is started any more."""
+        self.is_paused = self._stopped_at is not None
+
     def reset(self) -> None:
         """Be as a new ring, but for its descriptors of interrupts."""
         self.queue.reset()
         self.set_kick(_NONE)
-        self.is_enabled = False
+        self.is_enabled = self.is_paused = False
         self._stopped_at = None
         self._forget()
 
     def set_kick(self, fd: int) -> None:
-        """Be served whenever `fd` is readable; it is ours from now on."""
+        """Be served whenever `fd` is readable; it is ours from now on.
+
+        Raises ProtocolError for one that epoll doesn't take.
+        """
         old, self._kick_fd = self._kick_fd, fd
         if old >= 0:
             self._loop.unwatch(old)
             os.close(old)
         if fd >= 0:
-            self._loop.watch(fd, READ, self._kicked)
+            try:
+                self._loop.watch(fd, READ, self._kicked)
+            except OSError as error:  # of epolls in epolls, which may be no ring
+                raise ProtocolError(
+                    f"it can't be waited for: {error.strerror}"
+                ) from None
 
     def _kicked(self) -> None:
         try:
@@ -148,10 +163,13 @@ class Vring:
 
 def check_event_fd(fd: int) -> None:
     """Raises ProtocolError for a descriptor that nobody could wait for."""
-    kind = os.fstat(fd).st_mode
-    if stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISBLK(kind):
+    kind = stat.S_IFMT(os.fstat(fd).st_mode)
+    if kind not in _EVENT_KINDS:
         raise ProtocolError("a file instead of an eventfd")
-    os.set_blocking(fd, False)
+    try:
+        os.set_blocking(fd, False)
+    except OSError as error:  # of one that was opened by O_PATH
+        raise ProtocolError(f"no eventfd: {error.strerror}") from None
 
 
 def _write(fd: int) -> None:

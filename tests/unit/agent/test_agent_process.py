@@ -1,6 +1,7 @@
 """The real vmm-agent, as a process of this host's, and a Guest that speaks with it."""
 
 import errno
+import gc
 import os
 import signal
 import stat
@@ -74,6 +75,33 @@ def test_timeout_kills_the_whole_group_and_tells_what_was_printed(
         while is_alive(pid):
             assert time.monotonic() < end
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_process_that_is_dropped_takes_no_lock_and_reads_to_its_end(
+    guest: Guest, text: bool
+) -> None:
+    process = guest.popen(["cat"], stdin=subprocess.PIPE, text=text)
+    pid = str(process.pid)
+    held, collected = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with guest._session.changed:
+            held.set()
+            assert collected.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(10)
+    del process
+    gc.collect()
+    collected.set()
+    holder.join()
+    guest.run(["true"])  # with which it is told
+    end = time.monotonic() + 10
+    while is_alive(pid):
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def is_alive(pid: str) -> bool:

@@ -1,5 +1,6 @@
 """DeviceManager: plug, unplug, power; all of it or nothing."""
 
+import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ from vmm.devices.resources import (
     PioAddressConstraint,
     PioAddressRange,
 )
-from vmm.errors import ConfigError
+from vmm.errors import ConfigError, VmmError
 from vmm.event_loop import EventLoop
 from vmm.machine.device_manager import DeviceManager
 
@@ -426,6 +427,39 @@ def test_device_that_is_plugged_already_is_refused(rig: Rig) -> None:
     with pytest.raises(ConfigError, match="Device is plugged in already"):
         rig.manager.add(device)
     assert rig.bus.device_at_port(PORT) is device
+
+
+class Belled(Device):
+    """With a doorbell, and a thread of its own."""
+
+    own_thread = True
+
+    def get_doorbells(self) -> Sequence[Doorbell]:
+        return [Doorbell(base=PORT, size=1, on_ring=lambda: None, is_pio=True)]
+
+
+@pytest.mark.parametrize(
+    ("left", "what"),
+    [(0, "a thread of its own"), (1, "1 interrupts"), (2, "doorbells")],
+)
+def test_too_few_descriptors_are_told_with_the_remedy(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, left: int, what: str
+) -> None:
+    before = open_fds()
+    makes = iter([os.eventfd] * left)
+
+    def eventfd(*flags: int) -> int:
+        make = next(makes, None)
+        if make is None:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return make(*flags)
+
+    monkeypatch.setattr(os, "eventfd", eventfd)
+    text = rf"^Belled: {what}, .* Too many open files \(ulimit -n\)$"
+    with pytest.raises(VmmError, match=text):
+        rig.manager.add(Belled())
+    assert rig.is_empty
+    assert open_fds() == before
 
 
 def test_refused_device_can_be_plugged_later(rig: Rig) -> None:

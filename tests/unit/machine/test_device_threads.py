@@ -193,9 +193,15 @@ def test_one_that_has_to_be_locked_has_its_thread_and_name(rig: Rig) -> None:
         def get_doorbells(self) -> Sequence[Doorbell]:
             return [Doorbell(base=PORT, size=2, is_pio=True, on_ring=lambda: None)]
 
-    rig.manager.add(Locked(Plain()))
+    device = Plain()
+    rig.manager.add(Locked(device))
     start(rig)
     assert names() == ["vmm-Plain", "vmm-events"]
+    threads: list[str] = []
+    assert device.call_soon is not None
+    device.call_soon(lambda: threads.append(threading.current_thread().name))
+    rig.manager.settle()
+    assert threads == ["vmm-Plain"]
 
 
 def test_closed_before_it_starts_nothing_is_left(rig: Rig, device: Busy) -> None:

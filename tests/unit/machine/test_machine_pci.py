@@ -116,6 +116,31 @@ def test_devices_that_have_swapped_their_ports_are_put_back(rig: Rig, pci: Pci) 
     assert rig.bus.device_at_port(0xD000) is second
 
 
+@pytest.mark.parametrize("is_clone", [True, False], ids=["clone", "put back"])
+def test_who_was_first_at_a_place_is_there_again(
+    rig: Rig, pci: Pci, is_clone: bool
+) -> None:
+    """Whatever the order of slots."""
+    first, second = Ports(), Ports()
+    for device in (first, second):
+        pci.plug(device)
+    rig.power_on()
+    place(rig, 2, 0xD000)
+    place(rig, 1, 0xD000)
+    assert rig.bus.device_at_port(0xD000) is second
+    saved = save_devices(rig.manager)
+    if is_clone:
+        rig.manager.reset()
+    else:
+        place(rig, 2, 0xC000)
+        assert rig.bus.device_at_port(0xD000) is first
+    restore_devices(rig.manager, saved)
+    assert rig.bus.device_at_port(0xD000) is second
+    assert save_devices(rig.manager) == saved
+    place(rig, 2, 0xC000)
+    assert rig.bus.device_at_port(0xD000) is first
+
+
 class Routed(Device):
     """Routes all of its messages when it is restored."""
 

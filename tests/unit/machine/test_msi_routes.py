@@ -118,6 +118,32 @@ def test_routes_in_one_with_are_one_call(rig: Rig) -> None:
     assert len(rig.vm.irqfds) == 8
 
 
+def test_an_edge_of_a_restore_is_sent_when_its_route_is_there(rig: Rig) -> None:
+    """A device's restore routes its messages, and raises what it may have lost."""
+    first, second = messages(plugged(rig))
+    first.route(LAPIC, 1)
+    rig.power_on()
+    with rig.manager.routing_together():
+        for message in first, second:
+            message.route(LAPIC, 2)
+            message.trigger()
+        (fd,) = rig.vm.irqfds
+        with pytest.raises(BlockingIOError):  # it would be the message of before
+            os.eventfd_read(fd)
+    assert [os.eventfd_read(fd) for fd in rig.vm.irqfds] == [1, 1]
+
+
+def test_one_who_is_always_changing_routes_holds_up_nobody(rig: Rig) -> None:
+    first, second = messages(plugged(rig))
+    rig.power_on()
+    with first.together():
+        with second.together():
+            second.route(LAPIC, 2)
+            second.trigger()
+        (fd,) = rig.vm.irqfds
+        assert os.eventfd_read(fd) == 1
+
+
 def test_only_messages_that_were_sent_are_flushed(rig: Rig) -> None:
     first, second = messages(plugged(rig))
     rig.power_on()
@@ -166,6 +192,20 @@ def test_what_kvm_refuses_is_a_trigger_error_and_tried_again(rig: Rig) -> None:
     second.route(LAPIC, 2)
     assert rig.vm.messages == {24: (LAPIC, 1), 25: (LAPIC, 2)}
     assert len(rig.vm.irqfds) == 2
+
+
+def test_what_kvm_has_refused_is_not_taken_for_done(rig: Rig) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    rig.power_on()
+    rig.vm.refuses_tables = True
+    text = "Invalid argument"
+    with pytest.raises(TriggerError, match=text), message.together():
+        message.route(LAPIC, 1)
+    with pytest.raises(TriggerError, match=text):
+        message.route(LAPIC, 1)
+    rig.vm.refuses_tables = False
+    message.route(LAPIC, 1)
+    assert rig.vm.messages == {24: (LAPIC, 1)}
 
 
 def test_a_message_has_no_level(rig: Rig) -> None:

@@ -35,6 +35,7 @@ class Movable(Device):
         super().__init__(())
         self.rig = rig
         self.trapped: list[Resource] = []
+        self.eventfd: int | None = None
         self.rings: list[int] = []
         self.rung = threading.Event()
 
@@ -43,7 +44,12 @@ class Movable(Device):
 
     def get_doorbells(self) -> Sequence[Doorbell]:
         return [
-            Doorbell(base=base + 0x10, size=2, on_ring=partial(self.ring, base))
+            Doorbell(
+                base=base + 0x10,
+                size=2,
+                on_ring=partial(self.ring, base),
+                eventfd=self.eventfd,
+            )
             for base, _ in self.get_trapped_io_resources().get_mmio_address_ranges()
         ]
 
@@ -163,6 +169,19 @@ def test_a_bell_that_stays_keeps_its_eventfd(rig: Rig, device: Movable) -> None:
     before = dict(rig.vm.ioeventfds)
     device.move(page(LOW), PioAddressRange(0xC000, 4))
     assert rig.vm.ioeventfds.keys() == before.keys()
+
+
+def test_a_bell_that_stays_may_have_another_eventfd(rig: Rig, device: Movable) -> None:
+    first, second = EventFd(), EventFd()
+    rig.power_on()
+    for event in first, second:
+        device.eventfd = event.fd
+        assert device.move(page(LOW))
+        assert list(rig.vm.ioeventfds) == [event.fd]
+    rig.manager.remove(device)
+    assert rig.vm.ioeventfds == {}
+    first.close()
+    second.close()
 
 
 def test_a_guest_that_moves_on_and_on_takes_no_more_descriptors(

@@ -101,6 +101,7 @@ def test_nobody_waits_longer_than_he_says() -> None:
     rig.start(STATS_VQ)
     with pytest.raises(TimeoutError, match=r"no statistics within 0.01 s"):
         rig.balloon.statistics(0.01)
+    assert rig.device._on_statistics == []  # who asks on and on is nowhere kept
 
 
 def test_without_a_driver_there_are_no_statistics() -> None:

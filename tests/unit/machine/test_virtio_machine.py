@@ -205,3 +205,14 @@ def test_a_device_that_nobody_has_looked_for_is_a_hint(machine: Machine) -> None
         assert len(machine.hints()) == 1
         restored.restore(found)  # in a clone
         assert machine.hints() == []
+
+
+def test_a_device_that_is_plugged_in_anew_has_new_troubles(machine: Machine) -> None:
+    echo = Echo()
+    with with_way(machine, PCI):
+        for _ in range(2):
+            machine.plug(echo)
+            for _ in range(100):
+                echo.report("queue 0 is broken")
+            machine.unplug(echo)
+    assert len(machine.warnings) == 2 * MOST_TOLD

@@ -2,10 +2,13 @@
 
 import gc
 import os
+import select
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from itertools import pairwise
+from pathlib import Path
 from struct import pack
 
 import pytest
@@ -224,6 +227,34 @@ def test_a_file_for_an_eventfd(rig: Rig, front_end: FrontEnd, what: str) -> None
     with tempfile.TemporaryFile() as file:
         front_end.send(getattr(protocol, what), U64(0), [file.fileno()])
         assert rig.refused() == f"{what}: a file instead of an eventfd"
+
+
+@pytest.mark.parametrize("what", ["SET_VRING_KICK", "SET_VRING_CALL", "SET_VRING_ERR"])
+def test_a_descriptor_that_can_do_nothing_for_an_eventfd(
+    rig: Rig, front_end: FrontEnd, tmp_path: Path, what: str
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    fd = os.open(tmp_path / "fifo", os.O_PATH)
+    front_end.send(getattr(protocol, what), U64(0), [fd])
+    os.close(fd)
+    assert rig.refused() == f"{what}: no eventfd: Bad file descriptor"
+
+
+def test_a_device_that_is_always_ready_for_an_eventfd(
+    rig: Rig, front_end: FrontEnd
+) -> None:
+    with Path("/dev/zero").open("rb") as zero:
+        front_end.send(protocol.SET_VRING_KICK, U64(0), [zero.fileno()])
+        assert rig.refused() == "SET_VRING_KICK: a file instead of an eventfd"
+
+
+def test_epolls_within_epolls_for_a_kick(rig: Rig, front_end: FrontEnd) -> None:
+    with ExitStack() as stack:
+        epolls = [stack.enter_context(select.epoll()) for _ in range(5)]
+        for inner, outer in pairwise(epolls):
+            outer.register(inner.fileno())
+        front_end.send(protocol.SET_VRING_KICK, U64(0), [epolls[-1].fileno()])
+        assert "SET_VRING_KICK: it can't be waited for: " in rig.refused()
 
 
 def test_two_eventfds_for_one(rig: Rig, front_end: FrontEnd) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
+from support.guests import DEADLINE
 from support.vhost_front_end import VERSION_1, FrontEnd
 from support.virtio_driver import EVENT_IDX, INDIRECT_DESC, PACKED
 
@@ -27,6 +29,7 @@ class Shouter(VirtioDevice):
         self.space = bytearray(b"configuration")
         self.lives = self.resets = 0
         self.reset_queues: list[int] = []
+        self.is_asked = threading.Event()
 
     def config(self) -> bytes:
         return bytes(self.space)
@@ -47,6 +50,7 @@ class Shouter(VirtioDevice):
         self.reset_queues.append(queue.index)
 
     def handle(self, queue: Virtqueue) -> None:
+        self.is_asked.set()
         for chain in queue:
             asked = chain.read(chain.readable_size)
             if asked == b"raise":
@@ -292,6 +296,90 @@ def test_rings_that_begin_anew_are_a_new_life(rig: Rig, front_end: FrontEnd) -> 
         front_end.wait_for_call()
         assert rig.device.lives == rig.device.resets == life
         front_end.stop(0)
+
+
+def test_a_pause_before_the_first_request_is_none_of_a_life(
+    rig: Rig, front_end: FrontEnd
+) -> None:
+    front_end.set_up()
+    driver = front_end.new_driver()
+    front_end.start(0, driver, enable=False)
+    assert front_end.stop(0) == 0
+    driver.send([b"hello"], [16])
+    front_end.start(0, driver, base=0)
+    front_end.wait_for_call()
+    assert rig.device.lives == 1
+
+
+def test_a_new_driver_is_known_by_its_last_ring(rig: Rig, front_end: FrontEnd) -> None:
+    front_end.set_up()
+    for life in (1, 2):
+        idle, busy = (front_end.new_driver(index) for index in (0, 1))
+        idle.send([b"wait"], [16])
+        rig.device.is_asked.clear()
+        front_end.start(0, idle)
+        assert rig.device.is_asked.wait(DEADLINE)  # before it knows of ring 1
+        front_end.start(1, busy)
+        busy.send([b"hello"], [16])
+        front_end.kick(1)
+        front_end.wait_for_call(1)
+        assert rig.device.lives == life
+        assert [front_end.stop(0), front_end.stop(1)] == [0, 1]
+
+
+def test_a_ring_that_first_starts_after_a_pause_is_no_new_driver(
+    rig: Rig, front_end: FrontEnd
+) -> None:
+    front_end.set_up()
+    driver, base = front_end.new_driver(), 0
+    for _ in range(2):
+        front_end.start(0, driver, base)
+        driver.send([b"hello"], [16])
+        front_end.kick()
+        front_end.wait_for_call()
+        driver.collect()
+        base = front_end.stop(0)
+    front_end.start(0, driver, base)
+    other = front_end.new_driver(1)
+    other.send([b"hello"], [16])
+    front_end.start(1, other)
+    front_end.wait_for_call(1)
+    assert rig.device.lives == 1
+
+
+def test_a_ring_that_is_reset_alone_is_no_new_driver(
+    rig: Rig, front_end: FrontEnd
+) -> None:
+    front_end.set_up()
+    drivers = [front_end.new_driver(index) for index in (0, 1)]
+    bases = [0, 0]
+    for _ in range(2):
+        for index in (0, 1):
+            front_end.start(index, drivers[index], bases[index])
+            drivers[index].send([b"hello"], [16])
+            front_end.kick(index)
+            front_end.wait_for_call(index)
+            drivers[index].collect()
+        bases = [front_end.stop(index) for index in (0, 1)]
+    for index in (0, 1):
+        front_end.start(index, drivers[index], bases[index])
+    front_end.stop(1)
+    front_end.calls.clear()
+    front_end.start(1, front_end.new_driver(1))
+    assert rig.device.lives == 1
+
+
+def test_other_features_are_another_life(rig: Rig, front_end: FrontEnd) -> None:
+    front_end.set_up()
+    driver, base = front_end.new_driver(), 0
+    for life, features in enumerate((0, 0b1), 1):
+        front_end.set_up(features)
+        driver.send([b"hello"], [16])
+        front_end.start(0, driver, base)
+        front_end.wait_for_call()
+        assert (rig.device.lives, rig.device.negotiated) == (life, VERSION_1 | features)
+        driver.collect()
+        base = front_end.stop(0)
 
 
 def test_reset_device_resets_it(rig: Rig, front_end: FrontEnd) -> None:

@@ -42,8 +42,11 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     [
         ("no_such_module:Device", "No module named 'no_such_module'"),
         ("support.vhost_devices:Nothing", "has no attribute 'Nothing'"),
-        ("support.vhost_devices", "has no attribute ''"),
-        (":Nothing", "Empty module name"),
+        ("support.vhost_devices", "it must be MODULE:NAME"),
+        (":Nothing", "it must be MODULE:NAME"),
+        ("support.vhost_devices:", "it must be MODULE:NAME"),
+        ("support.vhost_devices:Wrong", "Wrong.queue_sizes has 24"),
+        ("vmm.devices.virtio.rng:VirtioRng", "it can't be called without arguments"),
         ("os:sep", "str is no VirtioDevice"),
         ("os:getpid", "int is no VirtioDevice"),
     ],
@@ -97,6 +100,20 @@ def test_a_signal_ends_it(tmp_path: Path, number: int) -> None:
     front_end.close()
     assert end(process) == (0, "")
     assert not path.exists()
+
+
+def test_a_socket_that_another_run_has_made_since_stays(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    device = "support.vhost_devices:CountingRng"
+    process = start(device, "--socket-path", str(path))
+    assert process.stderr is not None
+    assert process.stderr.readline() == READY
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as another:
+        another.bind(str(path))
+        process.terminate()
+        assert end(process) == (0, "")
+        assert path.exists()
 
 
 def test_a_socket_may_be_given_that_listens(tmp_path: Path) -> None:

@@ -222,6 +222,22 @@ def test_case_28_a_bar_onto_another_of_the_same_device(
     assert trapped(rig.io, device)
 
 
+def test_case_28_bars_that_stay_are_left_alone(
+    rig: PciRig, device: Scratch, function: Function
+) -> None:
+    """Though another of the device's can't be where it is to be."""
+    function.command(MEMORY)
+    before = set(device.get_trapped_io_resources())
+    rig.moves.clear()
+    function.set(PCI_BASE_ADDRESS_0 + 16, AT_3)
+    left = set(device.get_trapped_io_resources())
+    assert left < before
+    assert all(left <= set(places) for _, places, moved in rig.moves if moved)
+    rig.moves.clear()
+    device.follow(retry=True)
+    assert [moved for *_, moved in rig.moves] == [False, False]
+
+
 def test_case_28_a_bar_onto_what_is_no_pci_device() -> None:
     """Inside a window, which a machine may have given to others, too."""
     device = Small(1)

@@ -2,10 +2,12 @@
 
 import json
 import threading
+from collections.abc import Iterable
 
 import pytest
 from support.pci_rig import RAM_SIZE, Function, MessageLine, PciRig, Scratch
 
+import vmm.devices.pci.device as device_module
 from vmm.devices.errors import InvalidState
 from vmm.devices.pci.config_space import Capability
 from vmm.devices.pci.device import PciDevice, PciState
@@ -24,6 +26,7 @@ from vmm.devices.pci.reg import (
     PCI_MSI_PENDING_64,
     PCI_MSIX_FLAGS,
 )
+from vmm.devices.state import State
 
 ALL = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER
 
@@ -270,6 +273,25 @@ def test_a_state_that_the_heir_refuses_changes_nothing(
     assert not device.get_trapped_io_resources()
 
 
+def test_a_state_has_one_class_whoever_is_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two machines' threads may ask for it at once."""
+
+    class Own(State):
+        pass
+
+    others: list[type[PciState]] = []
+
+    def cast(_: object, made: type[PciState]) -> type[PciState]:
+        monkeypatch.undo()
+        others.append(device_module._state_with(Own))
+        return made
+
+    monkeypatch.setattr(device_module, "cast", cast)
+    assert device_module._state_with(Own) is others[0]
+
+
 def test_a_device_that_keeps_nothing_has_the_pci_part() -> None:
     class Plain(PciDevice):
         vendor_id = 0x1234
@@ -312,3 +334,43 @@ def test_interrupts_come_from_any_thread_while_the_driver_masks(
     assert 1 <= line.edges <= 2000
     assert rig.load(table + 0x800) == 0
     assert pending in (0, 1)
+
+
+class Register(Capability):
+    """A register that can't be written."""
+
+    def after_write(self, at: int, size: int) -> None:
+        raise ValueError("out of paper")
+
+
+class Hasty(Scratch):
+    """Raises where it is set up."""
+
+    def extra_capabilities(self) -> Iterable[Capability]:
+        yield Register(PCI_CAP_ID_VNDR, bytes(2), b"\xff")
+
+
+def test_who_raises_in_configuration_space_is_told() -> None:
+    """Not the bridge, at whose address that is."""
+    device = Hasty()
+    rig = PciRig(Scratch(), device)
+    function = Function(rig, 2)
+    at = function.capabilities()[PCI_CAP_ID_VNDR]
+    assert rig.bridge.get_author_device() is rig.bridge
+    with pytest.raises(ValueError, match="out of paper"):
+        function.set(at + 2, 1, 1)
+    assert rig.bridge.get_author_device() is device
+
+
+def test_who_raises_when_another_gives_way_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def follow(*, retry: bool) -> bool:
+        raise ValueError("out of paper")
+
+    device = Scratch()
+    rig = PciRig(Scratch(), device)
+    monkeypatch.setattr(device, "follow", follow)
+    with pytest.raises(ValueError, match="out of paper"):
+        Function(rig, 1).command(PCI_COMMAND_MEMORY)
+    assert rig.bridge.get_author_device() is device

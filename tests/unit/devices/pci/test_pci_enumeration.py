@@ -1,5 +1,7 @@
 """How a guest finds what is on the bus: by ports, by the window, as Linux looks."""
 
+from collections.abc import Iterable
+
 import pytest
 from support.pci_rig import (
     ECAM,
@@ -12,10 +14,10 @@ from support.pci_rig import (
     probe_bars,
 )
 
-from vmm.devices.errors import DeviceOverlap, Exhausted, InvalidDevice
-from vmm.devices.pci.bar import Bar
+from vmm.devices.errors import DeviceError, DeviceOverlap, Exhausted, InvalidDevice
+from vmm.devices.pci.bar import Bar, BarKind
 from vmm.devices.pci.config_space import Capability
-from vmm.devices.pci.device import PciDevice
+from vmm.devices.pci.device import BarDoorbell, PciDevice
 from vmm.devices.pci.reg import (
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
@@ -215,6 +217,13 @@ def test_a_slot_is_one_devices() -> None:
         rig.bus.attach(other)
 
 
+def test_a_device_is_in_one_slot() -> None:
+    device = Plain()
+    rig = PciRig(device)
+    with pytest.raises(DeviceOverlap, match="Plain is in PCI slot 1 already"):
+        rig.bus.attach(device)
+
+
 def test_more_devices_than_slots_are_refused() -> None:
     rig = PciRig(*(Plain() for _ in range(31)))
     with pytest.raises(Exhausted, match="Plain finds none of the 32 PCI slots free"):
@@ -224,16 +233,16 @@ def test_more_devices_than_slots_are_refused() -> None:
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"msix_vectors": 2049}, r"Plain.msix_vectors is 2049: 0..2048"),
-        ({"msi_vectors": 3}, r"Plain.msi_vectors is 3: 0, or a power of two"),
-        ({"msi_vectors": 64}, "msi_vectors is 64"),
-        ({"bars": (Bar(1, 16), Bar(1, 16))}, "BAR 1 is there twice"),
+        ({"msix_vectors": 2049}, r"Plain: msix_vectors is 2049: 0..2048"),
+        ({"msi_vectors": 3}, r"Plain: msi_vectors is 3: 0, or a power of two"),
+        ({"msi_vectors": 64}, "Plain: msi_vectors is 64"),
+        ({"bars": (Bar(1, 16), Bar(1, 16))}, "Plain: BAR 1 is there twice"),
         (
             {"bars": tuple(Bar(at, 16) for at in range(6)), "msix_vectors": 1},
-            "Plain has no BAR left for its MSI-X table",
+            "Plain: it has no BAR left for its MSI-X table",
         ),
-        ({"vendor_id": 0x10000}, "Plain.vendor_id is 0x10000"),
-        ({"class_code": -1}, "Plain.class_code is -0x1"),
+        ({"vendor_id": 0x10000}, "Plain: vendor_id is 0x10000"),
+        ({"class_code": -1}, "Plain: class_code is -0x1"),
     ],
 )
 def test_a_device_that_can_not_be_is_refused(
@@ -248,9 +257,47 @@ def test_a_device_that_can_not_be_is_refused(
     assert device.slot is None
 
 
+def test_who_asked_for_no_slot_has_none_when_it_is_gone() -> None:
+    first, second = Plain(), Plain()
+    bus = PciRig().bus
+    bus.attach(first)
+    bus.detach(first)
+    assert first.slot is None
+    bus.attach(second)
+    bus.attach(first)
+    assert bus.devices[1:] == [second, first]
+
+
 def test_a_device_without_an_identity_is_refused() -> None:
-    with pytest.raises(InvalidDevice, match="PciDevice has no vendor_id or no device"):
+    with pytest.raises(InvalidDevice, match="PciDevice: it has no vendor_id"):
         PciRig().bus.attach(PciDevice())
+
+
+@pytest.mark.parametrize(
+    ("bell", "message"),
+    [
+        ((0, 0xFE, 4), "no BAR 0 of its own has a doorbell's 4 bytes at 0xfe"),
+        ((0, -2, 2), "no BAR 0 .* 2 bytes at -0x2"),
+        ((1, 0, 2), "no BAR 1 .* 2 bytes at 0x0"),
+        ((0, 0, 3), "no access of 3 bytes"),
+        ((2, 0, 8), "no access of 8 bytes"),
+    ],
+)
+def test_a_doorbell_that_can_not_be_is_refused(
+    bell: tuple[int, int, int], message: str
+) -> None:
+    """Or KVM would take writes that are another device's."""
+
+    class Belled(Plain):
+        bars = (Bar(0, 0x100), Bar(2, 16, BarKind.IO))
+
+        def get_bar_doorbells(self) -> Iterable[BarDoorbell]:
+            yield BarDoorbell(*bell, on_ring=lambda: None)
+
+    rig = PciRig()
+    with pytest.raises(DeviceError, match=f"^Belled: {message}"):
+        rig.bus.attach(Belled())
+    assert rig.bus.devices == [rig.bridge]
 
 
 def test_capabilities_that_do_not_fit_are_refused() -> None:
@@ -259,7 +306,7 @@ def test_capabilities_that_do_not_fit_are_refused() -> None:
             return [Capability(PCI_CAP_ID_VNDR, bytes(62)) for _ in range(4)]
 
     rig = PciRig()
-    with pytest.raises(InvalidDevice, match="0x9 of 64 bytes: 0 are left"):
+    with pytest.raises(InvalidDevice, match="Full: capability 0x9 of 64 bytes: 0"):
         rig.bus.attach(Full())
 
 

@@ -1,5 +1,7 @@
 """MSI-X and MSI: where messages go, when they wait, and when they are lost."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -148,6 +150,28 @@ def test_the_function_mask_holds_all_of_them(rig: MessageRig) -> None:
     assert (rig.pending(), rig.edges[:5]) == (0b01110, [1, 0, 0, 0, 1])
 
 
+def test_the_function_mask_is_one_change_of_routes(rig: MessageRig) -> None:
+    """Each of which may take the host milliseconds."""
+    changes: list[list[int]] = []
+
+    @contextmanager
+    def together() -> Iterator[None]:
+        before = [len(line.routes) for line in rig.lines]
+        yield
+        assert rig.edges[3] == 0, "sent before it is routed"
+        after = [len(line.routes) for line in rig.lines]
+        changes.append([now - then for now, then in zip(after, before, strict=True)])
+
+    rig.lines[0].together = together
+    rig.control(ENABLE | MASKALL)
+    for vector in range(5):
+        rig.entry(vector, LAPIC, 0x40 + vector)
+    rig.device.interrupt(3)
+    rig.control(ENABLE)
+    assert changes == [[0] * 5, [1] * 5]
+    assert rig.edges[:5] == [0, 0, 0, 1, 0]
+
+
 def test_what_is_raised_while_msix_is_off_is_lost(rig: MessageRig) -> None:
     rig.entry(0, LAPIC, 0x41)
     rig.device.interrupt(0)
@@ -224,6 +248,8 @@ def test_case_27_a_message_that_leads_nowhere(rig: MessageRig) -> None:
 
 def test_a_line_that_is_cut_is_told_the_device(rig: MessageRig) -> None:
     class Cut(FailingTrigger):
+        together = nullcontext
+
         def route(self, address: int, data: int) -> None:
             pass
 

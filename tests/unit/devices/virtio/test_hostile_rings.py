@@ -21,7 +21,8 @@ from support.virtio_driver import (
     SplitDriver,
 )
 
-from vmm.devices.virtio.queue import BrokenRing, Virtqueue
+from vmm.devices.virtio.queue import TURN_MAX, BrokenRing, Virtqueue
+from vmm.devices.virtio.ring import MOST_INDIRECT
 
 
 @pytest.fixture(params=RINGS.values(), ids=list(RINGS))
@@ -523,6 +524,23 @@ def test_case_20_a_driver_that_refills_for_ever_gets_its_share(rig: QueueRig) ->
     assert rig.queue.more
     assert rig.answer_all() == [b""]
     assert not rig.queue.more
+
+
+@each_ring
+def test_case_20_chains_of_very_many_buffers_leave_others_their_turn(
+    features: int,
+) -> None:
+    rig = QueueRig(features, size=16, ram=PlainRam(1 << 20), region=range(1 << 20))
+    chains = [[(0, 1, False)] * MOST_INDIRECT] * 16
+    requests = [rig.driver.offer(chain, indirect=True) for chain in chains]
+    turns = 0
+    while not all(request.is_done for request in requests):
+        taken = rig.answer_all()
+        assert sum(map(len, taken)) == TURN_MAX
+        rig.driver.collect()
+        turns += 1
+    assert turns == 16 * MOST_INDIRECT // TURN_MAX
+    assert rig.queue.more
 
 
 def test_case_24_a_reset_queue_is_new(rig: QueueRig) -> None:

@@ -179,6 +179,13 @@ def test_a_state_that_cannot_be_changes_nothing(change: dict[str, object]) -> No
     assert chain.read(4) == b"here"
 
 
+@pytest.mark.parametrize("slots", [0, 9, 32768])
+def test_a_chain_in_flight_takes_no_more_than_the_ring_has(slots: int) -> None:
+    state = QueueRig(PACKED).queue.state()
+    with pytest.raises(InvalidState, match=r"slots|in flight"):
+        state.replace(in_flight=(CHAIN.replace(slots=slots),))
+
+
 @pytest.mark.parametrize(
     ("next_avail", "next_used"),
     [

@@ -8,7 +8,12 @@ from support.queue_rig import RamOfPieces
 from support.virtio_device_rig import REGION, DeviceRig
 
 from vmm.devices.errors import InvalidState
-from vmm.devices.virtio.balloon import PFNS_MAX, BalloonState, VirtioBalloon
+from vmm.devices.virtio.balloon import (
+    CHAINS_A_TURN,
+    PFNS_MAX,
+    BalloonState,
+    VirtioBalloon,
+)
 
 INFLATE, DEFLATE, STATS = 0, 1, 2
 STATS_VQ, DEFLATE_ON_OOM, PAGE_POISON, REPORTING = (1 << bit for bit in (1, 2, 4, 5))
@@ -99,6 +104,16 @@ def test_case_59_a_buffer_has_a_bounded_number_of_pages() -> None:
     pfns = [*[0x90] * PFNS_MAX, 0x95]
     rig.inflate(*pfns)
     assert rig.ram.discarded == [(0x90, 1)]
+
+
+def test_case_20_a_ring_full_of_pages_leaves_others_their_turn() -> None:
+    rig = BalloonRig()
+    data = pack(f"<{PFNS_MAX}I", *range(0xF000_0000, 0xF000_0000 + PFNS_MAX))
+    requests = [rig.drivers[INFLATE].send([data]) for _ in range(2 * CHAINS_A_TURN)]
+    for turn in (1, 2):
+        rig.kick(INFLATE)
+        assert sum(request.is_done for request in requests) == turn * CHAINS_A_TURN
+        assert rig.again.count(rig.device.queues[INFLATE]) == turn
 
 
 def test_case_60_a_guest_that_gives_its_rings_away_harms_itself_alone() -> None:
@@ -215,6 +230,17 @@ def test_all_who_have_asked_get_the_same() -> None:
     rig.collect()
     rig.send(STATS, pack("<HQ", 4, 2))
     assert rig.statistics == [{"free_memory": 2}] * 2
+
+
+def test_who_does_not_wait_any_more_is_forgotten() -> None:
+    rig = BalloonRig()
+    told: list[dict[str, int]] = []
+    rig.ask()
+    rig.device.ask_statistics(told.append)
+    rig.device.forget_statistics(told.append)
+    rig.device.forget_statistics(told.append)
+    rig.send(STATS, pack("<HQ", 4, 2))
+    assert (told, rig.statistics) == ([], [{"free_memory": 2}])
 
 
 def test_case_62_unknown_tags_are_skipped() -> None:

@@ -245,6 +245,14 @@ def test_case_57_it_is_told_when_the_driver_shows_that_it_has_a_port() -> None:
     assert rig.interrupts.count("config") == 3
 
 
+def test_case_57_a_size_that_comes_while_a_port_is_made_is_told_again() -> None:
+    rig = ConsoleRig()
+    rig.device.resize(132, 50)
+    rig.send(OUT, b"hello")
+    rig.send(OUT, b"hello")
+    assert rig.interrupts.count("config") == 2
+
+
 def test_no_size_is_told_where_there_is_none() -> None:
     rig = ConsoleRig()
     rig.send(IN, room=4)
@@ -427,6 +435,16 @@ def test_the_terminal_stays_that_of_todays_host() -> None:
     other.device.resize(132, 50)
     other.device.restore(rig.device.state())
     assert other.messages() == [(0, RESIZE, 1, pack("<HH", 132, 50))]
+
+
+def test_case_57_a_snapshot_before_the_driver_has_its_port_loses_no_size() -> None:
+    rig, other = ConsoleRig(), ConsoleRig()
+    rig.device.stop()
+    rig.device.resize(132, 50)
+    rig.start()
+    other.device.restore(rig.device.state())
+    other.send(OUT, b"hello")
+    assert other.interrupts.count("config") == 1
 
 
 def test_a_state_of_another_number_of_ports_is_refused() -> None:

@@ -103,6 +103,16 @@ def test_case_20_a_driver_that_never_stops_does_not_keep_the_thread(name: str) -
     assert fed.answered == 2 * echo_size(driver)
 
 
+def test_case_20_a_queue_is_served_again_once_however_often_that_is_due(
+    driver: TransportDriver, echo: Echo
+) -> None:
+    driver.start()
+    for _ in range(100):
+        echo.transport.serve_again(echo.queues[0])
+    driver.clock.advance(1)
+    assert echo.calls.count("handle 0") == 1
+
+
 def echo_size(driver: TransportDriver) -> int:
     return driver.device.queues[0].size
 
@@ -395,6 +405,8 @@ def test_state_of_a_device_that_refuses_it_changes_nothing(
     state = driver.transport.state()
     driver.start(VERSION_1 | 1 << LOUD)
     echo.capacity = 8
+    echo.holds = True
+    driver.send(0, [b"in flight"], [16])
     before = driver.transport.state()
     restore = echo.restore
 
@@ -409,6 +421,9 @@ def test_state_of_a_device_that_refuses_it_changes_nothing(
     assert driver.transport.state() == before
     assert echo.is_active
     assert driver.status & DRIVER_OK
+    driver.clock.advance(1)
+    echo.answer_all()
+    assert answers(driver) == [b"IN FLIGHT"]
 
 
 @pytest.mark.parametrize("name", DRIVERS)

@@ -15,7 +15,7 @@ from support.virtio_transports import (
     PciDriver,
 )
 
-from vmm.devices.errors import InvalidDevice
+from vmm.devices.errors import InvalidDevice, InvalidState
 from vmm.devices.pci.reg import (
     PCI_CAP_ID_MSIX,
     PCI_CAP_ID_VNDR,
@@ -420,3 +420,12 @@ def test_needs_reset_is_told_by_the_configurations_vector(
     echo.fail("gone")
     assert driver.status & NEEDS_RESET
     assert [line.edges for line in driver.lines[:3]] == [1, 0, 0]
+
+
+@pytest.mark.parametrize("vectors", [(), (NO_VECTOR,) * 3])
+def test_a_state_has_a_vector_for_each_queue(
+    driver: PciDriver, vectors: tuple[int, ...]
+) -> None:
+    state = driver.pci.device_state()
+    with pytest.raises(InvalidState, match="one vector a queue"):
+        state.replace(queue_vectors=vectors)
