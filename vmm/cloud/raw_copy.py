@@ -56,7 +56,7 @@ def _flatten(config: DiskConfig, what_for: str, fd: int) -> None:
             for at in range(0, disk.size, MIB):
                 part = buffer[: disk.size - at]
                 disk.read([part], at)
-                if part != zeros[: len(part)]:
+                if bytes(part) != zeros[: len(part)]:  # by memcmp
                     os.pwrite(fd, part, at)
         except OSError as error:
             raise ConfigError(f"{what_for}: {error.strerror}") from None
