@@ -45,6 +45,7 @@ MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
 CPUS_MAX: Final = 254  # APIC ids that xAPIC has, and one for the IOAPIC
 PORT_MAX: Final = 0xFFFC  # of a debug exit, which has four
 PORTS_MAX: Final = 31  # names of ports: what one virtio console has
+SEED_MAX: Final = 2  # user-data and meta-data
 PORT_NAME_MAX: Final = 128  # bytes
 NO_INIT: Final = "-"  # the agent is all there is: our own guests' init resets
 
@@ -124,6 +125,17 @@ def _disks(field: str, given: object) -> "tuple[DiskConfig, ...]":
     from .disk.config import disks  # most runs have none
 
     return disks(field, given)
+
+
+def _seed(field: str, paths: StrPath | Sequence[StrPath]) -> tuple[str, ...]:
+    if isinstance(paths, str):
+        paths = paths.split(",")
+    elif isinstance(paths, os.PathLike):
+        paths = (paths,)
+    found = tuple(os.fspath(path) for path in paths)
+    if len(found) > SEED_MAX or not all(found):
+        raise ConfigError(f"{field}: {','.join(found)!r} is not USER-DATA[,META-DATA]")
+    return found
 
 
 def _shares(
@@ -223,6 +235,14 @@ class MachineConfig(Checked):
     )
     """vda, vdb and so on, by virtio: DiskConfigs, or what DiskConfig says of texts,
     "PATH,cow", as which they are kept; see `machine.disks`."""
+    boot_from_disk: bool = False
+    """Boot the kernel, with the initrd and the command line, that GRUB or a boot loader
+    entry names in the first disk's image, as a cloud image has them; `cmdline` takes
+    the place of that line. They are what the image has at the start, at later boots,
+    too."""
+    seed: tuple[str, ...] = setting((), StrPath | Sequence[StrPath], _seed)
+    """What cloud-init in such an image is told, on one more disk, after all others: a
+    file of user-data, or "USER-DATA,META-DATA"."""
     shares: "tuple[ShareConfig, ...]" = setting(
         (), StrPath | Checked | Sequence[StrPath | Checked], _shares
     )
@@ -275,11 +295,28 @@ class MachineConfig(Checked):
             raise ConfigError(
                 f"balloon: {self.balloon} bytes are more than memory has, {self.memory}"
             )
+        if self.boot_from_disk:
+            self._check_boot_from_disk()
         if self.transport == "pci" and self.pci is False:
             raise ConfigError("transport: it is pci, and pci=False has no bus for it")
         if self.debug_exit is not None and self.runs_command:
             self._check_debug_exit(self.debug_exit)
         self._check_places()
+
+    def _check_boot_from_disk(self) -> None:
+        if not self.disks:
+            raise ConfigError("boot_from_disk: there is no disk: pass one by disks")
+        for name in ("kernel", "initrd", "agent"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name}: it excludes boot_from_disk, by which the disk's own "
+                    "kernel and init are booted"
+                )
+        if self.runs_command:
+            raise ConfigError(
+                "command: it excludes boot_from_disk, by which the disk's own init is "
+                "booted"
+            )
 
     @staticmethod
     def _check_debug_exit(port: int) -> None:
@@ -362,7 +399,12 @@ class MachineConfig(Checked):
         return f"{command_parameters(self.command, words)} {words}"
 
     def images(self) -> tuple[StrPath, StrPath | None]:
-        """Kernel and initrd. Raises ConfigError if the one to be used isn't built."""
+        """Kernel and initrd, or the disk that has them.
+
+        Raises ConfigError if the one to be used isn't built.
+        """
+        if self.boot_from_disk:
+            return self.disks[0].path, None
         acts = self.runs_command or self.agent
         if self.kernel is not None and (self.initrd is not None or not acts):
             return self.kernel, self.initrd

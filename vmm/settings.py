@@ -47,6 +47,8 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
     shares: StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
     disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
+    boot_from_disk: bool
+    seed: StrPath | Sequence[StrPath]
     rng: bool
     balloon: int | str | None
     vsock: bool | StrPath | VsockConfig | None

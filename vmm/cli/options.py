@@ -146,6 +146,23 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--boot-from-disk",
+            {
+                "action": "store_const",
+                "const": True,
+                "help": "boot the first disk's own kernel, as its GRUB or boot loader "
+                "entries name it",
+            },
+        ),
+        (
+            "--seed",
+            {
+                "metavar": "USER-DATA[,META-DATA]",
+                "help": "what cloud-init is told, on one more disk: a file that begins "
+                "with #cloud-config, or a script",
+            },
+        ),
+        (
             "--share",
             {
                 "metavar": "DIR[:TAG][,ro]",

@@ -400,7 +400,7 @@ class Lifecycle:
         return exits, self._insn_emulation + self.instance.insn_emulation
 
     def _find_symbols(self) -> "Symbols | None":
-        if self._symbols is None:
+        if self._symbols is None and not self.config.boot_from_disk:
             from ..debug.symbols import symbols_of
 
             self._symbols = symbols_of(self.config.images()[0])

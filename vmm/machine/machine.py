@@ -167,7 +167,7 @@ class Machine:
             )
             extras.plug(self._loop, clock, self._state, memory, stack)
             self._disks: Disks | None = None
-            if self.config.disks:
+            if self.config.disks or self.config.seed:
                 self._disks = self._new_disks(snapshot, stack)
             if self.config.shares:
                 from .shares import plug_shares

@@ -133,6 +133,8 @@ def _encoded(name: str, value: Any) -> Any:  # noqa: ANN401
     if name == "modules":  # FILE STRING
         words = (module.partition(" ") for module in value)
         return [os.path.abspath(file) + gap + rest for file, gap, rest in words]
+    if name == "seed":
+        return [os.path.abspath(path) for path in value]
     if name == "files":
         return [[os.path.abspath(host), guest] for host, guest in value]
     if isinstance(value, tuple):

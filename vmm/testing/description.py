@@ -49,7 +49,11 @@ class Description(NamedTuple):
         }
         kernel, initrd = config.images()
         modules = [module.split(" ", 1)[0] for module in config.modules]
-        images = [str(path) for path in (kernel, initrd, *modules) if path is not None]
+        images = [
+            str(path)
+            for path in (kernel, initrd, *modules, *config.seed)
+            if path is not None
+        ]
         parts = {
             "settings": settings,
             "cmdline": config.full_cmdline,
