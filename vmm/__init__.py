@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .result import ExitReason, RunResult
     from .share.config import ShareConfig
     from .version import __version__ as __version__
+    from .vsock.config import VsockConfig
 
 __all__ = [
     "CommandConfig",
@@ -62,6 +63,7 @@ __all__ = [
     "ShareConfig",
     "Snapshot",
     "VmmError",
+    "VsockConfig",
     "run",
 ]
 
@@ -72,6 +74,7 @@ _HOMES = {
     "CommandConfig": "guest.config",
     "DiskConfig": "disk.config",
     "ShareConfig": "share.config",
+    "VsockConfig": "vsock.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
     "NetConfig": "net.config",

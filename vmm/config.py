@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from .net.config import NetConfig
     from .settings import MachineSettings
     from .share.config import ShareConfig
+    from .vsock.config import VsockConfig
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 # hvc0 is there once its driver is; until then ttyS0 shows what is printed.
@@ -45,6 +46,7 @@ MEMORY_MAX: Final = 1024 * GIB  # beyond this it is a typing error
 CPUS_MAX: Final = 254  # APIC ids that xAPIC has, and one for the IOAPIC
 PORT_MAX: Final = 0xFFFC  # of a debug exit, which has four
 PORTS_MAX: Final = 31  # names of ports: what one virtio console has
+SEED_MAX: Final = 2  # user-data and meta-data
 PORT_NAME_MAX: Final = 128  # bytes
 NO_INIT: Final = "-"  # the agent is all there is: our own guests' init resets
 
@@ -126,12 +128,29 @@ def _disks(field: str, given: object) -> "tuple[DiskConfig, ...]":
     return disks(field, given)
 
 
+def _seed(field: str, paths: StrPath | Sequence[StrPath]) -> tuple[str, ...]:
+    if isinstance(paths, str):
+        paths = paths.split(",")
+    elif isinstance(paths, os.PathLike):
+        paths = (paths,)
+    found = tuple(os.fspath(path) for path in paths)
+    if len(found) > SEED_MAX or not all(found):
+        raise ConfigError(f"{field}: {','.join(found)!r} is not USER-DATA[,META-DATA]")
+    return found
+
+
 def _shares(
     field: str, given: StrPath | Checked | Sequence[StrPath | Checked]
 ) -> "tuple[ShareConfig, ...]":
     from .share.config import shares  # most runs have none
 
     return shares(field, given)
+
+
+def _vsock(field: str, given: object) -> "VsockConfig | None":
+    from .vsock.config import vsock  # most runs have none
+
+    return vsock(field, given)
 
 
 def _nets(field: str, given: object) -> "tuple[NetConfig, ...]":
@@ -223,6 +242,14 @@ class MachineConfig(Checked):
     )
     """vda, vdb and so on, by virtio: DiskConfigs, or what DiskConfig says of texts,
     "PATH,cow", as which they are kept; see `machine.disks`."""
+    boot_from_disk: bool = False
+    """Boot the kernel, with the initrd and the command line, that GRUB or a boot loader
+    entry names in the first disk's image, as a cloud image has them; `cmdline` takes
+    the place of that line. They are what the image has at the start, at later boots,
+    too."""
+    seed: tuple[str, ...] = setting((), StrPath | Sequence[StrPath], _seed)
+    """What cloud-init in such an image is told, on one more disk, after all others: a
+    file of user-data, or "USER-DATA,META-DATA"."""
     shares: "tuple[ShareConfig, ...]" = setting(
         (), StrPath | Checked | Sequence[StrPath | Checked], _shares
     )
@@ -237,6 +264,9 @@ class MachineConfig(Checked):
     """Give the guest a virtio balloon that takes so many bytes of its RAM, or "64M",
     and what it reports as free, for the host: see `machine.balloon`. None: there is
     none."""
+    vsock: "VsockConfig | None" = setting(None, bool | StrPath | Checked | None, _vsock)
+    """The guest's sockets of AF_VSOCK, which `machine.vsock` connects to and accepts: a
+    VsockConfig, or what it says of a text, "PATH"; True: for this program alone."""
     acpi: bool = True
     """Give the guest ACPI tables, by which it finds devices, and powers off; there is
     an MP table either way."""
@@ -275,11 +305,28 @@ class MachineConfig(Checked):
             raise ConfigError(
                 f"balloon: {self.balloon} bytes are more than memory has, {self.memory}"
             )
+        if self.boot_from_disk:
+            self._check_boot_from_disk()
         if self.transport == "pci" and self.pci is False:
             raise ConfigError("transport: it is pci, and pci=False has no bus for it")
         if self.debug_exit is not None and self.runs_command:
             self._check_debug_exit(self.debug_exit)
         self._check_places()
+
+    def _check_boot_from_disk(self) -> None:
+        if not self.disks:
+            raise ConfigError("boot_from_disk: there is no disk: pass one by disks")
+        for name in ("kernel", "initrd", "agent"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"{name}: it excludes boot_from_disk, by which the disk's own "
+                    "kernel and init are booted"
+                )
+        if self.runs_command:
+            raise ConfigError(
+                "command: it excludes boot_from_disk, by which the disk's own init is "
+                "booted"
+            )
 
     @staticmethod
     def _check_debug_exit(port: int) -> None:
@@ -362,7 +409,12 @@ class MachineConfig(Checked):
         return f"{command_parameters(self.command, words)} {words}"
 
     def images(self) -> tuple[StrPath, StrPath | None]:
-        """Kernel and initrd. Raises ConfigError if the one to be used isn't built."""
+        """Kernel and initrd, or the disk that has them.
+
+        Raises ConfigError if the one to be used isn't built.
+        """
+        if self.boot_from_disk:
+            return self.disks[0].path, None
         acts = self.runs_command or self.agent
         if self.kernel is not None and (self.initrd is not None or not acts):
             return self.kernel, self.initrd

@@ -22,6 +22,7 @@ from .net.config import NetConfig
 from .net.network import Network
 from .place import Place
 from .share.config import ShareConfig
+from .vsock.config import VsockConfig
 
 
 class RunSettings(ConsoleSettings, AroundCommand, total=False):
@@ -48,9 +49,12 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     ports: Mapping[str, str | Place] | Iterable[str | tuple[str, str | Place]]
     shares: StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
     disks: StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
+    boot_from_disk: bool
+    seed: StrPath | Sequence[StrPath]
     nets: str | NetConfig | Network | Sequence[str | NetConfig | Network]
     rng: bool
     balloon: int | str | None
+    vsock: bool | StrPath | VsockConfig | None
     acpi: bool
     pci: bool | None
     transport: WhichTransport

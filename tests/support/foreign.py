@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from vmm.boot.image import PVH
 from vmm.boot.kernel import open_kernel
 
+from . import debian_image
 from .debian import (
     FOLDER,
     FetchError,
@@ -62,10 +63,17 @@ class System(NamedTuple):
     kernel: str
 
 
+class Image(NamedTuple):
+    """A disk's image, of the packages of a system: `file`, which `make` puts there."""
+
+    file: str
+    make: Callable[[Path], None]
+
+
 _INSTALLER: Final = (
     "./usr/lib/debian-installer/images/12/amd64/text/debian-installer/amd64/"
 )
-SOURCES: Final[dict[str, Source | Program | System]] = {
+SOURCES: Final[dict[str, Source | Program | System | Image]] = {
     "memtest": Source(
         "memtest86+",
         r"memtest86\+",
@@ -88,6 +96,7 @@ SOURCES: Final[dict[str, Source | Program | System]] = {
     "fio": Program("fio", ("usr/bin/fio",)),
     "stress-ng": Program("stress-ng", ("usr/bin/stress-ng",)),
     "pciutils": Program("pciutils", ("usr/bin/lspci", "usr/bin/setpci")),
+    "cloud": Image(debian_image.NAME, debian_image.make),
     "bookworm-generic": System("bookworm", "linux-image-amd64"),
     "bookworm-cloud": System("bookworm", "linux-image-cloud-amd64"),
     "trixie-generic": System("trixie", "linux-image-amd64"),
@@ -118,13 +127,15 @@ def fetch(name: str) -> Path:
     return folder
 
 
-def _members(source: Source | Program | System) -> Iterable[str]:
+def _members(source: Source | Program | System | Image) -> Iterable[str]:
     if isinstance(source, Source):
         return source.members
+    if isinstance(source, Image):
+        return (source.file,)
     return ("root",) if isinstance(source, Program) else ("bzImage", "initrd.img")
 
 
-def _fetch(source: Source | Program | System, folder: Path) -> None:
+def _fetch(source: Source | Program | System | Image, folder: Path) -> None:
     need_apt()
     work = folder.with_name(f"{folder.name}.part")
     try:
@@ -136,6 +147,8 @@ def _fetch(source: Source | Program | System, folder: Path) -> None:
             deb.unlink()
         elif isinstance(source, Program):
             _install(source, work)
+        elif isinstance(source, Image):
+            source.make(work)
         else:
             install(source.release, source.kernel, work)
         shutil.rmtree(folder, ignore_errors=True)

@@ -34,7 +34,13 @@ def open_kernel(
     be unpacked must fit below `ram_end`, which is looked at first. Raises ImageError,
     saying what the file is if it is no kernel of ours, or doesn't offer the protocol.
     """
-    file = ImageFile("kernel", path)
+    return parse_kernel(ImageFile("kernel", path), protocol, ram_end)
+
+
+def parse_kernel(
+    file: ImageFile, protocol: str = "auto", ram_end: int | None = None
+) -> KernelImage:
+    """As `open_kernel`, of a file that is open; upon errors it is closed."""
     try:
         return _parse(file, protocol, ram_end)
     except BaseException:

@@ -146,6 +146,23 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--boot-from-disk",
+            {
+                "action": "store_const",
+                "const": True,
+                "help": "boot the first disk's own kernel, as its GRUB or boot loader "
+                "entries name it",
+            },
+        ),
+        (
+            "--seed",
+            {
+                "metavar": "USER-DATA[,META-DATA]",
+                "help": "what cloud-init is told, on one more disk: a file that begins "
+                "with #cloud-config, or a script",
+            },
+        ),
+        (
             "--share",
             {
                 "metavar": "DIR[:TAG][,ro]",
@@ -182,6 +199,15 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
                 "const": "0",
                 "help": "a virtio balloon that takes SIZE of the guest's RAM (0), and "
                 "what the guest reports as free",
+            },
+        ),
+        (
+            "--vsock",
+            {
+                "metavar": "PATH",
+                "help": "the guest has AF_VSOCK: who connects to PATH says 'CONNECT "
+                "port'; the guest's connections go to PATH_port; ',cid=N' behind it is "
+                "the guest's address (3)",
             },
         ),
         (
@@ -396,7 +422,7 @@ _RESTORABLE: Final = {
     ),
     *("--serial-buffer", "--serial-limit", "--serial-rate", "--timeout", "--on-reset"),
     *("--on-panic", "--on-crash", "--hang", "--symbols", "--save", "--save-when"),
-    *("--shell", "--result", "--quiet", "--debug"),
+    *("--shell", "--vsock", "--result", "--quiet", "--debug"),
 }
 RESTORE_OPTIONS: Final = {
     title: kept
@@ -408,6 +434,7 @@ _NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {
     "--debugcon",
     "--net",
     "--port",
+    "--vsock",
 }
 MACHINE_OPTIONS: Final = {
     title: kept

@@ -200,8 +200,9 @@ def _run_machine(
 
 
 def _say_what_to_expect(machine: Machine, *, boots: bool) -> None:
-    if boots and machine.config.kernel is None:
-        kernel = os.path.basename(machine.config.images()[0])
+    config = machine.config
+    if boots and config.kernel is None and not config.boot_from_disk:
+        kernel = os.path.basename(config.images()[0])
         say(f"no --kernel: booting our {kernel}, this host's default")
     for warning in machine.warnings:
         say(f"warning: {warning}")

@@ -3,8 +3,8 @@
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ..boot.image import LINUX32, LINUX64, ImageFile
-from ..boot.kernel import open_kernel
+from ..boot.image import LINUX32, LINUX64, ImageFile, KernelImage
+from ..boot.kernel import open_kernel, parse_kernel
 from ..boot.layout import ANY_MMIO, device_addresses, ram_ranges
 from ..boot.linux import LinuxBoot
 from ..config import BUILD_DIR, MachineConfig
@@ -71,10 +71,8 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
 
     Raises ConfigError, ImageError.
     """
-    kernel_path, initrd_path = config.images()
     ram = ram_ranges(config.memory)
-    image = open_kernel(kernel_path, config.boot_protocol, ram[0].size)
-    stack.callback(image.file.close)
+    config, image, initrd = _open_images(config, ram[0].size, stack)
     kernel = quirks.kernel(image)
     stack.callback(kernel.file.close)
     if kernel.ring3 and config.cpus > 1:
@@ -82,9 +80,6 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
             f"cpus: {config.cpus}, and kernel {kernel.file.path!r}, which runs in ring "
             "3, has one: pass --cpus 1, or a stock kernel (--kernel)"
         )
-    initrd = None
-    if initrd_path is not None:
-        initrd = stack.enter_context(ImageFile("initrd", initrd_path))
     if kernel.protocol not in (LINUX64, LINUX32):
         from .module_boot import module_boot  # most runs have no use for it
 
@@ -105,6 +100,27 @@ def open_boot(config: MachineConfig, quirks: Quirks, stack: ExitStack) -> Boot:
         added=added_files(config),
         acpi=config.acpi,
     )
+
+
+def _open_images(
+    config: MachineConfig, ram_end: int, stack: ExitStack
+) -> tuple[MachineConfig, KernelImage, ImageFile | None]:
+    """Kernel and initrd, and `config` with the command line that belongs to them."""
+    if config.boot_from_disk:
+        from ..cloud.disk_boot import read_disk_boot  # most machines don't
+
+        found = read_disk_boot(config.disks[0], config.memory, stack)
+        image = parse_kernel(found.kernel, config.boot_protocol, ram_end)
+        if config.cmdline is None:
+            config = config.replace(cmdline=found.cmdline)
+        return config, image, found.initrd
+    kernel_path, initrd_path = config.images()
+    image = open_kernel(kernel_path, config.boot_protocol, ram_end)
+    stack.callback(image.file.close)
+    initrd = None
+    if initrd_path is not None:
+        initrd = stack.enter_context(ImageFile("initrd", initrd_path))
+    return config, image, initrd
 
 
 def resource_pools(ram: list[Range], *, acpi: bool) -> ResourceManager:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Final
 from ..devices.errors import ResourceError
 from ..devices.token_bucket import TokenBucket
 from ..devices.virtio.blk import VirtioBlk
-from ..disk.config import DiskConfig
+from ..disk.config import RAW, DiskConfig
 from ..disk.opening import Backend, open_backend, open_clone
+from ..disk.raw import RawDisk
 from ..errors import ConfigError, VmmError
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Disks:
                     self.all.append(Disk(disk, open_backend(disk, warn)))
                 else:
                     self.all.append(Disk(disk, open_clone(disk, frozen[index])))
+            if config.seed:
+                self.all.append(_seed(config.seed, frozen))
         except BaseException:
             self.close()
             raise
@@ -153,6 +156,15 @@ class Disks:
                 disk.close()
             except OSError as error:
                 self._warn(f"disk {disk.config.path!r}: {error.strerror}")
+
+
+def _seed(paths: tuple[str, ...], frozen: "Sequence[FrozenDisk] | None") -> Disk:
+    """After all others, as it was for the machine that a clone comes from."""
+    from ..cloud.seed import make_seed  # few machines have one
+
+    file = make_seed(paths) if frozen is None else frozen[-1].base.share()
+    config = DiskConfig(path=paths[0], ro=True, format=RAW, serial="seed")
+    return Disk(config, RawDisk(file, is_read_only=True))
 
 
 def _served(config: DiskConfig, queues: int) -> "ServedDisk":

@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
     from ..vhost_user.device import VhostUserDevice
+    from ..vsock.vsock import Vsock
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
@@ -167,7 +168,7 @@ class Machine:
             )
             extras.plug(self._loop, clock, self._state, memory, stack)
             self._disks: Disks | None = None
-            if self.config.disks:
+            if self.config.disks or self.config.seed:
                 self._disks = self._new_disks(snapshot, stack)
             if self.config.shares:
                 from .shares import plug_shares
@@ -179,6 +180,7 @@ class Machine:
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon
+            self._vsock = extras.vsock
             self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
             # Before what their callbacks use is closed.
@@ -194,6 +196,7 @@ class Machine:
                 extras.debugcon,
                 tuple(extras.ports.values()),
                 self._served,
+                extras.vsock,
                 outcomes.failures,
             )
             outcomes.connect(host_side)
@@ -571,6 +574,16 @@ class Machine:
         return self._balloon
 
     @property
+    def vsock(self) -> "Vsock":
+        """The guest's sockets: it connects to them, and accepts those of the guest's.
+
+        Raises VmmError if the configuration asks for none.
+        """
+        if self._vsock is None:
+            raise VmmError("vsock: there is none: pass vsock=True (--vsock PATH)")
+        return self._vsock
+
+    @property
     def keyboard(self) -> Ps2Keyboard:
         """The keyboard at the i8042; its `send_scancodes` presses keys."""
         return self._legacy.i8042.keyboard
@@ -632,6 +645,8 @@ class Machine:
         self._ports = dict.fromkeys(self._ports, gone)
         if self._balloon is not None:
             self._balloon = gone
+        if self._vsock is not None:
+            self._vsock = gone
 
     def __enter__(self) -> Self:
         return self

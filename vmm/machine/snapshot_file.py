@@ -1,7 +1,7 @@
 """A snapshot on disk: a folder with `state.json` and `memory`, or `memory.zst`.
 
 What the guest has written to its disks is in `disk0`, `disk1` and so on, overlays of
-their images, which are left where they are.
+their images, which are left where they are; `seed` is the disk with cloud-init's.
 
 `memory` is RAM as it is, with holes; `memory.zst` the same, compressed, and with a
 check sum: looking through `memory` for one would take as long as to load it.
@@ -34,7 +34,11 @@ STATE: Final = "state.json"
 MEMORY: Final = "memory"
 COMPRESSED: Final = "memory.zst"
 _DISK: Final = "disk{}"
-_IS_FILE: Final = re.compile(rf"{MEMORY}|{re.escape(COMPRESSED)}|{STATE}|disk\d+")
+SEED: Final = "seed"
+_SEED_MAX: Final = 64 << 20  # twice what its files may have
+_IS_FILE: Final = re.compile(
+    rf"{MEMORY}|{re.escape(COMPRESSED)}|{STATE}|{SEED}|disk\d+"
+)
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _SHOWN: Final = 300  # characters of what is wrong, which may be as long as the file
 _TRIES: Final = 10  # against others who save there at the same time
@@ -63,6 +67,10 @@ def save(
                     ram.save(file.fileno())
                 else:
                     zstd.compress(ram, file)
+            if contents.config.seed:
+                *disks, seed = disks
+                with _create(folder, SEED) as file:
+                    file.write(os.pread(seed.base.fd, seed.size, 0))
             for index, disk in enumerate(disks):
                 with _create(folder, _DISK.format(index)) as file:
                     disk.save(file.fileno())
@@ -261,10 +269,27 @@ def load(path: StrPath) -> "tuple[Contents, RamImage, list[FrozenDisk]]":
 
 
 def _disks(folder: int, contents: Contents) -> "list[FrozenDisk]":
-    return [
+    found = [
         _disk(folder, _DISK.format(index), config.path)
         for index, config in enumerate(contents.config.disks)
     ]
+    if contents.config.seed:
+        found.append(_seed(folder))
+    return found
+
+
+def _seed(folder: int) -> "FrozenDisk":
+    """In memory: the file isn't needed any more."""
+    from ..disk.disk_file import DiskFile
+    from ..disk.overlay import untouched
+
+    with _open_file(folder, SEED) as file:
+        data = file.read(_SEED_MAX + 1)
+    if not 0 < len(data) <= _SEED_MAX or len(data) % 512:
+        raise ImageError(f"{SEED} has {len(data)} bytes, as no such disk has")
+    base = DiskFile(os.memfd_create(SEED, os.MFD_CLOEXEC), SEED)
+    os.pwrite(base.fd, data, 0)
+    return untouched(base)
 
 
 def _disk(folder: int, name: str, path: str) -> "FrozenDisk":

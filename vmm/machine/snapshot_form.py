@@ -29,7 +29,7 @@ SIZE_MAX: Final = 16 << 20  # bytes of state.json; 254 vCPUs have 5 MB
 START: Final = f'{{\n"format": "{FORMAT}",\n'.encode()
 _CHECK: Final = b',\n"crc32": '  # of all that is before it
 
-# Of the host's; `path` and `cow` are a disk's.
+# Of the host's; `path` is a disk's or a vsock's, `cow` a disk's.
 _PATHS: Final = ("kernel", "initrd", "symbols", "script", "path", "cow")
 _SHOWN: Final = 60  # characters of a name in a message
 
@@ -135,6 +135,8 @@ def _encoded(name: str, value: Any) -> Any:  # noqa: ANN401
     if name == "modules":  # FILE STRING
         words = (module.partition(" ") for module in value)
         return [os.path.abspath(file) + gap + rest for file, gap, rest in words]
+    if name == "seed":
+        return [os.path.abspath(path) for path in value]
     if name == "files":
         return [[os.path.abspath(host), guest] for host, guest in value]
     if isinstance(value, tuple):
@@ -164,6 +166,11 @@ def config_from_json(data: object) -> MachineConfig:
             DiskConfig(**_exact("disk", disk, DiskConfig.field_names))
             for disk in _typed("disks", values["disks"], list)
         ]
+    if values["vsock"] is not None:
+        from ..vsock.config import VsockConfig
+
+        vsock = _exact("vsock", values["vsock"], VsockConfig.field_names)
+        parts["vsock"] = VsockConfig(**vsock)
     if values["nets"]:
         from ..net.config import NetConfig
 

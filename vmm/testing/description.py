@@ -49,13 +49,18 @@ class Description(NamedTuple):
         }
         kernel, initrd = config.images()
         modules = [module.split(" ", 1)[0] for module in config.modules]
-        images = [str(path) for path in (kernel, initrd, *modules) if path is not None]
+        images = [
+            str(path)
+            for path in (kernel, initrd, *modules, *config.seed)
+            if path is not None
+        ]
         parts = {
             "settings": settings,
             "cmdline": config.full_cmdline,
             "debugcon": config.debugcon is not None,
             "ports": [name for name, _ in config.ports],
             "disks": list(_stamps(config)),
+            "vsock": None if config.vsock is None else config.vsock.cid,
             "nets": [net.mtu for net in config.nets],
             "images": [[path, files.of(path)] for path in images],
             "added": hashlib.sha256(added_files(config)).hexdigest(),
