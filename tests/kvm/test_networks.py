@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.guests import DEADLINE, kernel, refuse, wait_until
 
-from vmm import ConfigError, Machine, MachineConfig
+from vmm import ConfigError, Machine, MachineConfig, VmmError
 from vmm.net.network import Network
 
 pytestmark = pytest.mark.linux
@@ -177,3 +177,26 @@ def test_a_saved_one_has_its_card(pair: list[Machine], tmp_path: Path) -> None:
             for number in range(2)
         ]
         run(clones[0], PING)
+
+
+def test_a_guest_that_boots_again_is_on_the_network_again(network: Network) -> None:
+    with (
+        Machine(config(network, on_reset="restart")) as first,
+        Machine(config(network)) as second,
+    ):
+        for machine in (first, second):
+            machine.start()
+        addresses(first, second)
+        run(first, PING)
+        run(first, "touch /before")
+        first.guest.popen("echo b > /proc/sysrq-trigger")
+
+        def is_new() -> bool:
+            try:
+                return not succeeds(first, "[ -e /before ]")
+            except VmmError:  # it boots
+                return False
+
+        wait_until(is_new, "it has booted again")
+        run(first, "ip addr add 10.0.0.1/24 dev eth0; ip link set eth0 up")
+        run(first, PING)

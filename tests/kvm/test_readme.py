@@ -70,16 +70,6 @@ def test_the_clones_of_a_program() -> None:
 
 
 @pytest.mark.linux
-def test_the_networks_of_a_program(tmp_path: Path) -> None:
-    section = README.read_text().partition("\n## Give it networks\n")[2]
-    match = re.search(r"```python\n(.*?)```", section, re.S)
-    assert match is not None
-    program = match[1].replace('"vmlinux"', repr(str(kernel("full"))))
-    exec(program.replace("server.pcap", f"{tmp_path}/server.pcap"), {})
-    assert (tmp_path / "server.pcap").exists()
-
-
-@pytest.mark.linux
 def test_the_example_in_the_guests_docstring() -> None:
     assert doctest.testmod(vmm.agent.guest) == (0, 2)
 
@@ -99,3 +89,15 @@ def test_the_readmes_tests_pass(
     options = [f"--vmm-kernel={bare(kernel)}"] if kernel else []
     result = pytester.runpytest_subprocess("-pno:cacheprovider", "-Werror", *options)
     result.assert_outcomes(passed=passed)
+
+
+@pytest.mark.linux
+def test_the_readmes_network(pytester: pytest.Pytester) -> None:
+    section = README.read_text().partition("\n## Give it networks\n")[2]
+    match = re.search(r"runs this block.*?```python\n(.*?)```", section, re.S)
+    assert match is not None
+    pytester.makepyfile(match[1])
+    result = pytester.runpytest_subprocess(
+        "-pno:cacheprovider", "-Werror", f"--vmm-kernel={kernel('full')}"
+    )
+    result.assert_outcomes(passed=1)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -21,6 +21,9 @@ from .session import OF_A_TEST, SESSION, Session
 from .settings import check_names
 from .store import Store
 from .templates import NOT_KEPT, Surroundings, Templates
+
+if TYPE_CHECKING:
+    from vmm.net.network import Network
 
 Some = TypeVar("Some", bound=Scope)
 
@@ -47,6 +50,14 @@ def vm_session(
 ) -> Iterator[VmFactory]:
     """Builds machines that live until the end of the session."""
     yield from _serve("vm_session", request, tmp_path_factory)
+
+
+@pytest.fixture
+def vm_network() -> "Network":
+    """A Network for the machines of one test: vm(nets=[vm_network])."""
+    from vmm.net.network import Network
+
+    return Network()
 
 
 def _serve(

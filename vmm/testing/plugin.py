@@ -20,6 +20,7 @@ from .fixtures import (
     guest_session,
     vm,
     vm_class,
+    vm_network,
     vm_session,
 )
 from .session import (
@@ -54,6 +55,7 @@ __all__ = [  # fixtures, which pytest finds here
     "guest_session",
     "vm",
     "vm_class",
+    "vm_network",
     "vm_session",
 ]
 
