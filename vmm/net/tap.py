@@ -52,10 +52,12 @@ class TapLink:
     """
 
     has_header = True
-    is_up = True
 
     def __init__(self, loop: "EventLoop", clock: "Clock", name: str) -> None:
+        self.is_up = True
+        """Until the device is deleted."""
         self._card: VirtioNet | None = None
+        self._clock = clock
         self._fd = _open(name)
         self._inlet = Inlet(loop, clock, self._fd, self._on_readable)
 
@@ -96,7 +98,9 @@ class TapLink:
         except BlockingIOError:
             self._inlet.ask()
         except OSError:  # it was deleted; where it is down there is nothing to read
-            return None
+            self.is_up = False
+            if self._card is not None:
+                self._clock.call_at(0, self._card.link_changed)
         return None
 
     def set_offloads(self, features: int) -> None:

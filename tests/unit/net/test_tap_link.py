@@ -1,11 +1,13 @@
 """TapLink: a tap device, where the host lets us make one for the test."""
 
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from shutil import which
 
 import pytest
+from support.guests import wait_until
 from support.net_rig import ALL, RECEIVE, TRANSMIT, a_header
 from support.virtio_device_rig import DeviceRig
 
@@ -82,4 +84,45 @@ def test_frames_come_and_go_and_the_hosts_errors_are_nobodys(
     assert rig.send(TRANSMIT, a_header() + FRAME).is_done
     rig.drivers[RECEIVE].send([], [2000])
     rig.kick(RECEIVE)
+    link.close()
+
+
+def test_case_44_one_that_is_deleted_is_a_link_that_is_down(
+    loop: EventLoop, tap: str
+) -> None:
+    link = TapLink(loop, GuestClock(loop), tap)
+    rig = DeviceRig(VirtioNet(MAC, link))
+    rig.start(ALL & rig.device.features)
+    loop.start()
+    for _ in range(16):  # the host itself may have something to say
+        rig.drivers[RECEIVE].send([], [2000])
+    assert rig.device.config()[6] == 1
+    ip("link", "del", tap)
+    wait_until(lambda: rig.interrupts.count("config") == 1, "it is told")
+    assert rig.device.config()[6] == 0
+    assert rig.send(TRANSMIT, a_header() + FRAME).is_done
+    link.close()
+
+
+def test_one_that_is_down_and_up_again_goes_on(loop: EventLoop, tap: str) -> None:
+    link = TapLink(loop, GuestClock(loop), tap)
+    rig = DeviceRig(VirtioNet(MAC, link))
+    rig.start(ALL & rig.device.features)
+    loop.start()
+    requests = [rig.drivers[RECEIVE].send([], [2000]) for _ in range(4)]
+    for state in ("down", "up"):
+        ip("link", "set", tap, state)
+        rig.kick(RECEIVE)
+    ip("addr", "add", "10.98.77.1/24", "dev", tap)
+    ip("neigh", "replace", "10.98.77.2", "lladdr", "02:00:00:00:00:01", "dev", tap)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"hello tap", ("10.98.77.2", 9))
+
+    def has_come() -> bool:
+        with rig.device.lock:
+            rig.collect()
+        return any(request.data.endswith(b"hello tap") for request in requests)
+
+    wait_until(has_come, "it comes")
+    assert link.is_up
     link.close()
