@@ -25,8 +25,8 @@ USER_DATA = "#cloud-config\nhostname: ours\n"
 LOGIN = f"""\
 {USER_DATA}chpasswd:
   expire: false
-  list: |
-    root:secret
+  users: [{{name: root, password: secret, type: text}}]
+locale: C.UTF-8
 ssh_genkeytypes: []
 """
 BOOT_S = 1500  # emulated, on a busy host
