@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .result import ExitReason, RunResult
     from .share.config import ShareConfig
     from .version import __version__ as __version__
+    from .vsock.config import VsockConfig
 
 __all__ = [
     "CommandConfig",
@@ -58,6 +59,7 @@ __all__ = [
     "ShareConfig",
     "Snapshot",
     "VmmError",
+    "VsockConfig",
     "run",
 ]
 
@@ -68,6 +70,7 @@ _HOMES = {
     "CommandConfig": "guest.config",
     "DiskConfig": "disk.config",
     "ShareConfig": "share.config",
+    "VsockConfig": "vsock.config",
     "Machine": "machine.machine",
     "MachineState": "machine.state",
     "Place": "place",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers alone, or a run without a command
     from .guest.config import CommandConfig
     from .settings import MachineSettings
     from .share.config import ShareConfig
+    from .vsock.config import VsockConfig
 
 DEFAULT_CMDLINE: Final = "console=ttyS0 reboot=k panic=-1"
 # hvc0 is there once its driver is; until then ttyS0 shows what is printed.
@@ -145,6 +146,12 @@ def _shares(
     return shares(field, given)
 
 
+def _vsock(field: str, given: object) -> "VsockConfig | None":
+    from .vsock.config import vsock  # most runs have none
+
+    return vsock(field, given)
+
+
 def _modules(field: str, modules: str | Sequence[str]) -> tuple[str, ...]:
     several = (modules,) if isinstance(modules, str) else tuple(modules)
     for module in several:
@@ -247,6 +254,9 @@ class MachineConfig(Checked):
     """Give the guest a virtio balloon that takes so many bytes of its RAM, or "64M",
     and what it reports as free, for the host: see `machine.balloon`. None: there is
     none."""
+    vsock: "VsockConfig | None" = setting(None, bool | StrPath | Checked | None, _vsock)
+    """The guest's sockets of AF_VSOCK, which `machine.vsock` connects to and accepts: a
+    VsockConfig, or what it says of a text, "PATH"; True: for this program alone."""
     acpi: bool = True
     """Give the guest ACPI tables, by which it finds devices, and powers off; there is
     an MP table either way."""

@@ -20,6 +20,7 @@ from .guest.config import CommandConfig
 from .guest.settings import AroundCommand
 from .place import Place
 from .share.config import ShareConfig
+from .vsock.config import VsockConfig
 
 
 class RunSettings(ConsoleSettings, AroundCommand, total=False):
@@ -50,6 +51,7 @@ class RunSettings(ConsoleSettings, AroundCommand, total=False):
     seed: StrPath | Sequence[StrPath]
     rng: bool
     balloon: int | str | None
+    vsock: bool | StrPath | VsockConfig | None
     acpi: bool
     pci: bool | None
     transport: WhichTransport

@@ -53,6 +53,8 @@ CLOUD_MODULES: Final = (
     ),
     *("drivers/char/virtio_console", "drivers/char/hw_random/virtio-rng"),
     *("drivers/virtio/virtio_balloon", "drivers/block/virtio_blk"),
+    "net/vmw_vsock/vsock",
+    *(f"net/vmw_vsock/vmw_vsock_virtio_transport{name}" for name in ("_common", "")),
 )
 UNPACKER_PACKAGES: Final = ("xz-utils", "lz4", "zstd")
 

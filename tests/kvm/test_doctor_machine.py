@@ -1,6 +1,7 @@
 """`vmm doctor --machine`: what a machine has that isn't started."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -53,11 +54,13 @@ def test_virtio_devices_are_there_and_nothing_is_opened_for_them(
 ) -> None:
     log = tmp_path / "log"
     options = ["--console", "virtio", "--port", f"log=file:{log}", "--rng", "--balloon"]
+    options += ["--vsock", str(tmp_path / "v")]
     assert run("--machine", "--json", *kernel, *options) == 0
     rows = json.loads(capsys.readouterr().out)["devices"]
     names = [row["device"] for row in rows if row["device"].startswith("Virtio")]
-    assert names == ["VirtioConsole", "VirtioConsole", "VirtioRng", "VirtioBalloon"]
-    assert not log.exists()
+    kinds = "Console", "Console", "Rng", "Balloon", "Vsock"
+    assert names == [f"Virtio{kind}" for kind in kinds]
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_option_of_a_machine_needs_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,8 @@ def tell_machine(options: Options) -> int:
     settings: Any = given_settings(options)
     if "debugcon" in settings:
         settings["debugcon"] = "null"  # nothing is opened, or listened at
+    if "vsock" in settings:
+        settings["vsock"] = True
     ports = settings.get("ports", ())
     settings["ports"] = [f"{port.partition('=')[0]}=null" for port in ports]
     with Machine(MachineConfig(serial="null", **settings)) as machine:

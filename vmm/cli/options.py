@@ -191,6 +191,15 @@ RUN_OPTIONS: Final[dict[str, list[Option]]] = {
             },
         ),
         (
+            "--vsock",
+            {
+                "metavar": "PATH",
+                "help": "the guest has AF_VSOCK: who connects to PATH says 'CONNECT "
+                "port'; the guest's connections go to PATH_port; ',cid=N' behind it is "
+                "the guest's address (3)",
+            },
+        ),
+        (
             "--quirks",
             {
                 "choices": QUIRKS,
@@ -394,7 +403,7 @@ _RESTORABLE: Final = {
     *("--debugcon", "--port", "--serial", "--tee", "--socket-mode", "--serial-policy"),
     *("--serial-buffer", "--serial-limit", "--serial-rate", "--timeout", "--on-reset"),
     *("--on-panic", "--on-crash", "--hang", "--symbols", "--save", "--save-when"),
-    *("--shell", "--result", "--quiet", "--debug"),
+    *("--shell", "--vsock", "--result", "--quiet", "--debug"),
 }
 RESTORE_OPTIONS: Final = {
     title: kept
@@ -405,6 +414,7 @@ RESTORE_OPTIONS: Final = {
 _NO_DEVICE: Final = (_RESTORABLE | {"--capture", "--profile"}) - {
     "--debugcon",
     "--port",
+    "--vsock",
 }
 MACHINE_OPTIONS: Final = {
     title: kept

@@ -51,13 +51,19 @@ def remove(files: list[Identity]) -> None:
 class ListeningSocket:
     """A unix socket that listens at `path`, in place of one that nobody serves.
 
-    `mode` is that of its file: who may connect. Raises ConfigError, naming `field`, if
-    the path is taken by something else, or too long.
+    `mode` is that of its file: who may connect; `kind` SOCK_STREAM, or another that
+    listens. Raises ConfigError, naming `field`, if the path is taken by something else,
+    or too long.
     """
 
-    def __init__(self, path: str, mode: int = PRIVATE, field: str = "serial") -> None:
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
-        self.socket = socket.socket(socket.AF_UNIX, kind)
+    def __init__(
+        self,
+        path: str,
+        mode: int = PRIVATE,
+        field: str = "serial",
+        kind: int = socket.SOCK_STREAM,
+    ) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
         self._file: Identity | None = None
         try:
             self._make(path, mode, field)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # one machine has this, another that
     from ..devices.device_io import DeviceIo
     from ..devices.virtio.device import VirtioDevice
     from ..guest.ports import CommandPort
+    from ..vsock.vsock import Vsock
     from .balloon import Balloon
 
 
@@ -32,6 +33,7 @@ class Extras:
     agent: "AgentPort | None" = None
     debugcon: Console | None = None
     balloon: "Balloon | None" = None
+    vsock: "Vsock | None" = None
 
     def __init__(
         self,
@@ -78,6 +80,7 @@ class Extras:
             or config.ports
             or config.rng
             or config.balloon is not None
+            or config.vsock is not None
         ):
             self._plug_virtio_devices(loop, clock, state, memory, stack)
 
@@ -100,7 +103,10 @@ class Extras:
             virtio.plug_rng(clock)
         if config.balloon is not None:
             virtio.plug_balloon(memory, config.balloon)
+        if config.vsock is not None:
+            virtio.plug_vsock(loop, stack)
         self.ports, self.balloon = virtio.ports, virtio.balloon
+        self.vsock = virtio.vsock
 
     def _plug_command_port(self, loop: EventLoop, stack: ExitStack) -> None:
         from ..guest.ports import CommandPort

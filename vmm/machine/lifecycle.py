@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..debug.symbols import Symbols
     from ..guest.ports import CommandPort
     from ..vhost_user.device import VhostUserDevice
+    from ..vsock.vsock import Vsock
     from .guest_time import GuestTime
     from .saved_vm import SavedVm
 
@@ -34,8 +35,8 @@ _REPORTED: Final = (ExitReason.CRASH, ExitReason.HANG)
 
 class HostSide(Record):
     """A machine's host side: its loop, ttyS0 and who watches it, and on request the
-    ports of a command and of an agent, a debug console, virtio's `ports`, and devices
-    that other processes serve. `clock` is the loop's for the guest.
+    ports of a command and of an agent, a debug console, virtio's `ports`, devices that
+    other processes serve, and sockets. `clock` is the loop's for the guest.
     """
 
     loop: EventLoop
@@ -47,6 +48,7 @@ class HostSide(Record):
     debugcon: Console | None
     ports: tuple[Console, ...]
     served: "list[VhostUserDevice]"
+    vsock: "Vsock | None"
     failures: list[str]
     """What could not be written, once for each place that output goes to."""
 
@@ -63,6 +65,13 @@ class HostSide(Record):
             console.power_on(goes_on=goes_on)
         if self.agent is not None and not goes_on:
             self.agent.power_on()
+        if self.vsock is not None:
+            self.vsock.power_on()
+
+    def power_off(self) -> None:
+        """The guest is gone."""
+        if self.vsock is not None:
+            self.vsock.power_off()
 
     def restored(self) -> None:
         """The guest goes on from elsewhere; its agent spoke with another host there."""
@@ -75,6 +84,8 @@ class HostSide(Record):
             console.end(result)
         if self.agent is not None:
             self.agent.end(result)
+        if self.vsock is not None:
+            self.vsock.end(result)
 
     def abandon(self) -> None:
         """Wait no longer for readers that take their time."""
@@ -93,6 +104,8 @@ class HostSide(Record):
                 console.hold_input()
             if self.agent is not None:
                 self.agent.hold()
+            if self.vsock is not None:
+                self.vsock.hold()
 
         self.loop.settle(hold)
         for console in (self.console, *self.ports):
@@ -109,6 +122,8 @@ class HostSide(Record):
             console.release_input()
         if self.agent is not None:
             self.agent.go_on()
+        if self.vsock is not None:
+            self.vsock.go_on()
 
 
 class Lifecycle:
@@ -202,6 +217,7 @@ class Lifecycle:
         finally:
             self._powered = False
             self.instance.close()
+            self._host_side.power_off()
 
     # On its thread
 

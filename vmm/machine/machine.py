@@ -49,6 +49,7 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
     from ..vhost_user.device import VhostUserDevice
+    from ..vsock.vsock import Vsock
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
@@ -175,6 +176,7 @@ class Machine:
             self._agent = extras.agent
             self._ports = extras.ports
             self._balloon = extras.balloon
+            self._vsock = extras.vsock
             self.debugcon = extras.debugcon
             """What the guest writes to port 0xE9, where `debugcon` says "capture"."""
             # Before what their callbacks use is closed.
@@ -190,6 +192,7 @@ class Machine:
                 extras.debugcon,
                 tuple(extras.ports.values()),
                 self._served,
+                extras.vsock,
                 outcomes.failures,
             )
             outcomes.connect(host_side)
@@ -555,6 +558,16 @@ class Machine:
         return self._balloon
 
     @property
+    def vsock(self) -> "Vsock":
+        """The guest's sockets: it connects to them, and accepts those of the guest's.
+
+        Raises VmmError if the configuration asks for none.
+        """
+        if self._vsock is None:
+            raise VmmError("vsock: there is none: pass vsock=True (--vsock PATH)")
+        return self._vsock
+
+    @property
     def keyboard(self) -> Ps2Keyboard:
         """The keyboard at the i8042; its `send_scancodes` presses keys."""
         return self._legacy.i8042.keyboard
@@ -614,6 +627,8 @@ class Machine:
         self._ports = dict.fromkeys(self._ports, gone)
         if self._balloon is not None:
             self._balloon = gone
+        if self._vsock is not None:
+            self._vsock = gone
 
     def __enter__(self) -> Self:
         return self

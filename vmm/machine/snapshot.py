@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from ..devices.virtio.device import VirtioDevice
     from ..disk.overlay import FrozenDisk
     from ..settings import MachineSettings
+    from ..vsock.config import VsockConfig
     from .machine import Machine
 
 # What of a clone may be another than the machine's: what no device is made of.
 FREE: Final = frozenset(
     {
         *("console", "timeout", "on_reset", "on_panic", "on_crash", "hang_s"),
-        *("symbols", "debugcon", "ports"),
+        *("symbols", "debugcon", "ports", "vsock"),
         *ConsoleConfig.field_names,
     }
 )
@@ -121,8 +122,9 @@ class Snapshot:
 
         For its guest no time has passed; with `set_clock` its agent sets the real time
         to ours, once it runs. It shares the pages of RAM that nobody has
-        written to since. Its console is captured, its debugcon, and its ports, unless
-        `settings`, which may change what is on the host's side, say where they go.
+        written to since. Its console is captured, its debugcon, and its ports, and its
+        sockets have no path, unless `settings`, which may change what is on the host's
+        side, say where they go.
 
         The user's devices come along by their state: in `devices`, in the order in
         which they were plugged in, or made here where their class takes no arguments.
@@ -161,10 +163,24 @@ class Snapshot:
         own["ports"] = {name: "capture" for name, _ in self.config.ports}
         if "console" in settings:
             own = {}
+        own["vsock"] = self._own_vsock()
         if self.config.debugcon is not None:
             own["debugcon"] = "capture"  # the machine's file is not to be overwritten
         config = self.config.replace(**own | settings)
+        self._check_vsock(config)
         return config.replace(ports=self._ports(dict(config.ports)))
+
+    def _own_vsock(self) -> "VsockConfig | None":
+        """Without a path, which is where the machine is met."""
+        vsock = self.config.vsock
+        return None if vsock is None else vsock.replace(path=None)
+
+    def _check_vsock(self, config: MachineConfig) -> None:
+        """Raises ConfigError if its guest wouldn't be at the address that it has."""
+        had, has = self.config.vsock, config.vsock
+        if (had and had.cid) != (has and has.cid):
+            cid = "none" if had is None else f"one with cid {had.cid}"
+            raise ConfigError(f"vsock: a clone has what the snapshot has, {cid}")
 
     def _ports(self, wanted: dict[str, Place]) -> list[tuple[str, Place]]:
         """In their order, which is that of the device's queues. Raises ConfigError."""

@@ -29,7 +29,7 @@ SIZE_MAX: Final = 16 << 20  # bytes of state.json; 254 vCPUs have 5 MB
 START: Final = f'{{\n"format": "{FORMAT}",\n'.encode()
 _CHECK: Final = b',\n"crc32": '  # of all that is before it
 
-# Of the host's; `path` and `cow` are a disk's.
+# Of the host's; `path` is a disk's or a vsock's, `cow` a disk's.
 _PATHS: Final = ("kernel", "initrd", "symbols", "script", "path", "cow")
 _SHOWN: Final = 60  # characters of a name in a message
 
@@ -164,6 +164,11 @@ def config_from_json(data: object) -> MachineConfig:
             DiskConfig(**_exact("disk", disk, DiskConfig.field_names))
             for disk in _typed("disks", values["disks"], list)
         ]
+    if values["vsock"] is not None:
+        from ..vsock.config import VsockConfig
+
+        vsock = _exact("vsock", values["vsock"], VsockConfig.field_names)
+        parts["vsock"] = VsockConfig(**vsock)
     config = MachineConfig(**values | parts)
     if config_to_json(config) != values:
         raise ImageError("config: it isn't in the form that we write")

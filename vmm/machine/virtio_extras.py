@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from ..config import MachineConfig
 from ..console.console import Console
@@ -13,6 +14,9 @@ from ..devices.virtio.device import VirtioDevice
 from ..event_loop import EventLoop
 from ..memory import GuestMemory
 from .balloon import Balloon
+
+if TYPE_CHECKING:  # few runs import it
+    from ..vsock.vsock import Vsock
 
 
 class AfterSerial:
@@ -70,6 +74,7 @@ class VirtioExtras:
     ) -> None:
         self.ports: dict[str, Console] = {}
         self.balloon: Balloon | None = None
+        self.vsock: Vsock | None = None
         self._config = config
         self._plug = plug
 
@@ -107,6 +112,16 @@ class VirtioExtras:
             self.ports[name] = console
             device_ports.append(port)
         self._plug("ports", VirtioConsole(device_ports))
+
+    def plug_vsock(self, loop: EventLoop, stack: ExitStack) -> None:
+        """The guest's sockets; `stack` closes the host's."""
+        from ..vsock.vsock import Vsock
+
+        settings = self._config.vsock
+        assert settings is not None
+        self.vsock = Vsock(loop, settings, self._config.console.socket_mode)
+        stack.callback(self.vsock.close)
+        self._plug("vsock", self.vsock.device)
 
     def plug_rng(self, clock: Clock) -> None:
         """The host's random bytes."""

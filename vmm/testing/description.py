@@ -60,6 +60,7 @@ class Description(NamedTuple):
             "debugcon": config.debugcon is not None,
             "ports": [name for name, _ in config.ports],
             "disks": list(_stamps(config)),
+            "vsock": None if config.vsock is None else config.vsock.cid,
             "images": [[path, files.of(path)] for path in images],
             "added": hashlib.sha256(added_files(config)).hexdigest(),
             "ready": repr(self.ready),

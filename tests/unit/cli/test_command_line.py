@@ -124,6 +124,9 @@ USAGE = {
     ),
     "console": (("run", "--console", "hvc0"), "console: invalid choice: 'hvc0'"),
     "balloon": (("run", "--balloon", "x"), "balloon: 'x' is no size"),
+    "vsock": (("run", "--vsock", "v,cid=2"), "vsock: cid: 2 is no guest's: 3..0xfff"),
+    "vsock too long": (("run", "--vsock", "v" * 97), "is too long"),
+    "vsock nowhere": (("run", "--vsock", ""), "vsock: path: it is empty"),
     "balloon that is too large": (
         ("run", "--balloon", "1G"),
         "balloon: 1073741824 bytes are more than memory has, 134217728",

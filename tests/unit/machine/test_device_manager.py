@@ -4,6 +4,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,7 @@ from vmm.devices.resources import (
 )
 from vmm.errors import ConfigError, VmmError
 from vmm.event_loop import EventLoop
+from vmm.eventfd import EventFd
 from vmm.machine.device_manager import DeviceManager
 
 if TYPE_CHECKING:
@@ -294,6 +296,20 @@ def test_power_on_connects_doorbells_and_posted_ports(rig: Rig) -> None:
     rig.power_on()
     assert list(rig.vm.ioeventfds.values()) == [device.bell]
     assert rig.vm.coalesced == [PORT]
+
+
+def test_doorbell_with_an_eventfd_of_its_own_has_kvm_signal_that(rig: Rig) -> None:
+    device = Rung()
+    with closing(EventFd()) as event:
+        device.bell = device.bell.replace(eventfd=event.fd)
+        rig.manager.add(device)
+        rig.power_on()
+        assert rig.vm.ioeventfds == {event.fd: device.bell}
+        event.signal()
+        rig.manager.remove(device)
+        assert rig.vm.ioeventfds == {}
+        assert event.take()  # nobody of ours has listened
+    assert not device.rung.is_set()
 
 
 def test_posted_ports_and_doorbells_are_taken_away_unless_the_vm_goes(

@@ -14,6 +14,7 @@ from vmm.devices.resources import GenericIrqConstraint, PciMsixIrqConstraint
 from vmm.devices.trigger import MsiInterrupt
 from vmm.errors import VmmError
 from vmm.event_loop import EventLoop
+from vmm.eventfd import EventFd
 from vmm.kvm.abi import KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER
 
 pytest_plugins = ("support.loop_fixtures",)
@@ -240,3 +241,62 @@ def test_more_messages_than_descriptors_are_refused_with_the_remedy(
         plugged(rig, size=8)
     assert open_fds() == before
     assert rig.is_empty
+
+
+# Eventfds of somebody else's
+
+
+@pytest.fixture
+def other() -> Iterator[EventFd]:
+    event = EventFd()
+    yield event
+    event.close()
+
+
+def test_another_eventfd_sends_the_message_too(other: EventFd, rig: Rig) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    rig.power_on()
+    message.route(LAPIC, 0x41)
+    other.signal()
+    message.listen(other.fd)
+    assert len(rig.vm.irqfds) == 2
+    assert rig.vm.irqfds[other.fd] == 24
+    assert other.take()  # what it has is left to KVM
+    message.unlisten(other.fd)
+    message.unlisten(other.fd)
+    assert other.fd not in rig.vm.irqfds
+    assert len(rig.vm.irqfds) == 1
+
+
+def test_another_eventfd_is_heard_once_there_is_a_route(
+    other: EventFd, rig: Rig
+) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    rig.power_on()
+    message.listen(other.fd)
+    assert rig.vm.irqfds == {}
+    message.route(LAPIC, 0x41)
+    assert rig.vm.irqfds[other.fd] == 24
+
+
+def test_the_next_vm_hears_other_eventfds(other: EventFd, rig: Rig) -> None:
+    (message,) = messages(plugged(rig, size=1))
+    message.route(LAPIC, 0x41)
+    message.listen(other.fd)
+    for _ in range(2):
+        rig.vm = FakeVm()
+        rig.power_on()
+        assert rig.vm.irqfds[other.fd] == 24
+        rig.manager.power_off()
+
+
+def test_device_that_goes_takes_other_eventfds_along(other: EventFd, rig: Rig) -> None:
+    device = plugged(rig, size=1)
+    (message,) = messages(device)
+    rig.power_on()
+    message.route(LAPIC, 0x41)
+    message.listen(other.fd)
+    rig.manager.remove(device)
+    assert rig.vm.irqfds == {}
+    message.listen(other.fd)
+    assert rig.vm.irqfds == {}

@@ -66,6 +66,8 @@ def test_what_goes_in_comes_out() -> None:
         {"ports": {"a": "file:x", "b": "capture"}, "rng": True, "balloon": "64M"},
         {"console_device": "virtio", "balloon": 0},
         {"disks": ["a.img,cow=b", "/c.img,ro,rate=5M", "d.img,cow"]},
+        {"vsock": True},
+        {"vsock": "vsock,cid=5"},
         {"script": __file__},
     ],
 )
