@@ -369,15 +369,21 @@ class MachineConfig(Checked):
         """What each keyword takes, those for the fields of parts, too."""
         from .disk.config import DiskConfig
         from .guest.config import CommandConfig
+        from .net.config import NetConfig
+        from .net.network import Network
         from .share.config import ShareConfig
+        from .vsock.config import VsockConfig
 
         flat = ConsoleConfig.parameters() | CommandConfig.parameters()
         disks = StrPath | DiskConfig | Sequence[StrPath | DiskConfig]
         shares = StrPath | ShareConfig | Sequence[StrPath | ShareConfig]
+        nets = str | NetConfig | Network | Sequence[str | NetConfig | Network]
         parts: dict[str, tuple[object, ...]] = {
             "command": (CommandConfig | flat["command"][0], None),
             "disks": (disks, ()),
             "shares": (shares, ()),
+            "nets": (nets, ()),
+            "vsock": (bool | StrPath | VsockConfig | None, None),
         }
         return super().parameters() | flat | parts
 

@@ -172,7 +172,7 @@ def test_linux_likes_the_tables_finds_the_devices_and_powers_off(
     assert re.search(r"rtc_cmos 00:\w\w: registered as rtc0", output)
     # ... and so is a device of the user's.
     assert "0500-0500 : ADDR0001:00" in output
-    assert "e0000000-e0000fff : ADDR0001:00" in output
+    assert "fc000000-fc000fff : ADDR0001:00" in output
     assert "0505-0505 : QEMU0001:00" in output
     assert result.reason is ExitReason.POWEROFF
     assert result.exit_code == 0

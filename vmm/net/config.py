@@ -162,7 +162,7 @@ def _net(field: str, net: object) -> NetConfig:
     if isinstance(net, Network):
         return NetConfig(kind="network", network=net)
     if not isinstance(net, str):
-        raise ConfigError(f"{field}: {type(net).__name__} is no NetConfig")
+        raise ConfigError(f"{field}: {net!r:.60} is not a NetConfig, Network or text")
     try:
         return NetConfig.parse(net)
     except ConfigError as error:

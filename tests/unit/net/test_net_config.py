@@ -63,9 +63,9 @@ BAD = {
     "mac of many": (["none,mac=ff:ff:ff:ff:ff:ff"], "is no card's address"),
     "mac twice": (["none,mac=02:00:00:00:00:01"] * 2, ":01 is there twice"),
     "many": (["none"] * 9, "9 are more than 8"),
-    "number": (5, "^nets: int is no NetConfig"),
-    "list of numbers": ([5], "^nets: int is no NetConfig"),
-    "nothing": (None, "^nets: NoneType is no NetConfig"),
+    "number": (5, "^nets: 5 is not a NetConfig"),
+    "list of numbers": ([5], "^nets: 5 is not a NetConfig"),
+    "nothing": (None, "^nets: None is not a NetConfig"),
 }
 
 
