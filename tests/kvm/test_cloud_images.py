@@ -153,7 +153,7 @@ def test_debians_image_boots_to_a_login_with_cloud_init_done(tmp_path: Path) -> 
     with Machine(config) as machine:
         machine.start()
         console = machine.console
-        console.expect(r"Cloud-init v\. \S+ finished at", BOOT_S)
+        console.expect("finished at", BOOT_S)
         console.sendline("")
         console.expect("ours login: ", DEADLINE)
         console.sendline("root")
