@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Iterator
 
 import pytest
+from support.children import children
 from support.open_fds import open_fds
 
 from vmm.errors import ExpectTimeout, GuestEnded, VmmError
@@ -42,12 +43,6 @@ def capture() -> Iterator[CaptureEndpoint]:
     capture = CaptureEndpoint(on_room=lambda: None)
     yield capture
     capture.close()
-
-
-def children() -> set[int]:
-    """This process's."""
-    with open(f"/proc/self/task/{threading.get_native_id()}/children") as file:
-        return set(map(int, file.read().split()))
 
 
 def test_expect_times_out_whatever_the_pattern(capture: CaptureEndpoint) -> None:
