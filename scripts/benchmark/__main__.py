@@ -53,8 +53,9 @@ measures:
   clone     snapshots: what one takes, and a clone of it in this process, with 128 and
             512 MiB of RAM: to its first exit, to the agent's answer, put back; and
             restored by a new process, to the answer of a shell
-  virtio    a doorbell's ring, and with the interrupt that answers it; Linux: a read of
-            64 bytes from a virtio device, bytes written to hvc0 and ttyS0
+  virtio    a doorbell's ring, and with the interrupt that answers it; exits beside a
+            device at work in a thread or a process; Linux: a read of 64 bytes from a
+            virtio device, bytes written to hvc0 and ttyS0
   (none)    all of these
 
 variants:

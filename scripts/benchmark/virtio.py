@@ -7,8 +7,10 @@ program waits for each 64 bytes of an entropy device's, and writes to its consol
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +28,7 @@ from vmm.devices.virtio.device import VirtioDevice
 from vmm.errors import VmmError
 from vmm.eventfd import EventFd
 from vmm.machine.machine import Machine
+from vmm.vcpu.entry import VARIABLE
 
 from .children import Command, NotMeasured, read_until, run, started, wait_for
 from .exits import access_ns, guest_tsc_khz
@@ -52,7 +55,9 @@ BARE_MEASURES: Final = {
 }
 READ: Final = "virtio-read"
 STREAM: Final = "console-write"
+EXIT: Final = "busy-exit"
 MEASURES: Final = BARE_MEASURES | {
+    EXIT: "a read of LSR, by the run loop in C or Python, beside a device at work",
     READ: "Linux: a read of 64 bytes from a virtio device, each a round trip",
     STREAM: "Linux: bytes to a console whose host takes all, 4 KiB a write",
 }
@@ -67,6 +72,7 @@ DEADLINE_S: Final = 300.0
 BUILD: Final = ROOT / "guest/build"
 CMDLINE: Final = "console=ttyS0 reboot=k panic=-1 quiet guest.shell"
 PROMPT: Final = b"# "
+BESIDE: Final = ("alone", "thread", "process")  # where the device is at work
 DOORBELL: Final = 0xE800_0000  # guest/bare/bare.h
 ANSWER_IRQ: Final = 5
 _TOOK: Final = re.compile(rb"real\s+(\d+)m ([0-9.]+)s")
@@ -216,7 +222,12 @@ def jobs(kind: Kind) -> list[Job]:
     ]
     reads.append(Job(READ, QEMU, partial(_read_in_qemu, kind)))
     streams = [Job(STREAM, name, partial(_write, kind, name)) for name in STREAM_SIZES]
-    return bare + reads + streams
+    exits = [
+        Job(EXIT, f"{loop}-{beside}", partial(_exit, loop, beside, tsc_khz))
+        for loop in ("compiled", "python")
+        for beside in BESIDE
+    ]
+    return bare + exits + reads + streams
 
 
 def needed(kind: Kind) -> tuple[str, ...]:
@@ -249,6 +260,46 @@ def _bare(measure: str, tsc_khz: int, _: Path) -> list[Sample]:
         machine.start()
         machine.wait(DEADLINE_S)
         return _bare_sample(measure, machine.console.transcript, tsc_khz)
+
+
+def _exit(loop: str, beside: str, tsc_khz: int, _: Path) -> list[Sample]:
+    """A device that computes without end, in a thread of this process or elsewhere."""
+    config = MachineConfig(kernel=BARE / "bench-lsr-read.elf", serial="capture")
+    os.environ[VARIABLE] = loop
+    try:
+        with _failing(), _at_work(beside), Machine(config) as machine:
+            machine.start()
+            machine.wait(DEADLINE_S)
+            return _bare_sample(EXIT, machine.console.transcript, tsc_khz)
+    finally:
+        del os.environ[VARIABLE]
+
+
+@contextmanager
+def _at_work(beside: str) -> Iterator[None]:
+    if beside == "process":
+        argv = [sys.executable, "-c", "while True: pass"]
+        with subprocess.Popen(argv) as process:
+            try:
+                yield
+            finally:
+                process.kill()
+    elif beside == "thread":
+        ended = threading.Event()
+        thread = threading.Thread(target=_compute, args=(ended,))
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+    else:
+        yield
+
+
+def _compute(ended: threading.Event) -> None:
+    while not ended.is_set():
+        pass
 
 
 def _bare_sample(measure: str, output: bytes, tsc_khz: int) -> list[Sample]:
