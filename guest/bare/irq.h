@@ -24,6 +24,15 @@
 	jmp	1b
 .endm
 
+/* Give an interrupt the time of some exits to come.  Changes AL, DX. */
+.macro LISTEN
+	sti
+	.rept	3
+	INB	I8042_STATUS
+	.endr
+	cli
+.endm
+
 .macro END_OF_INTERRUPT
 #if IRQ >= 8
 	OUTB	PIC_EOI, PIC2

@@ -11,24 +11,12 @@
  *		quiet
  * Ends:	reset through the i8042
  *
- * The guest defines start_line and END_OF_LEVEL, and FORGETS if its controller forgets
- * what nobody holds any more: a local APIC doesn't, once it has accepted it.  Nobody tells the PICs that the line
- * is level-triggered: firmware did.
+ * The guest includes irq.h before, defines start_line and END_OF_LEVEL, and FORGETS if
+ * its controller forgets what nobody holds any more: a local APIC doesn't, once it has
+ * accepted it.  Nobody tells the PICs that the line is level-triggered: firmware did.
  */
-#define IRQ 5
-#include "irq.h"
-
 #define HOLD	1
 #define LET_GO	0
-
-/* Give an interrupt the time of some exits to come.  Changes AL, DX. */
-.macro LISTEN
-	sti
-	.rept	3
-	INB	I8042_STATUS
-	.endr
-	cli
-.endm
 
 main:
 	xor	%ebp, %ebp

@@ -12,35 +12,21 @@
 
 #define IRQ 5		/* for its vector: the PICs are masked */
 #include "irq.h"
+#include "apic.h"
+#include "pci.h"
 
-#define CONFIG_ADDRESS	0xcf8
-#define CONFIG_DATA	0xcfc
-#define SLOT_1		0x80000800
 #define PORTS		0xd000
 
-#define PCI_COMMAND	0x04		/* registers: linux/pci_regs.h */
-#define PCI_COMMAND_IO	0x01
-#define PCI_COMMAND_MASTER 0x04
-#define PCI_BASE_ADDRESS_0 0x10
-#define PCI_CAPABILITY_LIST 0x34
 #define PCI_CAP_ID_MSI	0x05
 #define PCI_MSI_FLAGS_ENABLE 0x10000	/* in the doubleword with the ID */
 #define PCI_MSI_ADDRESS_LO 4
 #define PCI_MSI_ADDRESS_HI 8
 #define PCI_MSI_DATA_64	12
 
-#define LAPIC		0xfee00000
-#define LAPIC_EOI	0xb0
-#define LAPIC_SVR	0xf0
-#define SVR_ENABLE	0x1ff
-
 main:
 	xor	%ebp, %ebp
-	call	load_idt
-	OUTB	0xff, (PIC1 + 1)
-	OUTB	0xff, (PIC2 + 1)
-	mov	$LAPIC, %edi
-	movl	$SVR_ENABLE, LAPIC_SVR(%rdi)
+	mov	$PCI_SLOT(1), %r12d
+	call	start_lapic
 
 	mov	$PCI_BASE_ADDRESS_0, %ecx
 	mov	$PORTS, %eax
@@ -80,8 +66,7 @@ nothing:
 on_irq:
 	lea	stack_top(%rip), %rsp
 	inc	%ebp
-	mov	$LAPIC, %edi
-	movl	$0, LAPIC_EOI(%rdi)
+	LAPIC_END_OF_INTERRUPT
 	PRINT	"msi "
 	mov	%ebp, %ebx
 	mov	$2, %cl
@@ -97,25 +82,3 @@ on_irq:
 	cmp	$0xff, %r15d
 	je	reset
 	WAIT
-
-/* Read register ECX of the device into EAX; changes DX. */
-config_read:
-	call	config_address
-	mov	$CONFIG_DATA, %dx
-	in	%dx, %eax
-	ret
-
-/* Write EAX to register ECX of the device; changes DX. */
-config_write:
-	push	%rax
-	call	config_address
-	pop	%rax
-	mov	$CONFIG_DATA, %dx
-	out	%eax, %dx
-	ret
-
-config_address:
-	lea	SLOT_1(%rcx), %eax
-	mov	$CONFIG_ADDRESS, %dx
-	out	%eax, %dx
-	ret

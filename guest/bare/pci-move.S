@@ -9,13 +9,7 @@
  */
 #include "bare.h"
 #include "smp.h"
-
-#define CONFIG_ADDRESS	0xcf8
-#define CONFIG_DATA	0xcfc
-#define SLOT_1		0x80000800
-#define PCI_COMMAND	0x04		/* registers: linux/pci_regs.h */
-#define PCI_COMMAND_IO	0x01
-#define PCI_BASE_ADDRESS_0 0x10
+#include "pci.h"
 
 #define HERE		0xd000
 #define THERE		0xd800
@@ -25,7 +19,7 @@
 
 /* Write `value` to `register` of the device.  Changes EAX, DX. */
 .macro CONFIG value, register
-	mov	$(SLOT_1 + \register), %eax
+	mov	$(PCI_SLOT(1) + \register), %eax
 	mov	$CONFIG_ADDRESS, %dx
 	out	%eax, %dx
 	mov	$\value, %eax

@@ -15,19 +15,13 @@
 
 #define IRQ 5		/* for its vector: the PICs are masked */
 #include "irq.h"
+#include "apic.h"
+#include "pci.h"
 
-#define CONFIG_ADDRESS	0xcf8
-#define CONFIG_DATA	0xcfc
-#define CONFIG_ENABLE	0x80000000
 #define SLOTS		32
 #define NO_DEVICE	0xffffffff
 #define IDENTITY	0x0c321234
 
-#define PCI_COMMAND	0x04		/* registers: linux/pci_regs.h */
-#define PCI_COMMAND_MEMORY 0x02
-#define PCI_COMMAND_MASTER 0x04
-#define PCI_BASE_ADDRESS_0 0x10
-#define PCI_CAPABILITY_LIST 0x34
 #define PCI_CAP_ID_MSIX	0x11
 #define PCI_MSIX_FLAGS_ENABLE 0x80000000 /* in the doubleword with the ID */
 #define PCI_MSIX_TABLE	4		/* BAR number; ours begins there */
@@ -39,14 +33,11 @@
 #define SIZE		16
 #define STATUS		20
 
-#define LAPIC		0xfee00000
-#define LAPIC_SVR	0xf0
-#define SVR_ENABLE	0x1ff
 #define MESSAGE_DATA	(PIC_VECTOR + IRQ)
 #define MOVE		0x100000
 
 main:
-	mov	$CONFIG_ENABLE, %r12d
+	mov	$PCI_SLOT(0), %r12d
 	xor	%r13d, %r13d
 	mov	$SLOTS, %ebp
 1:	xor	%ecx, %ecx
@@ -57,7 +48,7 @@ main:
 	jne	3f
 	mov	%r12d, %r13d
 3:	call	put_slot
-2:	add	$0x800, %r12d
+2:	add	$(PCI_SLOT(1) - PCI_SLOT(0)), %r12d
 	dec	%ebp
 	jnz	1b
 	mov	%r13d, %r12d
@@ -145,29 +136,6 @@ start_interrupt:
 	call	config_read
 	or	$PCI_MSIX_FLAGS_ENABLE, %eax
 	call	config_write
-	ret
-
-/* Read register ECX of the function R12 into EAX; changes DX. */
-config_read:
-	call	config_address
-	mov	$CONFIG_DATA, %dx
-	in	%dx, %eax
-	ret
-
-/* Write EAX to register ECX of the function R12; changes DX. */
-config_write:
-	push	%rax
-	call	config_address
-	pop	%rax
-	mov	$CONFIG_DATA, %dx
-	out	%eax, %dx
-	ret
-
-config_address:
-	mov	%r12d, %eax
-	or	%ecx, %eax
-	mov	$CONFIG_ADDRESS, %dx
-	out	%eax, %dx
 	ret
 
 /* Print the slot of the function R12, and EAX. */
