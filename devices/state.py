@@ -6,7 +6,9 @@ from typing import (
     Any,
     Final,
     Self,
+    TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -152,6 +154,24 @@ class _Kind:
             else:
                 text += f", {first}..{last} of them" if first < last else f", {last}"
         return f"{text} or None" if self._may_be_none else text
+
+
+_S = TypeVar("_S", bound=State)
+_WITH_DEVICE: Final[dict[tuple[type[State], type[State]], type[State]]] = {}
+
+
+def with_device(kind: type[_S], own: type[State]) -> type[_S]:
+    """`kind` with one more field, `device`, of class `own`: always the same class.
+
+    For what stands between a bus and any device, whose state it has in its own.
+    """
+    made = _WITH_DEVICE.get((kind, own))
+    if made is None:
+        body = {"__annotations__": {"device": own}, "__module__": kind.__module__}
+        new = type(f"{kind.__name__}With{own.__name__}", (kind,), body)
+        # Another machine's thread may have been faster.
+        made = _WITH_DEVICE.setdefault((kind, own), new)
+    return cast("type[_S]", made)
 
 
 def _is_kept(kind: object) -> bool:

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Final, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from ..device_io import DeviceIo
 from ..doorbell import Doorbell
@@ -16,7 +16,7 @@ from ..resources import (
     PciMsixIrqConstraint,
     ResourceConstraint,
 )
-from ..state import State
+from ..state import State, with_device
 from .bar import BARS, Bar, BarKind, check_bars
 from .config_space import Capability, ConfigSpace
 from .decoder import Decoder
@@ -48,19 +48,6 @@ class PciState(State):
     config: Annotated[bytes, range(PCI_CFG_SPACE_SIZE, PCI_CFG_SPACE_SIZE + 1)]
     decoded: tuple[Annotated[int, range(BARS)], ...]
     msix: MsixState | None
-
-
-_STATES: Final[dict[type[State], type[PciState]]] = {}
-
-
-def _state_with(device: type[State]) -> type[PciState]:
-    """PciState with a field `device` of that class."""
-    if device in _STATES:
-        return _STATES[device]
-    name = f"PciStateWith{device.__name__}"
-    body = {"__annotations__": {"device": device}, "__module__": __name__}
-    made = cast("type[PciState]", type(name, (PciState,), body))
-    return _STATES.setdefault(device, made)  # another machine's thread may be faster
 
 
 class BarDoorbell(Record):
@@ -392,7 +379,7 @@ class PciDevice(DeviceIo):
         }
         kind: type[Any] = PciState
         if own is not None:
-            kind, pci["device"] = _state_with(type(own)), own
+            kind, pci["device"] = with_device(PciState, type(own)), own
         state: PciState = kind(**pci)
         return state
 

@@ -14,11 +14,10 @@ from typing import (
     Literal,
     TypeAlias,
     TypeVar,
-    cast,
 )
 
 from ..errors import BrokenRing, InvalidState
-from ..state import State, Uint64
+from ..state import State, Uint64, with_device
 from .device import MOST_TOLD, VirtioDevice
 from .features import VIRTIO_F_RING_RESET, VIRTIO_F_VERSION_1
 from .queue import Virtqueue, VirtqueueState
@@ -90,18 +89,6 @@ class TransportState(State, kw_only=True):
 
 
 _State = TypeVar("_State", bound=TransportState)
-
-
-_kinds: Final[dict[tuple[type[TransportState], type[State]], type[TransportState]]] = {}
-
-
-def with_device(kind: type[_State], own: type[State]) -> type[_State]:
-    """`kind` with a field `device`, for a device whose state is an `own`."""
-    made = _kinds.get((kind, own))
-    if made is None:
-        fields = {"__annotations__": {"device": own}}
-        made = _kinds[kind, own] = type(kind.__name__, (kind,), fields)
-    return cast("type[_State]", made)
 
 
 class Registers:

@@ -117,9 +117,6 @@ def exchange(folder: int, one: str, other: str) -> None:
         raise OSError(code, os.strerror(code))
 
 
-_libc.memcmp.argtypes = (c_void_p, c_void_p, c_size_t)
-
-
 _libc.fallocate.argtypes = (c_int, c_int, c_long, c_long)
 FALLOC_FL_PUNCH_HOLE: Final = 0x02 | 0x01  # <linux/falloc.h>; with KEEP_SIZE
 FALLOC_FL_ZERO_RANGE: Final = 0x10 | 0x01

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 import pytest
 from support.pci_rig import RAM_SIZE, Function, MessageLine, PciRig, Scratch
 
-import vmm.devices.pci.device as device_module
 from vmm.devices.errors import InvalidState
 from vmm.devices.pci.config_space import Capability
 from vmm.devices.pci.device import PciDevice, PciState
@@ -26,7 +25,6 @@ from vmm.devices.pci.reg import (
     PCI_MSI_PENDING_64,
     PCI_MSIX_FLAGS,
 )
-from vmm.devices.state import State
 
 ALL = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER
 
@@ -271,25 +269,6 @@ def test_a_state_that_the_heir_refuses_changes_nothing(
         device.restore(type(before).from_json(plain))
     assert device.state() == power_on
     assert not device.get_trapped_io_resources()
-
-
-def test_a_state_has_one_class_whoever_is_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Two machines' threads may ask for it at once."""
-
-    class Own(State):
-        pass
-
-    others: list[type[PciState]] = []
-
-    def cast(_: object, made: type[PciState]) -> type[PciState]:
-        monkeypatch.undo()
-        others.append(device_module._state_with(Own))
-        return made
-
-    monkeypatch.setattr(device_module, "cast", cast)
-    assert device_module._state_with(Own) is others[0]
 
 
 def test_a_device_that_keeps_nothing_has_the_pci_part() -> None:
