@@ -36,9 +36,9 @@ OURS = """
     kvm.coalesced kvm.kvm kvm.stats kvm.vcpu kvm.vm machine machine.builder
     machine.device_manager machine.extras machine.kvm_wiring machine.legacy_devices
     machine.level_lines machine.lifecycle machine.machine machine.outcomes
-    machine.registry machine.state machine.verdict machine.video_window
-    machine.vm_instance memory place result threads vcpu vcpu.control vcpu.entry
-    vcpu.fatal_exit vcpu.run_loop watch watch.panic
+    machine.plugboard machine.registry machine.state machine.verdict
+    machine.video_window machine.vm_instance memory place result threads vcpu
+    vcpu.control vcpu.entry vcpu.fatal_exit vcpu.run_loop watch watch.panic
 """.split()
 # On some hosts, or as VMM_RUN_LOOP says.
 POSSIBLE = {

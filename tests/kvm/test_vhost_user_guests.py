@@ -337,7 +337,7 @@ def test_virtiofsd_that_dies_is_started_again_for_the_next_mount(folder: Path) -
     with Machine(settings) as machine:
         machine.start()
         machine.console.expect("up", DEADLINE)
-        os.kill(machine._served[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        os.kill(machine._plugboard.served[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
         wait_until(lambda: bool(machine.warnings), "a word about it")
         machine.console.sendline("go")
         machine.console.expect("again", DEADLINE)
@@ -371,5 +371,5 @@ def test_shares_that_can_not_be_are_one_line(
 def test_nothing_is_left_after_some_machines(folder: Path) -> None:
     for _ in range(5):
         with Machine(config(shares=folder)) as machine:
-            pid = machine._served[0].pid  # type: ignore[attr-defined]
+            pid = machine._plugboard.served[0].pid  # type: ignore[attr-defined]
         assert not is_running(pid)

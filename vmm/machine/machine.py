@@ -3,13 +3,11 @@
 import os
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 from ..config import MachineConfig
 from ..console.console import Console
 from ..devices.bus.io_manager import IoManager
-from ..devices.device_io import DeviceIo
-from ..devices.errors import InvalidDevice
 from ..devices.pc.cmos_setup import cmos_setup
 from ..devices.pc.keyboard import Ps2Keyboard
 from ..errors import ConfigError, VmmError
@@ -32,6 +30,7 @@ from .extras import Extras
 from .legacy_devices import LegacyDevices, acpi_devices
 from .lifecycle import HostSide, Lifecycle
 from .outcomes import Outcomes
+from .plugboard import Board, Plugboard
 from .registry import Elsewhere, keep, register, unregister
 from .state import MachineState, RunState
 from .vm_instance import VmParts, probe_kvm
@@ -42,23 +41,20 @@ if TYPE_CHECKING:  # most runs don't import them
     from ..agent.guest import Guest
     from ..debug.paused_guest import PausedGuest
     from ..devices.clock import Clock
+    from ..devices.device_io import DeviceIo
     from ..devices.guest_ram import GuestRam
-    from ..devices.pci.device import PciDevice
     from ..devices.serial.events import SerialEvents
     from ..devices.sink import Sink
     from ..devices.virtio.device import VirtioDevice
     from ..profile.recorder import Profile
-    from ..vhost_user.device import VhostUserDevice
     from ..vsock.vsock import Vsock
     from .balloon import Balloon
     from .builder import Boot
     from .devices_table import DeviceRow
     from .disks import Disk, Disks
     from .nets import Net, Nets
-    from .pci import Pci
     from .served_disk import ServedDisk
     from .snapshot import Snapshot
-    from .virtio import Virtio
 
 
 class Machine:
@@ -117,8 +113,7 @@ class Machine:
             setup = probe_kvm(kvm, self.quirks, self.config.cpus)
             memory = GuestMemory(boot.ram, None if snapshot is None else snapshot.ram)
             stack.callback(memory.close)
-            self._served: list[VhostUserDevice] = []
-            stack.callback(self._close_served)
+            served = stack.enter_context(ExitStack())
             self._ram = memory
             self.memory: GuestRam = memory
             """The guest's RAM, for a device that does DMA, and for tests."""
@@ -156,12 +151,23 @@ class Machine:
                     self._devices.add(device)
             self.console.connect(self._legacy.serial)
             self._ram_ranges = boot.ram
-            self._pci: Pci | None = self._new_pci() if self.config.pci else None
-            self._boot = boot
             self.clock: Clock = clock
             """The guest's time, for devices: it stands still while the guest does."""
-            self._virtio: Virtio | None = None
             self._base = None if snapshot is None else snapshot.base
+            board = Board(
+                config=self.config,
+                devices=self._devices,
+                ports=self._legacy.config_ports,
+                memory=memory,
+                boot=boot,
+                saved=None if snapshot is None else snapshot.saved,
+                clock=clock,
+                loop=self._loop,
+                state=self._state,
+                warn=self.warn,
+            )
+            self._plugboard = Plugboard(board)
+            served.callback(self._plugboard.close)
             extras = Extras(
                 *(self.config, self._devices, outcomes),
                 *(self.console, self._legacy.serial, self.plug),
@@ -195,7 +201,7 @@ class Machine:
                 extras.agent,
                 extras.debugcon,
                 tuple(extras.ports.values()),
-                self._served,
+                self._plugboard.served,
                 extras.vsock,
                 outcomes.failures,
             )
@@ -318,10 +324,10 @@ class Machine:
         to call, nor while somebody else resumes it.
         Raises VmmError if it doesn't run, or a device can't say what it is like.
         """
-        if self._served:
+        for served in self._plugboard.served:
             raise VmmError(
-                f"snapshot: RAM is shared with the process behind "
-                f"{self._served[0].name}, and there is no telling what it is at"
+                f"snapshot: RAM is shared with the process behind {served.name}, and "
+                "there is no telling what it is at"
             )
         with self._standing() as guest:
             snapshot = guest.hold(self._take_snapshot)
@@ -337,9 +343,8 @@ class Machine:
         users = self._devices.plugged()[self._own_devices :]
         saved = self._life.save()
         disks = () if self._disks is None else self._disks.freeze()
-        has_pci = self._pci is not None  # though nobody may be left in it
         return Snapshot(
-            self.config.replace(pci=True) if has_pci else self.config,
+            self.config.replace(pci=True) if self._plugboard.has_pci else self.config,
             self._ram.freeze(),
             saved,
             cmdline=self._life.instance.cmdline,
@@ -404,51 +409,13 @@ class Machine:
         Raises ResourceError, DeviceOverlap or InvalidDevice if it doesn't fit, and
         ConfigError if it can't be.
         """
-        if isinstance(device, DeviceIo):
-            self._plug(device)
-            return
-        from ..devices.virtio.device import VirtioDevice
-
-        if not isinstance(device, VirtioDevice):
-            raise InvalidDevice(
-                f"{device!r} is no device: derive it from DeviceIo, PciDevice or "
-                "VirtioDevice, or wrap a DeviceIoMut in Locked"
-            )
-        self._check_before_start(device.name, "virtio", "plugged in")
-        virtio = self._transports()
-        if not device.is_elsewhere:
-            virtio.plug(device, self._plug)
-            return
-        served = cast("VhostUserDevice", device)
-        self._served.append(served)
-        served.join(self._ram, self._loop)
-        virtio.plug(served, self._plug)
-
-    def _close_served(self) -> None:
-        for served in self._served:
-            served.close()
-
-    def _plug(self, device: DeviceIo) -> None:
-        if not device.is_pci:
-            self._devices.add(device)
-            return
-        self._check_before_start(type(device).__name__, "PCI", "plugged in")
-        if self._pci is None:
-            self._pci = self._new_pci(device)
-        self._pci.plug(cast("PciDevice", device))
+        self._plugboard.plug(device)
 
     def devices_table(self) -> "list[DeviceRow]":
         """What it has now: RAM, KVM's own chips, and all that is plugged in."""
         from .devices_table import devices_table
 
         return devices_table(self._ram_ranges, self._devices.plugged())
-
-    def _check_before_start(self, name: str, kind: str, what: str) -> None:
-        if self.state is not MachineState.CREATED:
-            raise ConfigError(
-                f"{name} is a {kind} device, which can be {what} before the machine "
-                "starts only: there is no hotplug"
-            )
 
     def _new_disks(self, snapshot: "Snapshot | None", stack: ExitStack) -> "Disks":
         from .disks import Disks  # most machines have none
@@ -466,21 +433,9 @@ class Machine:
         nets.plug(self.plug)
         return nets
 
-    def _transports(self) -> "Virtio":
-        if self._virtio is None:
-            from .virtio import Virtio, way_of, way_to
-
-            if isinstance(self._boot, SavedBoot):
-                assert self._base is not None
-                way = way_of(self._base[0], self._boot)
-            else:
-                way = way_to(self.config, self._boot)
-            self._virtio = Virtio(self._ram, self.clock, self.warn, way)
-        return self._virtio
-
     def hints(self) -> list[str]:
         """What may be worth to know about a run that isn't what was expected."""
-        return [] if self._virtio is None else self._virtio.hints()
+        return self._plugboard.hints()
 
     def warn(self, text: str) -> None:
         """One more of `warnings`, which `on_warning` is told of on the loop's thread.
@@ -491,18 +446,6 @@ class Machine:
         if self.on_warning is not None:
             self._loop.call_soon(partial(self.on_warning, text))
 
-    def _new_pci(self, device: DeviceIo | None = None) -> "Pci":
-        """For the configuration, or for a `device`, which it may forbid."""
-        if device is not None and self.config.pci is False:
-            raise ConfigError(
-                f"pci: it is False, and {type(device).__name__} is a PCI device: leave "
-                "it out, or pass True"
-            )
-        from .pci import Pci
-
-        ports = self._legacy.config_ports
-        return Pci(self._devices, ports, self._ram, self._ram_ranges)
-
     def unplug(self, device: "DeviceIo | VirtioDevice") -> None:
         """Take a device off again, when nobody is in it any more.
 
@@ -511,23 +454,7 @@ class Machine:
         NoDevice if it isn't plugged in, and VmmError if somebody doesn't come out.
         A PCI or a virtio device stays while the machine runs: ConfigError.
         """
-        if isinstance(device, DeviceIo):
-            self._unplug(device)
-            return
-        virtio = self._transports()
-        transport = virtio.transport_of(device)
-        if self.state is not MachineState.ENDED:
-            self._check_before_start(device.name, "virtio", "unplugged")
-        self._unplug(transport)
-        virtio.forget(device)
-
-    def _unplug(self, device: DeviceIo) -> None:
-        if not device.is_pci or self._pci is None:
-            self._devices.remove(device)
-            return
-        if self.state is not MachineState.ENDED:
-            self._check_before_start(type(device).__name__, "PCI", "unplugged")
-        self._pci.unplug(cast("PciDevice", device))
+        self._plugboard.unplug(device)
 
     @property
     def guest(self) -> "Guest":
@@ -633,7 +560,7 @@ class Machine:
         self.console = self.memory = self._ram = self._state = self._life = (
             self._outcomes
         ) = gone
-        self._devices = self._loop = self._legacy = self._pci = gone
+        self._devices = self._loop = self._legacy = self._plugboard = gone
         if self._disks is not None:
             self._disks = gone
         if self._nets is not None:

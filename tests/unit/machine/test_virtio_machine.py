@@ -12,7 +12,7 @@ from support.virtio_echo import Echo
 
 from vmm import ConfigError, MachineConfig
 from vmm.boot.image import ImageFile
-from vmm.devices.errors import Exhausted, NoDevice
+from vmm.devices.errors import Exhausted, InvalidDevice, NoDevice
 from vmm.devices.virtio.mmio import VirtioMmio
 from vmm.devices.virtio.pci import VirtioPci
 from vmm.machine.builder import Boot
@@ -131,7 +131,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 def with_way(machine: Machine, way: Way) -> Machine:
-    machine._virtio = Virtio(machine._ram, machine.clock, machine.warn, way)
+    machine._plugboard._virtio = Virtio(machine._ram, machine.clock, machine.warn, way)
     return machine
 
 
@@ -153,6 +153,12 @@ def test_a_device_is_plugged_in_and_out(machine: Machine, way: Way, kind: type) 
 def fill(machine: Machine) -> None:
     for _ in range(100):
         machine.plug(Echo())
+
+
+def test_what_is_no_device_is_told_so(machine: Machine) -> None:
+    for way in machine.plug, machine.unplug:
+        with pytest.raises(InvalidDevice, match="'echo' is no device: derive it from"):
+            way("echo")  # type: ignore[arg-type]
 
 
 def test_too_many_are_told_by_the_devices_name(machine: Machine) -> None:
